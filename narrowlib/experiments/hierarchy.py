@@ -1,0 +1,220 @@
+"""Claims H1, H2, H3: what a network learns first, what it needs breadth for, and whether depth helps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.stats import binomtest
+
+from narrowlib.cmsp import CMSP, broad_tasks, sample_batch
+from narrowlib.models import MLPStack
+from narrowlib.training import (
+    BITS_PER_NAT,
+    TrainingConfig,
+    make_generators,
+    pick_device,
+    record_steps,
+    runs_per_chunk,
+    train_stack,
+)
+
+N_CLASSES = 2
+N_RECORDS = 200  # points of a learning curve
+CONVERGED_BITS = 0.1  # loss on the composite below which a run counts as converged (the paper's)
+LEARNED_BITS = 0.5  # loss below which a task counts as learned: half way between chance and perfect
+
+
+@dataclass(frozen=True)
+class HierarchyConfig:
+    """Settings of the hierarchy experiment; the defaults are the paper's."""
+
+    n_subtasks: int = 4
+    subset_size: int = 4
+    n_task_bits: int = 64
+    n_seeds: int = 40
+    width: int = 128
+    batch_size: int = 2_000  # samples per task and step
+    n_steps: int = 200_000  # of broad training; narrow training takes n_subtasks + 1 times as many
+    learning_rate: float = 1e-3
+    first_seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("n_seeds", "width", "batch_size"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1")
+        if self.n_subtasks < 2:
+            raise ValueError(f"n_subtasks is {self.n_subtasks}; a composite needs at least 2")
+        _ = self.problem, self.settings  # both check the rest
+
+    @property
+    def problem(self) -> CMSP:
+        """Every atomic task and the composite of them all."""
+        return CMSP(self.n_subtasks, self.subset_size, self.n_task_bits, broad_tasks(self.n_subtasks))
+
+    @property
+    def settings(self) -> tuple[Setting, ...]:
+        """The four kinds of runs that the claims compare."""
+        broad = self.problem
+        narrow = broad.only(broad.tasks[-1])
+        deep = (broad.n_inputs, self.width, self.width, N_CLASSES)
+        shallow = (broad.n_inputs, self.width, N_CLASSES)
+        wide = (broad.n_inputs, matched_width(deep), N_CLASSES)
+        return (
+            Setting("broad, depth 3", broad, deep, self._training(self.n_steps)),
+            Setting("narrow, depth 3", narrow, deep, self._training(self.n_steps * broad.n_tasks)),
+            Setting("broad, depth 2", broad, shallow, self._training(self.n_steps)),
+            Setting("broad, depth 2, wide", broad, wide, self._training(self.n_steps)),
+        )
+
+    def _training(self, n_steps: int) -> TrainingConfig:
+        return TrainingConfig(n_steps, self.learning_rate, record_every=max(1, n_steps // N_RECORDS))
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One kind of run: what it is trained on, its shape, and for how long."""
+
+    name: str
+    problem: CMSP
+    sizes: tuple[int, ...]
+    training: TrainingConfig
+
+
+def matched_width(sizes: Sequence[int]) -> int:
+    """Width that gives a network of one hidden layer as many parameters as ``sizes``, or as near as can be.
+
+    Examples
+    --------
+    >>> matched_width((68, 128, 128, 2))
+    361
+    """
+    n_parameters = sum((fan_in + 1) * fan_out for fan_in, fan_out in zip(sizes[:-1], sizes[1:], strict=True))
+    n_in, n_out = sizes[0], sizes[-1]
+    return max(1, round((n_parameters - n_out) / (n_in + 1 + n_out)))
+
+
+def learning_curves(config: HierarchyConfig, *, device: str = "auto", progress: bool = True) -> pd.DataFrame:
+    """Loss on every task while training, for the four settings of the claims and every seed.
+
+    Broad runs see ``batch_size`` fresh samples of every task at each step.  Narrow runs see
+    ``batch_size`` samples of the composite, for as many more steps as there are tasks: at their end
+    they have seen as many samples in total as a broad run, nearly all of its composites' several times over.
+    The same seed starts from the same weights in every setting of the same shape.
+
+    Parameters
+    ----------
+    config : HierarchyConfig
+    device : {"auto", "cpu", "cuda"}
+    progress : bool
+        Show one progress bar per setting and chunk of seeds.
+
+    Returns
+    -------
+    DataFrame
+        One row per setting, seed, record and task: ``setting``, ``data`` (broad or narrow), ``depth``,
+        ``width``, ``n_parameters``, ``seed``, ``step``, ``n_samples`` (all tasks), ``n_composite_samples``,
+        ``task``, ``kind`` (atomic or composite), ``loss`` in bits.
+
+    Source: Michaud et al. (2025), section 3, Fig 2 and 7.
+    """
+    where = pick_device(device)
+    frames = [frame for setting in config.settings for frame in _setting_curves(setting, config, where, progress)]
+    return pd.concat(frames, ignore_index=True)
+
+
+def _setting_curves(
+    setting: Setting, config: HierarchyConfig, device: torch.device, progress: bool
+) -> Iterator[pd.DataFrame]:
+    problem = setting.problem
+    samples_per_step = problem.n_tasks * config.batch_size
+    chunk = runs_per_chunk(setting.sizes, samples_per_step, device)
+    seeds = range(config.first_seed, config.first_seed + config.n_seeds)
+    for start in range(0, len(seeds), chunk):
+        chunk_seeds = seeds[start : start + chunk]
+        generators = make_generators(chunk_seeds, device)
+        stack = MLPStack(setting.sizes, generators)
+        losses = train_stack(
+            stack,
+            partial(sample_batch, problem, config.batch_size, generators),
+            setting.training,
+            progress=progress,
+            description=f"{setting.name}, seeds {chunk_seeds[0]} to {chunk_seeds[-1]}",
+        )
+        yield _tidy(losses * BITS_PER_NAT, setting, stack, chunk_seeds, config.batch_size)
+
+
+def _tidy(
+    bits: torch.Tensor, setting: Setting, stack: MLPStack, seeds: Sequence[int], batch_size: int
+) -> pd.DataFrame:
+    problem = setting.problem
+    index = pd.MultiIndex.from_product(
+        [record_steps(setting.training), seeds, problem.task_names], names=["step", "seed", "task"]
+    )
+    frame = pd.DataFrame({"loss": bits.numpy().ravel()}, index=index).reset_index()
+    kinds = {name: "atomic" if len(task) == 1 else "composite" for name, task in zip(problem.task_names, problem.tasks)}
+    return frame.assign(
+        setting=setting.name,
+        data="broad" if problem.n_tasks > 1 else "narrow",
+        depth=stack.depth,
+        width=setting.sizes[1],
+        n_parameters=stack.n_parameters,
+        n_samples=frame["step"] * batch_size * problem.n_tasks,
+        n_composite_samples=frame["step"] * batch_size,
+        kind=frame["task"].map(kinds),
+    )
+
+
+def converged_runs(curves: pd.DataFrame, threshold: float = CONVERGED_BITS) -> pd.DataFrame:
+    """How many runs of every setting end with a loss on the composite below ``threshold`` bits.
+
+    Returns
+    -------
+    DataFrame
+        One row per setting, in the order of ``curves``: ``setting``, ``n_parameters``, ``converged``,
+        ``n_seeds``, ``share``, and the 95% Wilson interval of the share, ``low`` and ``high``.
+    """
+    final = final_losses(curves)
+    grouped = final.groupby("setting", sort=False)
+    table = grouped.agg(
+        n_parameters=("n_parameters", "first"),
+        converged=("loss", lambda loss: int((loss < threshold).sum())),
+        n_seeds=("loss", "size"),
+    ).reset_index()
+    intervals = [binomtest(k, n).proportion_ci(method="wilson") for k, n in zip(table["converged"], table["n_seeds"])]
+    return table.assign(
+        share=table["converged"] / table["n_seeds"],
+        low=[interval.low for interval in intervals],
+        high=[interval.high for interval in intervals],
+    )
+
+
+def final_losses(curves: pd.DataFrame) -> pd.DataFrame:
+    """Last recorded loss of every run on the composite: one row per setting and seed."""
+    composite = curves[curves["kind"] == "composite"].sort_values("step", kind="stable")
+    return composite.groupby(["setting", "seed"], sort=False).tail(1).sort_index()
+
+
+def samples_to_learn(curves: pd.DataFrame, threshold: float = LEARNED_BITS) -> pd.DataFrame:
+    """Samples that every broad run of depth 3 had seen when it had learned each task.
+
+    A task counts as learned from the first record with a loss below ``threshold`` bits.
+
+    Returns
+    -------
+    DataFrame
+        One row per seed: ``last_atomic`` and ``composite`` in samples of all tasks (infinite when not
+        learned), ``ratio`` of the second to the first.
+    """
+    broad = curves[curves["setting"] == "broad, depth 3"]
+    learned = broad[broad["loss"] < threshold].groupby(["seed", "task"])["n_samples"].min()
+    every_run = pd.MultiIndex.from_product([broad["seed"].unique(), broad["task"].unique()], names=["seed", "task"])
+    learned = learned.reindex(every_run, fill_value=np.inf).reset_index()
+    learned["kind"] = np.where(learned["task"].str.contains(","), "composite", "last_atomic")
+    table = learned.groupby(["seed", "kind"])["n_samples"].max().unstack()
+    return table.assign(ratio=table["composite"] / table["last_atomic"]).rename_axis(columns=None).reset_index()

@@ -1,0 +1,169 @@
+"""What a run leaves behind: a table, the parameters that made it, and where it was made.
+
+A record is two files, ``NAME.parquet`` and ``NAME.json``.  The second names the sha256 sum of the first,
+so half a copy or a table edited by hand is noticed.  No pickle is written or read.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+_REPOSITORY = Path(__file__).resolve().parents[1]
+PAPER_RESULTS = _REPOSITORY / "results" / "paper"
+
+
+@dataclass(frozen=True)
+class Record:
+    """A table of results with what made it.
+
+    Parameters
+    ----------
+    name : str
+        File name without an ending; letters, digits, ``-`` and ``_``.
+    frame : DataFrame
+        The results, tidy.
+    config : dict
+        Parameters of the run; anything that json holds.
+    provenance : dict
+        Where and with what it was made, see `provenance`.
+    """
+
+    name: str
+    frame: pd.DataFrame
+    config: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.name or not self.name.replace("-", "").replace("_", "").isalnum():
+            raise ValueError(f"name is {self.name!r}; it must consist of letters, digits, - and _")
+
+
+class BadRecordError(ValueError):
+    """A record on disk that is missing, incomplete or damaged."""
+
+
+def save(record: Record, folder: str | Path) -> Path:
+    """Write a record and return the path of its table.
+
+    Both files are written under a temporary name and then renamed, the json file last: a run that is
+    killed leaves the old record or the new one, or a pair that `load` refuses.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    table, about = _paths(folder, record.name)
+    with _renamed_to(table) as temporary:
+        record.frame.to_parquet(temporary, index=False, compression="zstd")
+        sha256 = _sha256(temporary)
+    described = {"name": record.name, "sha256": sha256, "config": record.config, "provenance": record.provenance}
+    with _renamed_to(about) as temporary:
+        temporary.write_text(json.dumps(described, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    return table
+
+
+def load(name: str, folder: str | Path = PAPER_RESULTS) -> Record:
+    """Read a record back.
+
+    Raises
+    ------
+    BadRecordError
+        When a file is missing, is not json, or the table is not the one that was described.
+    """
+    table, about = _paths(Path(folder), name)
+    for path in (table, about):
+        if not path.is_file():
+            raise BadRecordError(f"the record {name!r} is incomplete: {path} is missing")
+    try:
+        described = json.loads(about.read_text(encoding="utf-8"))
+        expected = described["sha256"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadRecordError(f"the record {name!r} cannot be read: {about} is damaged ({error})") from error
+    if _sha256(table) != expected:
+        raise BadRecordError(f"the record {name!r} is damaged: {table} is not the table that {about} describes")
+    return Record(name, pd.read_parquet(table), described.get("config", {}), described.get("provenance", {}))
+
+
+def provenance(device: str | torch.device = "auto") -> dict[str, Any]:
+    """Where a result is being made: commit, versions, device, time.
+
+    Parameters
+    ----------
+    device : {"auto", "cpu", "cuda"} or torch.device
+        What the run used; ``"auto"`` is the GPU when there is one.
+
+    Returns
+    -------
+    dict
+        ``commit`` (None outside a git checkout), ``dirty`` (uncommitted changes to tracked files),
+        ``device``, ``n_threads``, ``python``, ``torch``, ``platform``, ``time`` (UTC, to the second).
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    is_gpu = torch.device(device).type == "cuda"
+    changes = _git("status", "--porcelain", "--untracked-files=no")
+    return {
+        "commit": _git("rev-parse", "HEAD"),
+        "dirty": None if changes is None else bool(changes),
+        "device": torch.cuda.get_device_name(device) if is_gpu else _processor_name(),
+        "n_threads": None if is_gpu else torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "platform": f"{platform.system()} {platform.machine()}",
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _paths(folder: Path, name: str) -> tuple[Path, Path]:
+    return folder / f"{name}.parquet", folder / f"{name}.json"
+
+
+class _renamed_to:
+    """Context manager: a temporary path beside ``path`` that takes its place when the block succeeds."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> Path:
+        handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=f".{self.path.name}.")
+        os.close(handle)
+        self.temporary = Path(name)
+        return self.temporary
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        if error is None:
+            self.temporary.chmod(0o644)
+            self.temporary.replace(self.path)
+        else:
+            self.temporary.unlink(missing_ok=True)
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _git(*arguments: str) -> str | None:
+    command = ["git", "-C", str(_REPOSITORY), *arguments]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _processor_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,166 @@
+"""The training loop of stacks: one optimiser step moves every run at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+
+from narrowlib.models import MLPStack
+
+BITS_PER_NAT = 1 / math.log(2)
+CPU_CHUNK_BYTES = 16 * 2**20  # activations of one step that still sit in a laptop's caches
+GPU_CHUNK_SHARE = 0.5  # of the free memory; the rest is gradients, optimiser state and workspace
+_COPIES_PER_ACTIVATION = 3  # forward value, gradient, and a temporary
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How a stack is trained.
+
+    Parameters
+    ----------
+    n_steps : int
+        Optimiser steps.
+    learning_rate : float
+        Adam step size.
+    eps : float
+        Added to Adam's denominator; 1e-5 in the paper.
+    record_every : int
+        Steps between two records; a record is the mean loss of the steps since the last one.
+    """
+
+    n_steps: int
+    learning_rate: float = 1e-3
+    eps: float = 1e-5
+    record_every: int = 100
+
+    def __post_init__(self) -> None:
+        for name in ("n_steps", "record_every"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1")
+        for name in ("learning_rate", "eps"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+                raise ValueError(f"{name} is {value!r}; it must be a positive number")
+
+
+def pick_device(device: str) -> torch.device:
+    """The device of a name: ``"auto"`` is the GPU when there is one, the CPU otherwise.
+
+    Raises
+    ------
+    ValueError
+        When the name is unknown, or the device is not there.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device not in ("cpu", "cuda"):
+        raise ValueError(f"device is {device!r}; it must be one of auto, cpu, cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device is 'cuda', but torch finds no GPU; use auto or cpu")
+    return torch.device(device)
+
+
+def make_generators(seeds: Sequence[int], device: str | torch.device) -> list[torch.Generator]:
+    """One seeded generator per run, on ``device``."""
+    return [torch.Generator(device=device).manual_seed(seed) for seed in seeds]
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    r"""Cross entropy of every sample, in nats.
+
+    With two classes and margin :math:`m = z_1 - z_0` this is :math:`\log(1 + e^{-m})` for label 1 and
+    :math:`\log(1 + e^{m})` for label 0, computed as such.
+
+    Parameters
+    ----------
+    logits : Tensor, shape (..., n_classes)
+    labels : Tensor, shape (...)
+        Class indices; any dtype for two classes, int64 for more.
+
+    Returns
+    -------
+    Tensor, float32, shape (...)
+    """
+    logits = logits.float()
+    if logits.shape[-1] == 2:
+        return F.softplus((logits[..., 0] - logits[..., 1]) * (2 * labels - 1))
+    return F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none").view(labels.shape)
+
+
+def train_stack(
+    stack: MLPStack,
+    draw_batch: Callable[[], tuple[Tensor, Tensor]],
+    config: TrainingConfig,
+    *,
+    progress: bool = True,
+    description: str = "train",
+) -> Tensor:
+    """Train every run of a stack with Adam, each on its own batches.
+
+    The loss of a run is the mean over its tasks of the mean over their samples.  Runs share no
+    parameter, so the gradient of the summed loss is the gradient of each.
+
+    Parameters
+    ----------
+    stack : MLPStack
+        Trained in place.
+    draw_batch : callable
+        Returns inputs (n_runs, n_tasks, batch, n_inputs) and labels (n_runs, n_tasks, batch), fresh
+        at every call.
+    config : TrainingConfig
+    progress : bool
+        Show a progress bar.
+    description : str
+        Its label.
+
+    Returns
+    -------
+    Tensor, float32, shape (n_records, n_runs, n_tasks), on the CPU
+        Training loss in nats, every record a mean over ``config.record_every`` steps (the last one over
+        what is left).  Samples are never reused, so this is also the loss on held-out data.
+    """
+    optimiser = torch.optim.Adam(stack.parameters(), lr=config.learning_rate, eps=config.eps, fused=True)
+    records, total, n_summed = [], None, 0
+    with tqdm(total=config.n_steps, desc=description, unit="step", disable=not progress) as bar:
+        for step in range(1, config.n_steps + 1):
+            x, y = draw_batch()
+            logits = stack(x.flatten(1, 2)).unflatten(1, y.shape[1:])  # (runs, tasks, batch, classes)
+            losses = cross_entropy(logits, y).mean(-1)  # (runs, tasks)
+            optimiser.zero_grad(set_to_none=True)
+            losses.mean(1).sum().backward()
+            optimiser.step()
+            total = losses.detach() if total is None else total + losses.detach()
+            n_summed += 1
+            if step % config.record_every == 0 or step == config.n_steps:
+                records.append(total / n_summed)
+                bar.update(n_summed)
+                total, n_summed = None, 0
+    return torch.stack(records).cpu()
+
+
+def record_steps(config: TrainingConfig) -> list[int]:
+    """Steps at which `train_stack` records, in order."""
+    steps = list(range(config.record_every, config.n_steps + 1, config.record_every))
+    return steps if steps and steps[-1] == config.n_steps else [*steps, config.n_steps]
+
+
+def runs_per_chunk(sizes: Sequence[int], samples_per_step: int, device: torch.device) -> int:
+    """How many runs of this shape to train side by side; at least 1.
+
+    On the CPU as many as keep one step's activations in the caches, on a GPU as many as fit into half
+    of its free memory.
+    """
+    bytes_per_run = 4 * _COPIES_PER_ACTIVATION * samples_per_step * sum(sizes)
+    if device.type == "cuda":
+        budget = int(GPU_CHUNK_SHARE * torch.cuda.mem_get_info(device)[0])
+    else:
+        budget = CPU_CHUNK_BYTES
+    return max(1, budget // bytes_per_run)

@@ -1,0 +1,145 @@
+"""Execute one chapter with papermill, its parameters checked first.
+
+The executed notebook lies at a path made from the chapter's key and is put there only when every cell
+has run.  A failing cell leaves the partial notebook in ``_build/failed``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import chapters
+
+KEPT = 8  # executed notebooks kept per chapter
+STARTUP_SECONDS = 120  # a busy machine may need long to start a kernel
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("chapter", help="name of the chapter, such as hierarchy")
+    parser.add_argument("--profile", default=chapters.DEFAULT_PROFILE, help="smoke, quick or paper")
+    parser.add_argument("--set", default="", dest="overrides", help="parameters: 'n_seeds=4 n_steps=500'")
+    parser.add_argument("--again", action="store_true", help="execute even when a result is there")
+    return parser.parse_args()
+
+
+def chosen_parameters(chapter: str, profile: str, overrides: str) -> dict[str, Any]:
+    """The profile's parameters with the overrides on top, checked."""
+    if chapter not in chapters.names():
+        raise chapters.ParameterError(f"CHAPTER is {chapter!r}; it must be one of {', '.join(chapters.names())}")
+    given = {}
+    for word in shlex.split(overrides):
+        name, equals, value = word.partition("=")
+        if not equals or not name:
+            raise chapters.ParameterError(f"P holds {word!r}; it must hold name=value, separated by spaces")
+        given[name] = value
+    return {**chapters.profile_parameters(chapter, profile), **chapters.check_parameters(chapter, given)}
+
+
+def execute(chapter: str, values: dict[str, Any], output: Path) -> None:
+    """Run every cell and put the notebook at ``output``.
+
+    Raises
+    ------
+    papermill.PapermillExecutionError
+        When a cell fails; the partial notebook is then at `failed_path`.
+    """
+    import nbformat
+    import papermill
+
+    _show_progress(chapter)
+    os.environ.setdefault("TQDM_MININTERVAL", "5")  # bars of the library, a line each time
+    os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")  # the kernel of this environment, not of the user
+    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+    source, partial = failed_path(chapter).with_suffix(".source.ipynb"), failed_path(chapter)
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(chapters.read_notebook(chapter), source)
+    try:
+        papermill.execute_notebook(
+            source,
+            partial,
+            parameters=values,
+            cwd=chapters.ROOT,
+            progress_bar=False,
+            log_output=True,
+            start_timeout=STARTUP_SECONDS,
+        )
+    finally:
+        source.unlink()
+    notebook = nbformat.read(partial, as_version=4)
+    _drop_progress_bars(notebook)
+    notebook.metadata["papermill"].pop("input_path", None)  # a path of this machine
+    notebook.metadata["papermill"].pop("output_path", None)
+    chapters.write_if_changed(output, nbformat.writes(notebook))
+    partial.unlink()
+
+
+def failed_path(chapter: str) -> Path:
+    """Where a chapter lies while it runs, and stays when a cell fails."""
+    return chapters.BUILD / "failed" / f"{chapter.replace('/', '-')}.ipynb"
+
+
+def _show_progress(chapter: str) -> None:
+    """Send papermill's account of what runs to the terminal, each line with the chapter's name."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter(f"[{chapter}] %(message)s"))
+    handler.addFilter(_is_news)
+    logger = logging.getLogger("papermill")
+    logger.handlers, logger.propagate = [handler], False
+    logger.setLevel(logging.INFO)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    record.msg = str(record.msg).replace("\r", "").strip()
+    return bool(record.msg) and not record.msg.startswith(("Ending Cell", "Input Notebook", "Output Notebook", "<"))
+
+
+def _drop_progress_bars(notebook: Any) -> None:
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+
+
+def drop_old(folder: Path) -> None:
+    """Keep the newest executed notebooks of a chapter."""
+    newest_first = sorted(folder.glob("*.ipynb"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in newest_first[KEPT:]:
+        path.unlink()
+
+
+def main() -> int:
+    asked = arguments()
+    try:
+        values = chosen_parameters(asked.chapter, asked.profile, asked.overrides)
+    except chapters.ParameterError as error:
+        print(error, file=sys.stderr)
+        return 2
+    output = chapters.executed_path(asked.chapter, values)
+    if output.is_file() and not asked.again:
+        print(f"{asked.chapter}: nothing it depends on has changed since it was executed (AGAIN=1 executes it again)")
+    else:
+        from papermill.exceptions import PapermillExecutionError
+
+        try:
+            execute(asked.chapter, values, output)
+        except PapermillExecutionError as error:
+            first_line = error.source.strip().splitlines()[0]
+            print(
+                f"chapter {asked.chapter}, cell {error.exec_count} ({first_line}): {error.ename}: {error.evalue}\n"
+                f"the notebook up to there: {os.path.relpath(failed_path(asked.chapter))}",
+                file=sys.stderr,
+            )
+            return 1
+        drop_old(output.parent)
+    print(os.path.relpath(output))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,29 @@
+"""What a profile's book consists of, as data: which executed notebook each chapter needs."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import chapters
+
+
+def make_plan(profile: str) -> dict[str, Any]:
+    """The plan of a profile, also written to ``_build/plan.json`` when it differs from the one there.
+
+    Returns
+    -------
+    dict
+        ``profile``; ``executed``, the path of every chapter's executed notebook; ``sources``, the sums
+        of every file that is rendered.
+    """
+    executed = {}
+    for chapter in chapters.names():
+        path = chapters.executed_path(chapter, chapters.profile_parameters(chapter, profile))
+        executed[chapter] = str(path.relative_to(chapters.ROOT))
+    files = [chapters.ROOT / "_config.yml", chapters.ROOT / "_toc.yml", chapters.ROOT / "constraints.txt"]
+    files += [path for path in chapters.BOOK.rglob("*") if path.is_file()]
+    sources = {str(path.relative_to(chapters.ROOT)): chapters.digest(path) for path in sorted(files)}
+    plan = {"profile": profile, "executed": executed, "sources": sources}
+    chapters.write_if_changed(chapters.BUILD / "plan.json", json.dumps(plan, indent=1))
+    return plan
