@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 import chapters
 
 KEPT = 8  # executed notebooks kept per chapter
+EXECUTING = re.compile(r"Executing Cell (\d+)")  # how papermill announces a cell
 STARTUP_SECONDS = 120  # a busy machine may need long to start a kernel
 
 
@@ -53,9 +55,10 @@ def execute(chapter: str, values: dict[str, Any], output: Path) -> None:
     import nbformat
     import papermill
 
-    _show_progress(chapter)
+    _show_progress(chapter, len(chapters.read_notebook(chapter).cells) + bool(values))
     os.environ.setdefault("TQDM_MININTERVAL", "5")  # bars of the library, a line each time
     os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")  # the kernel of this environment, not of the user
+    os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")  # bars as text are what is wanted here
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
     source, partial = failed_path(chapter).with_suffix(".source.ipynb"), failed_path(chapter)
     partial.parent.mkdir(parents=True, exist_ok=True)
@@ -69,6 +72,7 @@ def execute(chapter: str, values: dict[str, Any], output: Path) -> None:
             progress_bar=False,
             log_output=True,
             start_timeout=STARTUP_SECONDS,
+            extra_arguments=["--IPKernelApp.log_level=ERROR"],
         )
     finally:
         source.unlink()
@@ -85,25 +89,35 @@ def failed_path(chapter: str) -> Path:
     return chapters.BUILD / "failed" / f"{chapter.replace('/', '-')}.ipynb"
 
 
-def _show_progress(chapter: str) -> None:
-    """Send papermill's account of what runs to the terminal, each line with the chapter's name."""
+def _show_progress(chapter: str, n_cells: int) -> None:
+    """Say on the terminal which cell runs, and pass on the progress bars within it."""
+
+    def is_news(record: logging.LogRecord) -> bool:
+        text = str(record.msg).replace("\r", "\n").strip()
+        cell = EXECUTING.match(text)
+        if cell:
+            record.msg = f"cell {cell.group(1)} of {n_cells}"
+            return True
+        record.msg = text.splitlines()[-1] if text else ""
+        return bool(text) and record.levelno >= logging.WARNING  # what a cell writes to stderr
+
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter(f"[{chapter}] %(message)s"))
-    handler.addFilter(_is_news)
+    handler.addFilter(is_news)
     logger = logging.getLogger("papermill")
     logger.handlers, logger.propagate = [handler], False
     logger.setLevel(logging.INFO)
 
 
-def _is_news(record: logging.LogRecord) -> bool:
-    record.msg = str(record.msg).replace("\r", "").strip()
-    return bool(record.msg) and not record.msg.startswith(("Ending Cell", "Input Notebook", "Output Notebook", "<"))
-
-
 def _drop_progress_bars(notebook: Any) -> None:
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+            cell.outputs = [output for output in cell.outputs if not _is_progress(output)]
+    notebook.metadata.pop("widgets", None)
+
+
+def _is_progress(output: Any) -> bool:
+    return output.get("name") == "stderr" or "application/vnd.jupyter.widget-view+json" in output.get("data", {})
 
 
 def drop_old(folder: Path) -> None:
