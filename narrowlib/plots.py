@@ -17,7 +17,7 @@ _PALE = "#ededed"
 
 
 def book_theme() -> None:
-    """Set the look of every figure: seaborn's colorblind palette, and vector output with a bitmap beside it.
+    """Set the look of every figure and table: seaborn's colorblind palette, vector output with a bitmap beside it.
 
     Output is reproducible to the byte: no date is written into a figure, and identifiers in the vector
     graphic are hashes of what they name.
@@ -38,6 +38,7 @@ def book_theme() -> None:
             "svg.hashsalt": "narrowlib",
         },
     )
+    pd.set_option("display.max_colwidth", None, "display.precision", 3)
     try:
         from matplotlib_inline.backend_inline import set_matplotlib_formats
     except ImportError:  # outside a notebook there is nothing to set
@@ -169,12 +170,11 @@ def plot_converged(table: pd.DataFrame, *, paper: pd.Series | None = None, ax: A
         ax.text(1.06, row, f"{result.converged} of {result.n_seeds}", va="center", fontsize=10)
     ax.set_yticks(list(rows), table["setting"])
     ax.set(xlim=(-0.03, 1.03), xlabel="share of runs that converge", ylim=(len(table) - 0.5, -0.5))
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2)
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     return ax
 
 
 def _chance(ax: Axes) -> None:
     ax.axhline(CHANCE_BITS, color=_GREY, linewidth=1.0, zorder=0)
-    ax.annotate(
-        "chance", (0.01, CHANCE_BITS), xycoords=("axes fraction", "data"), fontsize=8, color=_GREY, va="bottom"
-    )
+    place = {"xytext": (0, 3), "textcoords": "offset points", "ha": "right", "va": "bottom"}
+    ax.annotate("chance", (0.995, CHANCE_BITS), xycoords=("axes fraction", "data"), fontsize=8, color=_GREY, **place)

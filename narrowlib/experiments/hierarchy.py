@@ -103,8 +103,8 @@ def learning_curves(config: HierarchyConfig, *, device: str = "auto", progress: 
     """Loss on every task while training, for the four settings of the claims and every seed.
 
     Broad runs see ``batch_size`` fresh samples of every task at each step.  Narrow runs see
-    ``batch_size`` samples of the composite, for as many more steps as there are tasks: at their end
-    they have seen as many samples in total as a broad run, nearly all of its composites' several times over.
+    ``batch_size`` samples of the composite, for as many times more steps as there are tasks: at their end
+    they have seen as many samples in total as a broad run, and that many times more of the composite.
     The same seed starts from the same weights in every setting of the same shape.
 
     Parameters
@@ -121,7 +121,9 @@ def learning_curves(config: HierarchyConfig, *, device: str = "auto", progress: 
         ``width``, ``n_parameters``, ``seed``, ``step``, ``n_samples`` (all tasks), ``n_composite_samples``,
         ``task``, ``kind`` (atomic or composite), ``loss`` in bits.
 
-    Source: Michaud et al. (2025), section 3, Fig 2 and 7.
+    Notes
+    -----
+    Source: Michaud, Parker-Sartori and Tegmark (2025), Fig 2 and 7.
     """
     where = pick_device(device)
     frames = [frame for setting in config.settings for frame in _setting_curves(setting, config, where, progress)]

@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import re
+import sys
 import tokenize
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ class Parameter:
         """
         parsed = self._converted(value)
         if not self._is_legal(parsed):
-            raise ParameterError(f"{self.name} is {value!r}; it must be {self.describe()}")
+            raise ParameterError(f"{self.name} is {parsed!r}; it must be {self.describe()}")
         return parsed
 
     def describe(self) -> str:
@@ -203,6 +204,7 @@ def profile_parameters(chapter: str, profile: str) -> dict[str, Any]:
 def _import_graph() -> Any:
     import grimp
 
+    sys.path.insert(0, str(ROOT))  # this checkout's library, whichever is installed
     return grimp.build_graph("narrowlib", cache_dir=None)
 
 

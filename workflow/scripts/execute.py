@@ -56,6 +56,7 @@ def execute(chapter: str, values: dict[str, Any], output: Path) -> None:
     import papermill
 
     _show_progress(chapter, len(chapters.read_notebook(chapter).cells) + bool(values))
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(chapters.ROOT), os.environ.get("PYTHONPATH")]))
     os.environ.setdefault("TQDM_MININTERVAL", "5")  # bars of the library, a line each time
     os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")  # the kernel of this environment, not of the user
     os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")  # bars as text are what is wanted here
