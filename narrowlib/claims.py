@@ -35,7 +35,9 @@ def load_claims(path: str | Path | None = None) -> dict[str, dict[str, Any]]:
     raise FileNotFoundError(f"claims.yaml is not where it should be: {candidates[0]}")
 
 
-def assess(claim: str, ours: Mapping[str, float], *, claims: Mapping[str, dict[str, Any]] | None = None) -> pd.DataFrame:
+def assess(
+    claim: str, ours: Mapping[str, float], *, claims: Mapping[str, dict[str, Any]] | None = None
+) -> pd.DataFrame:
     """Compare our values with the paper's and with the rule that says when the claim holds.
 
     Parameters

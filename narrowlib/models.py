@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +42,7 @@ class MLPStack(nn.Module):
             raise ValueError("generators is empty; a stack needs one generator per run")
         self.sizes = tuple(sizes)
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
-        for fan_in, fan_out in zip(sizes[:-1], sizes[1:], strict=True):
+        for fan_in, fan_out in pairwise(sizes):
             bound = 1 / math.sqrt(fan_in)
             self.weights.append(_uniform((fan_in, fan_out), bound, generators))
             self.biases.append(_uniform((1, fan_out), bound, generators))
@@ -59,7 +60,7 @@ class MLPStack(nn.Module):
     @property
     def n_parameters(self) -> int:
         """Weights and biases of one run."""
-        return sum(fan_in * fan_out + fan_out for fan_in, fan_out in zip(self.sizes[:-1], self.sizes[1:], strict=True))
+        return sum(fan_in * fan_out + fan_out for fan_in, fan_out in pairwise(self.sizes))
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of every run on its own inputs: (n_runs, batch, inputs) to (n_runs, batch, outputs)."""

@@ -161,11 +161,20 @@ def plot_converged(table: pd.DataFrame, *, paper: pd.Series | None = None, ax: A
     rows = range(len(table))
     errors = [table["share"] - table["low"], table["high"] - table["share"]]
     ax.errorbar(
-        table["share"], rows, xerr=errors, fmt="o", markersize=7, capsize=3, color=palette[0], label="here, 95% interval"
+        table["share"],
+        rows,
+        xerr=errors,
+        fmt="o",
+        markersize=7,
+        capsize=3,
+        color=palette[0],
+        label="here, 95% interval",
     )
     if paper is not None:
         shares = [paper.get(setting, float("nan")) for setting in table["setting"]]
-        ax.plot(shares, [row + 0.22 for row in rows], "D", markersize=6, mfc="white", color=palette[1], label="the paper")
+        ax.plot(
+            shares, [row + 0.22 for row in rows], "D", markersize=6, mfc="white", color=palette[1], label="the paper"
+        )
     for row, result in zip(rows, table.itertuples(), strict=True):
         ax.text(1.06, row, f"{result.converged} of {result.n_seeds}", va="center", fontsize=10)
     ax.set_yticks(list(rows), table["setting"])

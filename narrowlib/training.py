@@ -159,8 +159,6 @@ def runs_per_chunk(sizes: Sequence[int], samples_per_step: int, device: torch.de
     of its free memory.
     """
     bytes_per_run = 4 * _COPIES_PER_ACTIVATION * samples_per_step * sum(sizes)
-    if device.type == "cuda":
-        budget = int(GPU_CHUNK_SHARE * torch.cuda.mem_get_info(device)[0])
-    else:
-        budget = CPU_CHUNK_BYTES
+    is_gpu = device.type == "cuda"
+    budget = int(GPU_CHUNK_SHARE * torch.cuda.mem_get_info(device)[0]) if is_gpu else CPU_CHUNK_BYTES
     return max(1, budget // bytes_per_run)

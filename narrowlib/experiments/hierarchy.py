@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -94,7 +95,7 @@ def matched_width(sizes: Sequence[int]) -> int:
     >>> matched_width((68, 128, 128, 2))
     361
     """
-    n_parameters = sum((fan_in + 1) * fan_out for fan_in, fan_out in zip(sizes[:-1], sizes[1:], strict=True))
+    n_parameters = sum((fan_in + 1) * fan_out for fan_in, fan_out in pairwise(sizes))
     n_in, n_out = sizes[0], sizes[-1]
     return max(1, round((n_parameters - n_out) / (n_in + 1 + n_out)))
 
@@ -151,9 +152,7 @@ def _setting_curves(
         yield _tidy(losses * BITS_PER_NAT, setting, stack, chunk_seeds, config.batch_size)
 
 
-def _tidy(
-    bits: torch.Tensor, setting: Setting, stack: MLPStack, seeds: Sequence[int], batch_size: int
-) -> pd.DataFrame:
+def _tidy(bits: torch.Tensor, setting: Setting, stack: MLPStack, seeds: Sequence[int], batch_size: int) -> pd.DataFrame:
     problem = setting.problem
     index = pd.MultiIndex.from_product(
         [record_steps(setting.training), seeds, problem.task_names], names=["step", "seed", "task"]
@@ -216,7 +215,7 @@ def samples_to_learn(curves: pd.DataFrame, threshold: float = LEARNED_BITS) -> p
     broad = curves[curves["setting"] == "broad, depth 3"]
     learned = broad[broad["loss"] < threshold].groupby(["seed", "task"])["n_samples"].min()
     every_run = pd.MultiIndex.from_product([broad["seed"].unique(), broad["task"].unique()], names=["seed", "task"])
-    learned = learned.reindex(every_run, fill_value=np.inf).reset_index()
+    learned = learned.astype(float).reindex(every_run, fill_value=np.inf).reset_index()
     learned["kind"] = np.where(learned["task"].str.contains(","), "composite", "last_atomic")
     table = learned.groupby(["seed", "kind"])["n_samples"].max().unstack()
     return table.assign(ratio=table["composite"] / table["last_atomic"]).rename_axis(columns=None).reset_index()

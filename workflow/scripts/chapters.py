@@ -146,7 +146,8 @@ def parse_parameters(source: str) -> dict[str, Parameter]:
     declared = {}
     for line in ast.parse(source).body:
         if not isinstance(line, ast.AnnAssign) or not isinstance(line.target, ast.Name) or line.value is None:
-            raise SyntaxError(f"a parameters cell holds lines of the form 'name: type = value', not {ast.unparse(line)!r}")
+            what = ast.unparse(line)
+            raise SyntaxError(f"a parameters cell holds lines of the form 'name: type = value', not {what!r}")
         comment = comments.get(line.end_lineno, "")
         legal = _LEGAL.search(comment)
         name = line.target.id

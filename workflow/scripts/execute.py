@@ -35,8 +35,12 @@ def chosen_parameters(chapter: str, profile: str, overrides: str) -> dict[str, A
     """The profile's parameters with the overrides on top, checked."""
     if chapter not in chapters.names():
         raise chapters.ParameterError(f"CHAPTER is {chapter!r}; it must be one of {', '.join(chapters.names())}")
+    try:
+        words = shlex.split(overrides)
+    except ValueError as error:
+        raise chapters.ParameterError(f"P is {overrides!r}; it cannot be split into words: {error}") from None
     given = {}
-    for word in shlex.split(overrides):
+    for word in words:
         name, equals, value = word.partition("=")
         if not equals or not name:
             raise chapters.ParameterError(f"P holds {word!r}; it must hold name=value, separated by spaces")
@@ -78,9 +82,7 @@ def execute(chapter: str, values: dict[str, Any], output: Path) -> None:
     finally:
         source.unlink()
     notebook = nbformat.read(partial, as_version=4)
-    _drop_progress_bars(notebook)
-    notebook.metadata["papermill"].pop("input_path", None)  # a path of this machine
-    notebook.metadata["papermill"].pop("output_path", None)
+    _make_reproducible(notebook)
     chapters.write_if_changed(output, nbformat.writes(notebook))
     partial.unlink()
 
@@ -110,11 +112,16 @@ def _show_progress(chapter: str, n_cells: int) -> None:
     logger.setLevel(logging.INFO)
 
 
-def _drop_progress_bars(notebook: Any) -> None:
-    for cell in notebook.cells:
+def _make_reproducible(notebook: Any) -> None:
+    """Remove what says nothing about the result: progress bars, paths of this machine, random cell ids."""
+    for number, cell in enumerate(notebook.cells):
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if not _is_progress(output)]
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            cell.id = f"injected-parameters-{number}"
     notebook.metadata.pop("widgets", None)
+    for path in ("input_path", "output_path"):
+        notebook.metadata["papermill"].pop(path, None)
 
 
 def _is_progress(output: Any) -> bool:

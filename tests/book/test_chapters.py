@@ -1,0 +1,136 @@
+"""Every chapter: executed at smoke scale, built strictly, and the same twice."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import chapters
+import nbformat
+import pytest
+from bs4 import BeautifulSoup
+from conftest import ROOT, executed
+
+MAX_CODE_WIDTH = 85  # columns that a page shows without scrolling
+MAX_CELL_LINES = 16
+MIN_ALT_TEXT = 30
+
+
+def normalised(path):
+    """An executed notebook without what may differ between equal runs: times, and the cell that reports cost."""
+    notebook = nbformat.read(path, as_version=4)
+    notebook.metadata.pop("papermill")
+    for cell in notebook.cells:
+        cell.metadata.pop("papermill", None)
+        cell.metadata.pop("execution", None)
+        if "cost" in cell.metadata.get("tags", []):
+            cell.outputs = []
+    return nbformat.writes(notebook)
+
+
+def page_of(tree, chapter):
+    return BeautifulSoup((tree / "_build" / "html" / "book" / f"{chapter}.html").read_text(), "html.parser")
+
+
+@pytest.mark.parametrize("chapter", chapters.names())
+def test_every_cell_ran(smoke_book, chapter):
+    (path,) = (smoke_book / "_build" / "executed" / chapter).glob("*.ipynb")
+    cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+
+
+def test_two_runs_give_the_same_bytes(smoke_book):
+    (path,) = (smoke_book / "_build" / "executed" / "hierarchy").glob("*.ipynb")
+    before = normalised(path)
+    times = nbformat.read(path, as_version=4).metadata["papermill"]["start_time"]
+    command = [sys.executable, "workflow/scripts/execute.py", "hierarchy", "--profile", "smoke", "--again"]
+    subprocess.run(command, cwd=smoke_book, check=True, capture_output=True)
+    assert nbformat.read(path, as_version=4).metadata["papermill"]["start_time"] != times
+    assert normalised(path) == before
+
+
+@pytest.mark.parametrize("chapter", chapters.names())
+def test_pages_show_their_figures(smoke_book, chapter):
+    page = page_of(smoke_book, chapter)
+    n_figures = sum("figure" in cell.metadata.get("mystnb", {}) for cell in chapters.code_cells(chapter))
+    figures = page.select("figure:has(img)")
+    assert len(figures) == n_figures > 0
+    for figure in figures:
+        image = figure.find("img")
+        assert len(image["alt"]) >= MIN_ALT_TEXT and figure.find("figcaption").get_text(strip=True)
+        file = smoke_book / "_build" / "html" / "book" / image["src"]
+        assert file.suffix == ".svg" and file.stat().st_size > 1000
+    assert "Traceback" not in page.get_text()
+
+
+@pytest.mark.parametrize("chapter", chapters.names())
+def test_figures_have_a_bitmap_beside_the_vectors(smoke_book, chapter):
+    (path,) = (smoke_book / "_build" / "executed" / chapter).glob("*.ipynb")
+    outputs = [output for cell in nbformat.read(path, as_version=4).cells for output in cell.get("outputs", [])]
+    images = [output.data for output in outputs if any(kind.startswith("image/") for kind in output.get("data", {}))]
+    assert images and all({"image/png", "image/svg+xml"} <= set(image) for image in images)
+
+
+def test_hierarchy_shows_its_numbers_beside_the_papers(smoke_book):
+    text = page_of(smoke_book, "hierarchy").get_text(" ")
+    for words in ("H1:", "H2:", "H3:", "27 of 40", "0 of 40", "19 of 40", "16 of 40"):
+        assert words in text
+
+
+def test_site_asks_no_other_host(smoke_book):
+    for file in (smoke_book / "_build" / "html").glob("**/*.html"):
+        page = BeautifulSoup(file.read_text(), "html.parser")
+        loaded = [tag.get("src") for tag in page.select("script[src], img[src], iframe[src]")]
+        loaded += [tag.get("href") for tag in page.select("link[href]:not([rel~=canonical])")]
+        assert not [url for url in loaded if url.startswith(("http:", "https:", "//"))], file.name
+
+
+def test_nothing_of_the_machine_stands_in_the_site(smoke_book):
+    files = [
+        path for path in (smoke_book / "_build" / "html").rglob("*") if path.suffix in {".html", ".js", ".ipynb", ".md"}
+    ]
+    assert files and not [path.name for path in files if str(smoke_book.parent) in path.read_text()]
+
+
+@pytest.mark.parametrize("chapter", chapters.names())
+def test_cells_are_short(chapter):
+    for cell in chapters.code_cells(chapter):
+        lines = cell.source.splitlines()
+        is_prelude = any(line.startswith(("from ", "import ")) for line in lines)
+        limit = MAX_CELL_LINES + 8 if is_prelude else MAX_CELL_LINES
+        assert len(lines) <= limit, cell.source
+        if "parameters" not in cell.metadata.get("tags", []):
+            assert max(map(len, lines)) <= MAX_CODE_WIDTH, cell.source
+
+
+@pytest.mark.parametrize("chapter", chapters.names())
+def test_chapters_hold_no_path_and_no_function(chapter):
+    source = "\n".join(cell.source for cell in chapters.code_cells(chapter))
+    assert not any(word in source for word in ("def ", "class ", "/home", "../", "pip install", "open("))
+
+
+def test_plain_papermill_runs_a_chapter(tmp_path):
+    """The commands of the README, word for word but for the numbers."""
+    notebook = tmp_path / "hierarchy.ipynb"
+    convert = [sys.executable, "-m", "jupytext", "--to", "ipynb", "--output", notebook, ROOT / "book" / "hierarchy.md"]
+    subprocess.run(convert, check=True, capture_output=True)
+    given = {"n_seeds": 1, "n_steps": 5, "batch_size": 8, "width": 8}
+    values = [word for name, value in given.items() for word in ("-p", name, str(value))]
+    command = [sys.executable, "-m", "papermill", notebook, tmp_path / "mine.ipynb", *values]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert json.loads((tmp_path / "mine.ipynb").read_text())["metadata"]["papermill"]["parameters"] == given
+
+
+def test_damaged_site_is_made_again(smoke_book, tmp_path):
+    """The executed notebooks are enough: without the site, nothing is executed again."""
+    from conftest import snakemake
+
+    tree = tmp_path / "tree"
+    shutil.copytree(smoke_book, tree)
+    shutil.rmtree(tree / "_build" / "html")
+    before = {path: path.stat().st_mtime_ns for path in executed(tree)}
+    result = snakemake(tree, "smoke")
+    assert result.returncode == 0, result.stderr
+    assert {path: path.stat().st_mtime_ns for path in executed(tree)} == before
+    assert (tree / "_build" / "html" / "book" / "hierarchy.html").is_file()

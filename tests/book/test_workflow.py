@@ -1,0 +1,191 @@
+"""What is executed again, and what is not, in a project of three tiny chapters."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, executed, snakemake
+
+SOURCE = """---
+jupytext:
+  text_representation: {{extension: .md, format_name: myst}}
+kernelspec: {{display_name: Python 3, language: python, name: python3}}
+---
+# {name}
+
+A sentence.
+
+```{{code-cell}} python
+:tags: [parameters]
+n: int = 4  # a number [0, 9]
+```
+
+```{{code-cell}} python
+{code}
+```
+"""
+CHAPTERS = {
+    "first": "from narrowlib.upper import doubled\nprint('value', doubled(n))",
+    "second": "import narrowlib.lower\nprint('value', narrowlib.lower.ONE + n)",
+    "third": "print('value', n)",
+}
+MODULES = {
+    "__init__": "",
+    "lower": "ONE = 1\n",
+    "upper": "from narrowlib.lower import ONE\n\n\ndef doubled(n):\n    return (ONE + ONE) * n\n",
+}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """A built tree; tests take a copy of it."""
+    tree = tmp_path_factory.mktemp("workflow") / "built"
+    shutil.copytree(ROOT / "workflow", tree / "workflow", ignore=shutil.ignore_patterns("__pycache__"))
+    for folder, files, ending in (("book", CHAPTERS, "md"), ("narrowlib", MODULES, "py")):
+        (tree / folder).mkdir()
+        for name, content in files.items():
+            (tree / folder / f"{name}.{ending}").write_text(
+                SOURCE.format(name=name, code=content) if ending == "md" else content
+            )
+    (tree / "book" / "welcome.md").write_text("# Welcome\n\nA page without code.\n")
+    (tree / "book" / "profiles").mkdir()
+    (tree / "book" / "profiles" / "paper.yaml").write_text("second: {n: 5}\n")
+    (tree / "_toc.yml").write_text(
+        "format: jb-book\nroot: book/welcome\nchapters:\n" + "".join(f"  - file: book/{name}\n" for name in CHAPTERS)
+    )
+    (tree / "_config.yml").write_text('title: Tiny\nexecute: {execute_notebooks: "off"}\nonly_build_toc_files: true\n')
+    (tree / "constraints.txt").write_text("torch==2.13.0\n")
+    result = snakemake(tree)
+    assert result.returncode == 0, result.stderr
+    return tree
+
+
+@pytest.fixture
+def tree(built, tmp_path):
+    copy = tmp_path / "tree"
+    shutil.copytree(built, copy, symlinks=True)
+    return copy
+
+
+def rebuilt(tree, profile="quick"):
+    """Chapters that a build executes."""
+    before = executed(tree)
+    result = snakemake(tree, profile)
+    assert result.returncode == 0, result.stderr
+    return {path.parent.name for path in executed(tree) - before}
+
+
+def edit(path: Path, old: str, new: str):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def page(tree, name):
+    return (tree / "_build" / "html" / "book" / f"{name}.html").read_text()
+
+
+def test_first_build_executes_every_chapter_with_code(built):
+    assert {path.parent.name for path in executed(built)} == set(CHAPTERS)
+    for name, value in (("first", 8), ("second", 5), ("third", 4)):
+        assert f"value {value}" in page(built, name)
+    assert "url=book/welcome.html" in (built / "_build" / "html" / "index.html").read_text()
+
+
+def test_unchanged_build_does_nothing(tree):
+    index = tree / "_build" / "html" / "index.html"
+    before = index.stat().st_mtime_ns
+    assert rebuilt(tree) == set()
+    assert index.stat().st_mtime_ns == before
+
+
+def test_touched_files_are_not_changed_files(tree):
+    for path in [*(tree / "book").glob("*.md"), *(tree / "narrowlib").glob("*.py"), tree / "constraints.txt"]:
+        path.touch()
+    assert rebuilt(tree) == set()
+
+
+def test_edited_sentence_is_rendered_without_executing_a_cell(tree):
+    edit(tree / "book" / "first.md", "A sentence.", "Another sentence.")
+    assert rebuilt(tree) == set()
+    assert "Another sentence." in page(tree, "first") and "value 8" in page(tree, "first")
+    assert "A sentence." in page(tree, "second")
+
+
+def test_edited_code_executes_its_chapter(tree):
+    edit(tree / "book" / "third.md", "print('value', n)", "print('value', 10 * n)")
+    assert rebuilt(tree) == {"third"}
+    assert "value 40" in page(tree, "third")
+
+
+@pytest.mark.parametrize(
+    ("module", "old", "new", "stale"),
+    [
+        ("upper", "(ONE + ONE)", "(ONE + ONE + ONE)", {"first"}),
+        ("lower", "ONE = 1", "ONE = 2", {"first", "second"}),  # first imports it through upper
+        ("__init__", "", "# a comment\n", {"first", "second"}),
+    ],
+)
+def test_edited_module_executes_exactly_its_dependents(tree, module, old, new, stale):
+    edit(tree / "narrowlib" / f"{module}.py", old, new)
+    assert rebuilt(tree) == stale
+    if module == "lower":
+        assert "value 16" in page(tree, "first") and "value 6" in page(tree, "second")
+
+
+def test_changed_lock_file_executes_everything(tree):
+    edit(tree / "constraints.txt", "2.13.0", "2.14.0")
+    assert rebuilt(tree) == set(CHAPTERS)
+
+
+def test_profile_executes_what_it_changes_and_back_is_free(tree):
+    assert rebuilt(tree, "paper") == {"second"}
+    assert "value 6" in page(tree, "second")
+    assert rebuilt(tree, "quick") == set()
+    assert "value 5" in page(tree, "second")
+
+
+def test_new_claim_executes_its_chapter(tree):
+    (tree / "book" / "claims.yaml").write_text("X1: {chapter: third, statement: so}\n")
+    assert rebuilt(tree) == {"third"}
+
+
+def test_new_record_executes_its_chapter(tree):
+    folder = tree / "results" / "paper" / "second"
+    folder.mkdir(parents=True)
+    (folder / "curves.json").write_text("{}")
+    assert rebuilt(tree) == {"second"}
+
+
+def test_failing_cell_fails_the_build(tree):
+    edit(tree / "book" / "third.md", "print('value', n)", "print('before')\nraise RuntimeError('no such thing')")
+    edit(tree / "book" / "first.md", "A sentence.", "Another sentence.")
+    old_page = page(tree, "third")
+    result = snakemake(tree)
+    assert result.returncode != 0
+    assert "chapter third, cell 2 (print('before')): RuntimeError: no such thing" in result.stdout + result.stderr
+    partial = json.loads((tree / "_build" / "failed" / "third.ipynb").read_text())
+    assert any("before" in str(cell.get("outputs")) for cell in partial["cells"])
+    assert page(tree, "third") == old_page  # the last good site stays
+    edit(tree / "book" / "third.md", "raise RuntimeError('no such thing')", "print('value', 7)")
+    assert rebuilt(tree) == {"third"}
+    assert "value 7" in page(tree, "third")
+
+
+def test_warning_fails_the_build_every_time(tree):
+    edit(tree / "book" / "first.md", "A sentence.", "See {ref}`nowhere`.")
+    for _ in range(2):  # the second build must not pass because the page was read by the first
+        result = snakemake(tree)
+        assert result.returncode != 0 and "nowhere" in result.stdout + result.stderr
+
+
+def test_removed_page_leaves_the_stage(tree):
+    (tree / "_toc.yml").write_text((tree / "_toc.yml").read_text().replace("  - file: book/third\n", ""))
+    assert rebuilt(tree) == set()
+    assert not list((tree / "_build" / "stage").rglob("third*"))
+
+
+def test_nothing_of_the_machine_stands_in_an_executed_notebook(built):
+    for path in executed(built):
+        assert str(built) not in path.read_text()

@@ -1,0 +1,142 @@
+"""The pages in a real browser: headless Chromium, light and dark, wide and narrow."""
+
+import functools
+import http.server
+import shutil
+import threading
+
+import chapters
+import pytest
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+FLAGS += ["--disable-component-update", "--disable-sync"]
+PAGES = chapters.pages()
+
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium on the path")
+
+
+@pytest.fixture(scope="module")
+def address(smoke_book):
+    """The site, served."""
+    handler = functools.partial(QuietHandler, directory=smoke_book / "_build" / "html")
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser, address):
+    """Open a page and collect what goes wrong on it."""
+    contexts = []
+
+    def open_page(page, *, width=1440, scheme="light"):
+        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        contexts.append(context)
+        tab = context.new_page()
+        tab.problems = []
+        tab.on("console", lambda message: message.type == "error" and tab.problems.append(message.text))
+        tab.on("pageerror", lambda error: tab.problems.append(str(error)))
+        tab.on("requestfailed", lambda request: tab.problems.append(f"failed: {request.url}"))
+        tab.on(
+            "request", lambda request: request.url.startswith((address, "data:")) or tab.problems.append(request.url)
+        )
+        tab.on(
+            "response", lambda answer: answer.status >= 400 and tab.problems.append(f"{answer.status}: {answer.url}")
+        )
+        tab.goto(f"{address}/{page}.html", wait_until="networkidle")
+        return tab
+
+    yield open_page
+    for context in contexts:
+        context.close()
+
+
+@pytest.mark.parametrize("width", [1440, 400])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("page", PAGES)
+def test_page_loads_cleanly_and_fits(visit, page, scheme, width):
+    tab = visit(page, width=width, scheme=scheme)
+    assert tab.problems == []
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    assert tab.evaluate("document.documentElement.dataset.theme") == scheme
+    n_images = tab.locator("figure img").count()
+    assert (
+        tab.evaluate("[...document.querySelectorAll('figure img')].filter(i => i.naturalWidth > 0).length") == n_images
+    )
+
+
+OVERLAPS = """() => {
+    const blocks = [...document.querySelectorAll('article section > *:not(section)')];
+    const boxes = blocks.map(block => [block, block.getBoundingClientRect()])
+        .filter(([block, box]) => box.width && box.height && (block.innerText.trim() || block.querySelector('img')));
+    const pairs = [];
+    boxes.forEach(([a, p], i) => boxes.slice(i + 1).forEach(([b, q]) => {
+        if (a.contains(b) || b.contains(a)) return;
+        const wide = Math.min(p.right, q.right) - Math.max(p.left, q.left);
+        const high = Math.min(p.bottom, q.bottom) - Math.max(p.top, q.top);
+        if (wide > 1 && high > 1) pairs.push([a.innerText.slice(0, 60), b.innerText.slice(0, 60)]);
+    }));
+    return {blocks: boxes.length, pairs};
+}"""
+
+
+@pytest.mark.parametrize("width", [1440, 400])
+@pytest.mark.parametrize("page", PAGES)
+def test_blocks_do_not_overlap(visit, page, width):
+    found = visit(page, width=width).evaluate(OVERLAPS)
+    assert found["blocks"] > 1 and found["pairs"] == []
+
+
+def test_mathematics_is_set(visit):
+    tab = visit("book/methods")
+    assert tab.locator("mjx-container").count() > 10
+    assert "\\theta" not in tab.locator("article").inner_text()
+
+
+def test_theme_switch(visit):
+    tab = visit("book/hierarchy", scheme="light")
+    for _ in range(3):
+        if tab.evaluate("document.documentElement.dataset.theme") == "dark":
+            break
+        tab.locator("button.theme-switch-button:visible").first.click()
+    assert tab.evaluate("document.documentElement.dataset.theme") == "dark"
+    assert tab.problems == []
+
+
+def test_solutions_unfold(visit):
+    tab = visit("book/hierarchy")
+    solution = tab.locator(".solution.dropdown").first
+    text = solution.locator("p").nth(1)
+    assert not text.is_visible()
+    solution.locator("button, .toggle-button, summary").first.click()
+    text.wait_for(state="visible", timeout=3000)
+
+
+def test_search_finds_a_term(visit):
+    tab = visit("search")
+    tab.goto(tab.url + "?q=parity", wait_until="networkidle")
+    tab.locator("ul.search li").first.wait_for(timeout=5000)
+    assert any("The task and the tools" in item for item in tab.locator("ul.search li").all_inner_texts())
+
+
+def test_first_page_opens_from_the_root(visit):
+    tab = visit("index")
+    tab.wait_for_url("**/book/intro.html", timeout=5000)
+    assert "narrow" in tab.title().lower()

@@ -1,0 +1,106 @@
+"""The hierarchy experiment: its settings, its table, and the measures taken from it."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from narrowlib.experiments import hierarchy
+from narrowlib.experiments.hierarchy import (
+    HierarchyConfig,
+    converged_runs,
+    final_losses,
+    learning_curves,
+    matched_width,
+    samples_to_learn,
+)
+
+TINY = HierarchyConfig(
+    n_subtasks=2, subset_size=2, n_task_bits=6, n_seeds=3, width=16, batch_size=16, n_steps=40, learning_rate=1e-2
+)
+
+
+@pytest.fixture(scope="module")
+def curves():
+    return learning_curves(TINY, device="cpu", progress=False)
+
+
+def test_defaults_are_the_papers():
+    deep, narrow, shallow, wide = HierarchyConfig().settings
+    assert deep.sizes == narrow.sizes == (68, 128, 128, 2)
+    assert (shallow.sizes, wide.sizes) == ((68, 128, 2), (68, 361, 2))
+    assert deep.problem.task_names == ("{0}", "{1}", "{2}", "{3}", "{0,1,2,3}")
+    assert narrow.problem.task_names == ("{0,1,2,3}",)
+    assert (deep.training.n_steps, narrow.training.n_steps) == (200_000, 1_000_000)
+    assert (deep.training.learning_rate, deep.training.eps) == (1e-3, 1e-5)
+    assert matched_width((68, 128, 128, 2)) == 361
+
+
+def test_table_has_one_row_per_setting_seed_record_and_task(curves):
+    keys = ["setting", "seed", "step", "task"]
+    assert not curves.duplicated(keys).any()
+    assert curves.groupby("setting")["seed"].nunique().eq(3).all()
+    broad, narrow = (curves[curves["data"] == data] for data in ("broad", "narrow"))
+    assert set(broad["task"]) == {"{0}", "{1}", "{0,1}"} and set(narrow["task"]) == {"{0,1}"}
+    assert narrow["n_samples"].max() == broad["n_samples"].max()  # as many samples in total
+    assert narrow["n_composite_samples"].max() == 3 * broad["n_composite_samples"].max()
+    assert curves["loss"].between(0, 5).all()
+    assert set(curves.loc[curves["task"] == "{0,1}", "kind"]) == {"composite"}
+
+
+def test_a_seed_does_not_depend_on_how_seeds_are_chunked(curves, monkeypatch):
+    monkeypatch.setattr(hierarchy, "runs_per_chunk", lambda *_: 1)
+    one_by_one = learning_curves(TINY, device="cpu", progress=False)
+    keys = ["setting", "seed", "step", "task"]
+    both = curves.merge(one_by_one, on=keys, validate="one_to_one")
+    assert len(both) == len(curves)
+    np.testing.assert_allclose(both["loss_x"], both["loss_y"], rtol=1e-3, atol=1e-3)
+
+
+def made_up(losses_by_seed, setting="broad, depth 3"):
+    """Curves with given composite losses; the atomic tasks are learned at the second record."""
+    rows = []
+    for seed, losses in enumerate(losses_by_seed):
+        for step, loss in enumerate(losses, start=1):
+            for task, kind, value in (("{0}", "atomic", 1.0 if step < 2 else 0.0), ("{0,1}", "composite", loss)):
+                rows.append((setting, 100, seed, step, 10 * step, task, kind, value))
+    return pd.DataFrame(rows, columns=["setting", "n_parameters", "seed", "step", "n_samples", "task", "kind", "loss"])
+
+
+def test_convergence_is_the_last_composite_loss():
+    curves = made_up([[1.0, 0.05, 0.5], [1.0, 0.5, 0.05], [1.0, 1.0, 0.1]])
+    assert final_losses(curves)["loss"].tolist() == [0.5, 0.05, 0.1]
+    (row,) = converged_runs(curves).itertuples()
+    assert (row.converged, row.n_seeds) == (1, 3)  # 0.1 is not below 0.1, and what counts is the end
+    assert row.low < row.share < row.high
+
+
+def test_intervals_are_wilsons():
+    """27 of 40: centre and half width computed by hand from the formula, z = 1.96."""
+    curves = made_up([[0.0]] * 27 + [[1.0]] * 13)
+    (row,) = converged_runs(curves).itertuples()
+    z, n, p = 1.959964, 40, 27 / 40
+    centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * (p * (1 - p) / n + z**2 / (4 * n**2)) ** 0.5
+    assert (row.low, row.high) == (pytest.approx(centre - half), pytest.approx(centre + half))
+
+
+def test_order_of_learning():
+    table = samples_to_learn(made_up([[1.0, 1.0, 0.4], [1.0, 0.4, 0.0], [1.0, 1.0, 1.0]]))
+    assert table["last_atomic"].tolist() == [20, 20, 20]
+    assert table["composite"].tolist() == [30, 20, np.inf]
+    assert table["ratio"].tolist() == [1.5, 1.0, np.inf]
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"n_seeds": 0}, "n_seeds is 0"),
+        ({"n_seeds": "false"}, "n_seeds is 'false'"),
+        ({"n_subtasks": 1}, "n_subtasks is 1; a composite needs at least 2"),
+        ({"n_task_bits": 3}, "n_task_bits is 3"),
+        ({"learning_rate": "1e-3"}, "learning_rate is '1e-3'"),
+    ],
+)
+def test_bad_settings_are_refused(changes, says):
+    with pytest.raises(ValueError, match=says):
+        HierarchyConfig(**{"n_subtasks": 2, "subset_size": 2, "n_task_bits": 6, **changes})

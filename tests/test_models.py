@@ -1,0 +1,59 @@
+"""A stack is its members, side by side."""
+
+import pytest
+import torch
+from torch import nn
+
+from narrowlib.models import MLPStack
+from narrowlib.training import make_generators
+
+
+def as_sequential(stack, run):
+    layers = []
+    for weight, bias in zip(stack.weights, stack.biases, strict=True):
+        linear = nn.Linear(weight.shape[1], weight.shape[2])
+        linear.weight.data, linear.bias.data = weight[run].T.clone(), bias[run, 0].clone()
+        layers += [linear, nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+@pytest.mark.parametrize("sizes", [(5, 2), (6, 8, 2), (6, 8, 4, 3)])
+def test_forward_is_that_of_plain_networks(sizes):
+    stack = MLPStack(sizes, make_generators(range(3), "cpu"))
+    x = torch.randn(3, 11, sizes[0], generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for run in range(3):
+            torch.testing.assert_close(stack(x)[run], as_sequential(stack, run)(x[run]))
+    assert stack.depth == len(sizes) - 1
+
+
+def test_member_starts_as_it_would_alone():
+    together = MLPStack((6, 8, 2), make_generators((5, 9), "cpu"))
+    alone = MLPStack((6, 8, 2), make_generators((9,), "cpu"))
+    for a, b in zip(together.parameters(), alone.parameters(), strict=True):
+        assert torch.equal(a[1], b[0])
+        assert not torch.equal(a[0], a[1])
+
+
+def test_parameter_counts_are_the_papers():
+    generators = make_generators((0,), "cpu")
+    counts = [MLPStack(sizes, generators).n_parameters for sizes in ((68, 128, 128, 2), (68, 128, 2), (68, 361, 2))]
+    assert counts == [25_602, 9_090, 25_633]  # PAPER: Fig 2 and 7
+    stack = MLPStack((68, 128, 2), generators)
+    assert sum(p.numel() for p in stack.parameters()) == stack.n_parameters * stack.n_runs
+
+
+def test_initial_weights_fill_the_range_of_their_layer():
+    stack = MLPStack((400, 100, 2), make_generators(range(4), "cpu"))
+    for weight, fan_in in zip(stack.weights, (400, 100), strict=True):
+        assert weight.abs().max() <= fan_in**-0.5
+        assert weight.std().item() == pytest.approx(fan_in**-0.5 / 3**0.5, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "seeds", "says"),
+    [((4,), (0,), "two or more widths"), ((4, 0, 2), (0,), "at least 1"), ((4, 2), (), "one generator per run")],
+)
+def test_bad_shapes_are_refused(sizes, seeds, says):
+    with pytest.raises(ValueError, match=says):
+        MLPStack(sizes, make_generators(seeds, "cpu"))

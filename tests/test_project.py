@@ -1,0 +1,85 @@
+"""What the project's files say of each other."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def name_of(requirement):
+    return re.split(r"[<>=!~;\[ ]", requirement)[0].lower().replace("_", "-")
+
+
+@pytest.fixture(scope="module")
+def constraints():
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = [line for line in lines if line and not line.startswith("#")]
+    assert all("==" in pin for pin in pins)
+    return {name_of(pin): pin.split("==")[1] for pin in pins}
+
+
+def test_import_arrows():
+    """The contracts of pyproject.toml: who may import whom."""
+    command = [Path(sys.executable).with_name("lint-imports"), "--no-cache"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout
+
+
+def test_every_module_stands_in_the_contracts():
+    """A new module must be placed: nothing is free to import by being forgotten."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    placed = {name for contract in contracts for name in contract.get("source_modules", ())}
+    modules = {f"narrowlib.{path.stem}" for path in (ROOT / "narrowlib").glob("*.py") if path.stem != "__init__"}
+    assert modules <= placed
+
+
+def test_importing_the_library_is_light():
+    code = "import sys, narrowlib.cmsp, narrowlib.models, narrowlib.records; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert not {"transformers", "datasets", "lm_eval", "seaborn"} & set(loaded.split())
+
+
+def test_every_requirement_is_pinned(constraints):
+    extras = PROJECT["optional-dependencies"]
+    for requirement in [*PROJECT["dependencies"], *(line for extra in extras.values() for line in extra)]:
+        assert name_of(requirement) in constraints, requirement
+    assert (constraints["torch"], constraints["torchvision"]) == ("2.13.0", "0.28.0")
+    assert constraints["jupyter-book"].startswith("1.")
+
+
+def test_conda_environment_installs_the_same():
+    """environment.yml and `make test` install the same extras from the same lock."""
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    pip = next(entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
+    makefile = (ROOT / "Makefile").read_text()
+    extras = re.search(r"installed-test:.*\n\t\$\(INSTALL\) '(.*)'", makefile).group(1)
+    assert pip == ["--constraint constraints.txt", f"--editable {extras}"]
+    assert "--constraint constraints.txt --editable" in makefile
+    python = next(entry for entry in environment["dependencies"] if str(entry).startswith("python="))
+    assert PROJECT["requires-python"] == f">={python.removeprefix('python=')}"
+
+
+def test_versions_agree():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    version = re.search(r'__version__ = "(.*)"', (ROOT / "narrowlib" / "__init__.py").read_text()).group(1)
+    assert citation["version"] == version
+
+
+def test_rendering_never_executes():
+    config = yaml.safe_load((ROOT / "_config.yml").read_text())
+    assert config["execute"]["execute_notebooks"] == "off"  # a string: unquoted it is False
+
+
+def test_readme_names_commands_that_exist():
+    makefile = (ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"^([a-z]+):", makefile, flags=re.M))
+    for document in ("README.md", "CONTRIBUTING.md", "book/intro.md"):
+        for words in re.findall(r"(?:^|`)make ([a-z ]+)", (ROOT / document).read_text(), flags=re.M):
+            assert set(words.split()) <= targets, document

@@ -1,0 +1,80 @@
+"""Records come back as they were, or not at all."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from narrowlib import records
+from narrowlib.records import BadRecordError, Record, load, provenance, save
+
+
+@pytest.fixture
+def record():
+    frame = pd.DataFrame({"seed": [0, 1], "loss": [0.25, 1.0], "task": ["{0}", "{0,1}"]})
+    return Record("curves", frame, {"n_steps": 10, "learning_rate": 1e-3}, provenance("cpu"))
+
+
+def test_round_trip(record, tmp_path):
+    save(record, tmp_path)
+    back = load("curves", tmp_path)
+    pd.testing.assert_frame_equal(back.frame, record.frame)
+    assert (back.config, back.provenance) == (record.config, record.provenance)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["curves.json", "curves.parquet"]
+
+
+def test_equal_records_are_equal_files(record, tmp_path):
+    for folder in ("one", "two"):
+        save(record, tmp_path / folder)
+    for name in ("curves.json", "curves.parquet"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["curves.json", "curves.parquet"])
+def test_missing_file(record, tmp_path, name):
+    save(record, tmp_path)
+    (tmp_path / name).unlink()
+    with pytest.raises(BadRecordError, match=f"incomplete: .*{name} is missing"):
+        load("curves", tmp_path)
+
+
+def test_damaged_table(record, tmp_path):
+    table = save(record, tmp_path)
+    table.write_bytes(table.read_bytes()[:-7])
+    with pytest.raises(BadRecordError, match="is not the table that"):
+        load("curves", tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}"])
+def test_damaged_description(record, tmp_path, text):
+    save(record, tmp_path)
+    (tmp_path / "curves.json").write_text(text)
+    with pytest.raises(BadRecordError, match="is damaged"):
+        load("curves", tmp_path)
+
+
+def test_failed_write_leaves_the_old_record(record, tmp_path, monkeypatch):
+    save(record, tmp_path)
+
+    def full_disk(*_, **__):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(pd.DataFrame, "to_parquet", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        save(Record("curves", record.frame * 2), tmp_path)
+    pd.testing.assert_frame_equal(load("curves", tmp_path).frame, record.frame)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_names_stay_in_their_folder(record):
+    with pytest.raises(ValueError, match=r"name is '\.\./curves'; it must consist of letters"):
+        Record("../curves", record.frame)
+
+
+def test_provenance_is_json_and_says_where(monkeypatch):
+    about = provenance("cpu")
+    assert json.loads(json.dumps(about)) == about
+    assert set(about) == {"commit", "dirty", "device", "n_threads", "python", "torch", "platform", "time"}
+    assert about["device"] and about["n_threads"] >= 1
+    monkeypatch.setattr(records, "_git", lambda *_: None)
+    assert provenance("cpu")["commit"] is None and provenance("cpu")["dirty"] is None

@@ -1,0 +1,128 @@
+"""The training loop: the same as training each run by hand, and the same whoever trains beside it."""
+
+import math
+from functools import partial
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from narrowlib.cmsp import CMSP, broad_tasks, sample_batch
+from narrowlib.models import MLPStack
+from narrowlib.training import (
+    TrainingConfig,
+    cross_entropy,
+    make_generators,
+    pick_device,
+    record_steps,
+    runs_per_chunk,
+    train_stack,
+)
+
+PROBLEM = CMSP(2, 2, 8, broad_tasks(2))
+SIZES = (PROBLEM.n_inputs, 16, 16, 2)
+
+
+def train(seeds, n_steps=60, record_every=20, batch_size=32):
+    generators = make_generators(seeds, "cpu")
+    stack = MLPStack(SIZES, generators)
+    draw_batch = partial(sample_batch, PROBLEM, batch_size, generators)
+    config = TrainingConfig(n_steps, learning_rate=3e-3, record_every=record_every)
+    return train_stack(stack, draw_batch, config, progress=False), stack
+
+
+def test_two_class_cross_entropy_is_torchs():
+    generator = torch.Generator().manual_seed(0)
+    logits = 10 * torch.randn(3, 50, 2, generator=generator)
+    labels = torch.randint(2, (3, 50), generator=generator)
+    expected = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view(3, 50)
+    torch.testing.assert_close(cross_entropy(logits, labels.float()), expected)
+    three = torch.randn(3, 50, 3, generator=generator)
+    expected = F.cross_entropy(three.flatten(0, 1), labels.flatten(), reduction="none").view(3, 50)
+    torch.testing.assert_close(cross_entropy(three, labels), expected)
+
+
+def test_stack_member_trains_as_it_would_alone():
+    together, stack = train((0, 1, 2))
+    for run in range(3):
+        alone, single = train((run,))
+        torch.testing.assert_close(together[:, run], alone[:, 0], rtol=1e-4, atol=1e-5)
+        for a, b in zip(stack.parameters(), single.parameters(), strict=True):
+            torch.testing.assert_close(a[run], b[0], rtol=1e-3, atol=1e-4)
+
+
+def test_training_is_that_of_a_plain_loop():
+    """One run by hand, with torch's own layers, loss and optimiser."""
+    losses, stack = train((7,), n_steps=30, record_every=1)
+    (generator,) = make_generators((7,), "cpu")
+    start = MLPStack(SIZES, [generator])
+    network = torch.nn.Sequential()
+    for weight, bias in zip(start.weights, start.biases, strict=True):
+        linear = torch.nn.Linear(weight.shape[1], weight.shape[2])
+        linear.weight.data, linear.bias.data = weight[0].detach().T.clone(), bias[0, 0].detach().clone()
+        network += torch.nn.Sequential(linear, torch.nn.ReLU())
+    network = network[:-1]
+    optimiser = torch.optim.Adam(network.parameters(), lr=3e-3, eps=1e-5)
+    for step in range(30):
+        x, y = sample_batch(PROBLEM, 32, [generator])
+        per_task = torch.stack([F.cross_entropy(network(x[0, t]), y[0, t].long()) for t in range(PROBLEM.n_tasks)])
+        torch.testing.assert_close(losses[step, 0], per_task.detach(), rtol=1e-3, atol=1e-4)
+        optimiser.zero_grad()
+        per_task.mean().backward()
+        optimiser.step()
+    torch.testing.assert_close(stack.weights[0][0], network[0].weight.T, rtol=1e-2, atol=1e-3)
+
+
+def test_same_seed_gives_the_same_bits():
+    (first, a), (second, b) = train((3, 4)), train((3, 4))
+    assert torch.equal(first, second)
+    assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+
+
+def test_it_learns():
+    losses, _ = train((0, 1), n_steps=600, record_every=100)
+    assert losses[0].mean() > 0.5 and losses[-1].max() < 0.1
+    assert losses.shape == (6, 2, 3)
+
+
+@pytest.mark.parametrize(("n_steps", "every"), [(10, 5), (11, 5), (3, 5), (5, 5), (1, 1)])
+def test_records_cover_every_step_once(n_steps, every):
+    config = TrainingConfig(n_steps, record_every=every)
+    steps = record_steps(config)
+    losses, _ = train((0,), n_steps=n_steps, record_every=every)
+    assert len(losses) == len(steps) == math.ceil(n_steps / every) and steps[-1] == n_steps
+    each, _ = train((0,), n_steps=n_steps, record_every=1)
+    last_stretch = each[steps[-2] if len(steps) > 1 else 0 :]
+    torch.testing.assert_close(losses[-1], last_stretch.mean(0))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"n_steps": 0}, "n_steps is 0"),
+        ({"n_steps": 1.5}, "n_steps is 1.5"),
+        ({"learning_rate": 0.0}, "learning_rate is 0.0; it must be a positive number"),
+        ({"learning_rate": "1e-3"}, "learning_rate is '1e-3'"),
+        ({"eps": math.inf}, "eps is inf"),
+        ({"record_every": -1}, "record_every is -1"),
+    ],
+)
+def test_bad_settings_are_refused(changes, says):
+    with pytest.raises(ValueError, match=says):
+        TrainingConfig(**{"n_steps": 5, **changes})
+
+
+def test_devices():
+    assert pick_device("cpu") == torch.device("cpu")
+    assert pick_device("auto").type in ("cpu", "cuda")
+    with pytest.raises(ValueError, match="device is 'tpu'; it must be one of auto, cpu, cuda"):
+        pick_device("tpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="torch finds no GPU"):
+            pick_device("cuda")
+
+
+def test_chunks_shrink_with_the_work_and_never_vanish():
+    cpu = torch.device("cpu")
+    assert runs_per_chunk((10, 16, 2), 100, cpu) > runs_per_chunk((10, 160, 2), 100, cpu)
+    assert runs_per_chunk((1000, 100_000, 2), 10_000, cpu) == 1
