@@ -1,0 +1,32 @@
+"""Run the benchmarks, print a table, and write ``_build/bench.json``: ``python -m benchmarks [name ...]``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pandas as pd
+
+from benchmarks.cmsp_train import cmsp_train, cmsp_train_narrow
+
+BENCHMARKS = {"cmsp-train": cmsp_train, "cmsp-train-narrow": cmsp_train_narrow}
+OUTPUT = Path(__file__).parents[1] / "_build" / "bench.json"
+
+
+def main(names: list[str]) -> int:
+    """Run the named benchmarks, or all."""
+    unknown = [name for name in names if name not in BENCHMARKS]
+    if unknown:
+        print(f"ONLY is {unknown[0]!r}; it must be one of {', '.join(BENCHMARKS)}", file=sys.stderr)
+        return 2
+    rows = [asdict(BENCHMARKS[name]()) for name in names or BENCHMARKS]
+    print(pd.DataFrame(rows).to_string(index=False, float_format="{:.3g}".format))
+    OUTPUT.parent.mkdir(parents=True, exist_ok=True)
+    OUTPUT.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,43 @@
+"""What a benchmark is: a function that returns a row."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of ``_build/bench.json``; ``ratio`` says how many times better ours is."""
+
+    name: str
+    ours: float
+    baseline: float
+    unit: str
+    ratio: float
+    device: str
+    repeats: int
+
+
+def measure_side_by_side(
+    ours: Callable[[], object], baseline: Callable[[], object], *, repeats: int = 5
+) -> tuple[float, float, float]:
+    """Median seconds of both and the median of the ratios baseline / ours, taken in turns after one warm-up each.
+
+    Turns make the ratio robust: a slow spell of the machine meets both.
+    """
+    seconds = {ours: [], baseline: []}
+    for repeat in range(repeats + 1):
+        for run in (ours, baseline):
+            started = time.perf_counter()
+            run()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            if repeat:
+                seconds[run].append(time.perf_counter() - started)
+    ratios = [slow / fast for fast, slow in zip(seconds[ours], seconds[baseline], strict=True)]
+    return statistics.median(seconds[ours]), statistics.median(seconds[baseline]), statistics.median(ratios)
