@@ -168,7 +168,9 @@ def parity_labels(x: Tensor, problem: CMSP) -> Tensor:
     return counted.sum(-1).long() % 2
 
 
-def sample_batch(problem: CMSP, batch_size: int, generators: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
+def sample_batch(
+    problem: CMSP, batch_size: int, generators: Sequence[torch.Generator], *, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor]:
     """Draw uniform samples of every task, for several independent runs at once.
 
     Each run draws from its own generator, so what a run sees does not depend on its neighbours.
@@ -181,10 +183,12 @@ def sample_batch(problem: CMSP, batch_size: int, generators: Sequence[torch.Gene
         Samples B per task.
     generators : sequence of torch.Generator
         One per run, all on the device where the samples are wanted.
+    dtype : torch.dtype
+        Of the inputs; zeros and ones are exact in all of them.
 
     Returns
     -------
-    x : Tensor, float32, shape (n_runs, n_tasks, batch_size, n_inputs)
+    x : Tensor, shape (n_runs, n_tasks, batch_size, n_inputs)
         Control bits, then task bits.
     y : Tensor, float32, shape (n_runs, n_tasks, batch_size)
         Labels, 0 or 1.
@@ -193,8 +197,8 @@ def sample_batch(problem: CMSP, batch_size: int, generators: Sequence[torch.Gene
     n_words = -(-problem.n_task_bits // WORD_BITS)
     shape = (problem.n_tasks, batch_size, n_words)
     words = torch.stack([draw_words(shape, generator) for generator in generators])
-    bits = unpack_bits(words)[..., : problem.n_task_bits]
-    control = problem.control_bits.to(device)[:, None, :].expand(len(generators), -1, batch_size, -1)
+    bits = unpack_bits(words, dtype)[..., : problem.n_task_bits]
+    control = problem.control_bits.to(device, dtype)[:, None, :].expand(len(generators), -1, batch_size, -1)
     masks = parity_masks(problem).to(device)[:, None, :]  # (tasks, 1, words)
     return torch.cat([control, bits], dim=-1), word_parity(words & masks)
 
@@ -205,10 +209,10 @@ def draw_words(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     return words.random_(-(2**63), None, generator=generator)
 
 
-def unpack_bits(words: Tensor) -> Tensor:
-    """Bits of 64-bit words, lowest first: int64 (..., n_words) to float32 (..., 64 * n_words)."""
+def unpack_bits(words: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Bits of 64-bit words, lowest first: int64 (..., n_words) to (..., 64 * n_words)."""
     values = torch.arange(_BYTE_VALUES, device=words.device)
-    table = ((values[:, None] >> torch.arange(8, device=words.device)) & 1).float()  # (256, 8)
+    table = ((values[:, None] >> torch.arange(8, device=words.device)) & 1).to(dtype)  # (256, 8)
     octets = words.view(torch.uint8).int()  # (..., 8 * n_words), lowest byte first
     return torch.nn.functional.embedding(octets, table).flatten(-2)
 

@@ -8,15 +8,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from tqdm.auto import tqdm
 
+from narrowlib.gradients import PRECISIONS, LossAndGradient, StackGradient, cross_entropy
 from narrowlib.models import MLPStack
 
 BITS_PER_NAT = 1 / math.log(2)
-CPU_CHUNK_BYTES = 16 * 2**20  # activations of one step that still sit in a laptop's caches
-GPU_CHUNK_SHARE = 0.5  # of the free memory; the rest is gradients, optimiser state and workspace
-_COPIES_PER_ACTIVATION = 3  # forward value, gradient, and a temporary
+CPU_CHUNK_BYTES = 16 * 2**20  # buffers of one step that still sit in a laptop's caches
+GPU_CHUNK_SHARE = 0.5  # of the device's memory; the rest is samples, optimiser state and workspace
 
 
 @dataclass(frozen=True)
@@ -33,12 +32,15 @@ class TrainingConfig:
         Added to Adam's denominator; 1e-5 in the paper.
     record_every : int
         Steps between two records; a record is the mean loss of the steps since the last one.
+    precision : {"float32", "bfloat16"}
+        Of matrix products and activations; parameters and optimiser are float32.
     """
 
     n_steps: int
     learning_rate: float = 1e-3
     eps: float = 1e-5
     record_every: int = 100
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
         for name in ("n_steps", "record_every"):
@@ -49,6 +51,8 @@ class TrainingConfig:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
                 raise ValueError(f"{name} is {value!r}; it must be a positive number")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision is {self.precision!r}; it must be one of {', '.join(PRECISIONS)}")
 
 
 def pick_device(device: str) -> torch.device:
@@ -73,33 +77,12 @@ def make_generators(seeds: Sequence[int], device: str | torch.device) -> list[to
     return [torch.Generator(device=device).manual_seed(seed) for seed in seeds]
 
 
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    r"""Cross entropy of every sample, in nats.
-
-    With two classes and margin :math:`m = z_1 - z_0` this is :math:`\log(1 + e^{-m})` for label 1 and
-    :math:`\log(1 + e^{m})` for label 0, computed as such.
-
-    Parameters
-    ----------
-    logits : Tensor, shape (..., n_classes)
-    labels : Tensor, shape (...)
-        Class indices; any dtype for two classes, int64 for more.
-
-    Returns
-    -------
-    Tensor, float32, shape (...)
-    """
-    logits = logits.float()
-    if logits.shape[-1] == 2:
-        return F.softplus((logits[..., 0] - logits[..., 1]) * (2 * labels - 1))
-    return F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none").view(labels.shape)
-
-
 def train_stack(
     stack: MLPStack,
     draw_batch: Callable[[], tuple[Tensor, Tensor]],
     config: TrainingConfig,
     *,
+    loss: LossAndGradient = cross_entropy,
     progress: bool = True,
     description: str = "train",
 ) -> Tensor:
@@ -116,6 +99,8 @@ def train_stack(
         Returns inputs (n_runs, n_tasks, batch, n_inputs) and labels (n_runs, n_tasks, batch), fresh
         at every call.
     config : TrainingConfig
+    loss : callable
+        Per-sample losses and their gradient in the logits, see `narrowlib.gradients.cross_entropy`.
     progress : bool
         Show a progress bar.
     description : str
@@ -127,17 +112,17 @@ def train_stack(
         Training loss in nats, every record a mean over ``config.record_every`` steps (the last one over
         what is left).  Samples are never reused, so this is also the loss on held-out data.
     """
+    gradient_of = None
     optimiser = torch.optim.Adam(stack.parameters(), lr=config.learning_rate, eps=config.eps, fused=True)
     records, total, n_summed = [], None, 0
     with tqdm(total=config.n_steps, desc=description, unit="step", disable=not progress) as bar:
         for step in range(1, config.n_steps + 1):
-            x, y = draw_batch()
-            logits = stack(x.flatten(1, 2)).unflatten(1, y.shape[1:])  # (runs, tasks, batch, classes)
-            losses = cross_entropy(logits, y).mean(-1)  # (runs, tasks)
-            optimiser.zero_grad(set_to_none=True)
-            losses.mean(1).sum().backward()
+            x, labels = draw_batch()
+            if gradient_of is None:
+                gradient_of = StackGradient(stack, labels[0].numel(), loss=loss, precision=config.precision)
+            losses = gradient_of(x.flatten(1, 2), labels.flatten(1)).view_as(labels).mean(-1)  # (runs, tasks)
             optimiser.step()
-            total = losses.detach() if total is None else total + losses.detach()
+            total = losses if total is None else total + losses
             n_summed += 1
             if step % config.record_every == 0 or step == config.n_steps:
                 records.append(total / n_summed)
@@ -155,10 +140,10 @@ def record_steps(config: TrainingConfig) -> list[int]:
 def runs_per_chunk(sizes: Sequence[int], samples_per_step: int, device: torch.device) -> int:
     """How many runs of this shape to train side by side; at least 1.
 
-    On the CPU as many as keep one step's activations in the caches, on a GPU as many as fit into half
-    of its free memory.
+    On the CPU as many as keep one step's buffers in the caches, on a GPU as many as fit into half of its memory.
     """
-    bytes_per_run = 4 * _COPIES_PER_ACTIVATION * samples_per_step * sum(sizes)
+    bytes_per_run = 4 * 2 * samples_per_step * sum(sizes)  # activations and their gradients
     is_gpu = device.type == "cuda"
-    budget = int(GPU_CHUNK_SHARE * torch.cuda.mem_get_info(device)[0]) if is_gpu else CPU_CHUNK_BYTES
+    memory = torch.cuda.get_device_properties(device).total_memory if is_gpu else 0
+    budget = int(GPU_CHUNK_SHARE * memory) if is_gpu else CPU_CHUNK_BYTES
     return max(1, budget // bytes_per_run)

@@ -13,6 +13,7 @@ import torch
 from scipy.stats import binomtest
 
 from narrowlib.cmsp import CMSP, broad_tasks, sample_batch
+from narrowlib.gradients import PRECISIONS
 from narrowlib.models import MLPStack
 from narrowlib.training import (
     BITS_PER_NAT,
@@ -42,6 +43,7 @@ class HierarchyConfig:
     batch_size: int = 2_000  # samples per task and step
     n_steps: int = 200_000  # of broad training; narrow training takes n_subtasks + 1 times as many
     learning_rate: float = 1e-3
+    precision: str = "float32"
     first_seed: int = 0
 
     def __post_init__(self) -> None:
@@ -74,7 +76,8 @@ class HierarchyConfig:
         )
 
     def _training(self, n_steps: int) -> TrainingConfig:
-        return TrainingConfig(n_steps, self.learning_rate, record_every=max(1, n_steps // N_RECORDS))
+        record_every = max(1, n_steps // N_RECORDS)
+        return TrainingConfig(n_steps, self.learning_rate, record_every=record_every, precision=self.precision)
 
 
 @dataclass(frozen=True)
@@ -144,7 +147,7 @@ def _setting_curves(
         stack = MLPStack(setting.sizes, generators)
         losses = train_stack(
             stack,
-            partial(sample_batch, problem, config.batch_size, generators),
+            partial(sample_batch, problem, config.batch_size, generators, dtype=PRECISIONS[config.precision]),
             setting.training,
             progress=progress,
             description=f"{setting.name}, seeds {chunk_seeds[0]} to {chunk_seeds[-1]}",
