@@ -8,14 +8,15 @@ from itertools import pairwise
 import torch
 from torch import nn
 
-from benchmarks.harness import Row, measure_side_by_side
+from benchmarks.harness import Row, measure_side_by_side, seconds_of
 from narrowlib.cmsp import CMSP, sample_batch
 from narrowlib.experiments.hierarchy import HierarchyConfig, Setting
+from narrowlib.gradients import PRECISIONS
 from narrowlib.models import MLPStack
 from narrowlib.records import provenance
 from narrowlib.training import TrainingConfig, make_generators, pick_device, runs_per_chunk, train_stack
 
-CPU_STEPS, GPU_STEPS = 10, 100  # of one repeat
+CPU_STEPS, GPU_STEPS = 20, 100  # of one repeat
 GPU_RUNS = 40
 
 
@@ -36,8 +37,11 @@ def _compare(name: str, setting: Setting) -> Row:
     batch_size = HierarchyConfig().batch_size
     n_runs = min(GPU_RUNS, runs_per_chunk(setting.sizes, setting.problem.n_tasks * batch_size, device)) if is_gpu else 1
     repeats = 7
+    precision = min(
+        PRECISIONS, key=lambda name: seconds_of(train_ours, setting, n_runs, batch_size, n_steps, device, name)
+    )
     ours, baseline, ratio = measure_side_by_side(
-        lambda: train_ours(setting, n_runs, batch_size, n_steps, device),
+        lambda: train_ours(setting, n_runs, batch_size, n_steps, device, precision),
         lambda: train_by_hand(setting.problem, setting.sizes, batch_size, n_steps, device),
         repeats=repeats,
     )
@@ -47,17 +51,20 @@ def _compare(name: str, setting: Setting) -> Row:
         baseline=n_steps / baseline,
         unit="seed-steps/s",
         ratio=ratio * n_runs,
-        device=provenance(device)["device"],
+        device=f"{provenance(device)['device']}, {precision}",
         repeats=repeats,
     )
 
 
-def train_ours(setting: Setting, n_runs: int, batch_size: int, n_steps: int, device: torch.device) -> None:
+def train_ours(
+    setting: Setting, n_runs: int, batch_size: int, n_steps: int, device: torch.device, precision: str
+) -> None:
     """The library's own loop."""
     generators = make_generators(range(n_runs), device)
     stack = MLPStack(setting.sizes, generators)
-    draw_batch = partial(sample_batch, setting.problem, batch_size, generators)
-    train_stack(stack, draw_batch, TrainingConfig(n_steps, record_every=n_steps), progress=False)
+    draw_batch = partial(sample_batch, setting.problem, batch_size, dtype=PRECISIONS[precision])
+    config = TrainingConfig(n_steps, record_every=n_steps, precision=precision)
+    train_stack(stack, draw_batch, generators, config, progress=False)
 
 
 def train_by_hand(problem: CMSP, sizes: tuple[int, ...], batch_size: int, n_steps: int, device: torch.device) -> None:

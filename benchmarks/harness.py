@@ -23,6 +23,15 @@ class Row:
     repeats: int
 
 
+def seconds_of(run: Callable[..., object], *arguments: object) -> float:
+    """Wall-clock seconds of one call, the device's work included."""
+    started = time.perf_counter()
+    run(*arguments)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
 def measure_side_by_side(
     ours: Callable[[], object], baseline: Callable[[], object], *, repeats: int = 5
 ) -> tuple[float, float, float]:
@@ -33,11 +42,8 @@ def measure_side_by_side(
     seconds = {ours: [], baseline: []}
     for repeat in range(repeats + 1):
         for run in (ours, baseline):
-            started = time.perf_counter()
-            run()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
+            elapsed = seconds_of(run)
             if repeat:
-                seconds[run].append(time.perf_counter() - started)
+                seconds[run].append(elapsed)
     ratios = [slow / fast for fast, slow in zip(seconds[ours], seconds[baseline], strict=True)]
     return statistics.median(seconds[ours]), statistics.median(seconds[baseline]), statistics.median(ratios)

@@ -13,8 +13,10 @@ import os
 import platform
 import subprocess
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pandas as pd
@@ -92,6 +94,41 @@ def load(name: str, folder: str | Path = PAPER_RESULTS) -> Record:
     if _sha256(table) != expected:
         raise BadRecordError(f"the record {name!r} is damaged: {table} is not the table that {about} describes")
     return Record(name, pd.read_parquet(table), described.get("config", {}), described.get("provenance", {}))
+
+
+def recorded(
+    name: str, config: dict[str, Any], compute: Callable[[], pd.DataFrame], folder: str | Path | None
+) -> pd.DataFrame:
+    """A table from its record when there is a good one of the same configuration, else computed and recorded.
+
+    Parameters
+    ----------
+    name : str
+        Name of the record.
+    config : dict
+        Everything the table depends on; what json holds.
+    compute : callable
+        Makes the table.
+    folder : path or None
+        Where records are kept; with None nothing is read or written.
+    """
+    if folder is None:
+        return compute()
+    try:
+        record = load(name, folder)
+        if record.config == json.loads(json.dumps(config)):
+            return record.frame
+    except BadRecordError:
+        pass
+    frame = compute()
+    save(Record(name, frame, config), folder)
+    return frame
+
+
+def source_digest(*modules: ModuleType) -> str:
+    """A short hash of the source of modules: results of different code do not mix."""
+    sources = [Path(module.__file__).read_bytes() for module in modules]
+    return hashlib.sha256(b"\0".join(sources)).hexdigest()[:16]
 
 
 def provenance(device: str | torch.device = "auto") -> dict[str, Any]:

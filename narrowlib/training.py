@@ -5,15 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from narrowlib.checkpoints import Checkpoint
 from narrowlib.gradients import PRECISIONS, LossAndGradient, StackGradient, cross_entropy
 from narrowlib.models import MLPStack
 
 BITS_PER_NAT = 1 / math.log(2)
+
+DrawBatch = Callable[[Sequence[torch.Generator]], tuple[Tensor, Tensor]]
 CPU_CHUNK_BYTES = 16 * 2**20  # buffers of one step that still sit in a laptop's caches
 GPU_CHUNK_SHARE = 0.5  # of the device's memory; the rest is samples, optimiser state and workspace
 
@@ -79,10 +83,12 @@ def make_generators(seeds: Sequence[int], device: str | torch.device) -> list[to
 
 def train_stack(
     stack: MLPStack,
-    draw_batch: Callable[[], tuple[Tensor, Tensor]],
+    draw_batch: DrawBatch,
+    generators: Sequence[torch.Generator],
     config: TrainingConfig,
     *,
     loss: LossAndGradient = cross_entropy,
+    checkpoint: Path | None = None,
     progress: bool = True,
     description: str = "train",
 ) -> Tensor:
@@ -96,11 +102,16 @@ def train_stack(
     stack : MLPStack
         Trained in place.
     draw_batch : callable
-        Returns inputs (n_runs, n_tasks, batch, n_inputs) and labels (n_runs, n_tasks, batch), fresh
-        at every call.
+        From the generators to inputs (n_runs, n_tasks, batch, n_inputs) and labels (n_runs, n_tasks, batch),
+        fresh at every call.
+    generators : sequence of torch.Generator
+        One per run; the only source of randomness.
     config : TrainingConfig
     loss : callable
         Per-sample losses and their gradient in the logits, see `narrowlib.gradients.cross_entropy`.
+    checkpoint : Path, optional
+        File to leave off in about once a minute.  When it is there and was left by a run of the same shape and
+        configuration, training goes on from it, to the same result bit for bit.  It is removed at the end.
     progress : bool
         Show a progress bar.
     description : str
@@ -112,22 +123,28 @@ def train_stack(
         Training loss in nats, every record a mean over ``config.record_every`` steps (the last one over
         what is left).  Samples are never reused, so this is also the loss on held-out data.
     """
-    gradient_of = None
     optimiser = torch.optim.Adam(stack.parameters(), lr=config.learning_rate, eps=config.eps, fused=True)
-    records, total, n_summed = [], None, 0
-    with tqdm(total=config.n_steps, desc=description, unit="step", disable=not progress) as bar:
-        for step in range(1, config.n_steps + 1):
-            x, labels = draw_batch()
+    store = None if checkpoint is None else Checkpoint(checkpoint, stack, optimiser, generators, config)
+    step, records = (0, []) if store is None else store.resume()
+    gradient_of = total = None
+    n_summed = 0
+    with tqdm(total=config.n_steps, initial=step, desc=description, unit="step", disable=not progress) as bar:
+        while step < config.n_steps:
+            x, labels = draw_batch(generators)
             if gradient_of is None:
                 gradient_of = StackGradient(stack, labels[0].numel(), loss=loss, precision=config.precision)
             losses = gradient_of(x.flatten(1, 2), labels.flatten(1)).view_as(labels).mean(-1)  # (runs, tasks)
             optimiser.step()
             total = losses if total is None else total + losses
-            n_summed += 1
+            step, n_summed = step + 1, n_summed + 1
             if step % config.record_every == 0 or step == config.n_steps:
                 records.append(total / n_summed)
                 bar.update(n_summed)
                 total, n_summed = None, 0
+                if store is not None:
+                    store.save_if_due(step, records)
+    if store is not None:
+        store.remove()
     return torch.stack(records).cpu()
 
 

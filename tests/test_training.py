@@ -11,7 +11,6 @@ from narrowlib.cmsp import CMSP, broad_tasks, sample_batch
 from narrowlib.models import MLPStack
 from narrowlib.training import (
     TrainingConfig,
-    cross_entropy,
     make_generators,
     pick_device,
     record_steps,
@@ -23,23 +22,12 @@ PROBLEM = CMSP(2, 2, 8, broad_tasks(2))
 SIZES = (PROBLEM.n_inputs, 16, 16, 2)
 
 
-def train(seeds, n_steps=60, record_every=20, batch_size=32):
+def train(seeds, n_steps=60, record_every=20, batch_size=32, **more):
     generators = make_generators(seeds, "cpu")
     stack = MLPStack(SIZES, generators)
-    draw_batch = partial(sample_batch, PROBLEM, batch_size, generators)
+    draw_batch = partial(sample_batch, PROBLEM, batch_size)
     config = TrainingConfig(n_steps, learning_rate=3e-3, record_every=record_every)
-    return train_stack(stack, draw_batch, config, progress=False), stack
-
-
-def test_two_class_cross_entropy_is_torchs():
-    generator = torch.Generator().manual_seed(0)
-    logits = 10 * torch.randn(3, 50, 2, generator=generator)
-    labels = torch.randint(2, (3, 50), generator=generator)
-    expected = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view(3, 50)
-    torch.testing.assert_close(cross_entropy(logits, labels.float()), expected)
-    three = torch.randn(3, 50, 3, generator=generator)
-    expected = F.cross_entropy(three.flatten(0, 1), labels.flatten(), reduction="none").view(3, 50)
-    torch.testing.assert_close(cross_entropy(three, labels), expected)
+    return train_stack(stack, draw_batch, generators, config, progress=False, **more), stack
 
 
 def test_stack_member_trains_as_it_would_alone():
@@ -105,6 +93,7 @@ def test_records_cover_every_step_once(n_steps, every):
         ({"learning_rate": "1e-3"}, "learning_rate is '1e-3'"),
         ({"eps": math.inf}, "eps is inf"),
         ({"record_every": -1}, "record_every is -1"),
+        ({"precision": "float16"}, "precision is 'float16'; it must be one of float32, bfloat16"),
     ],
 )
 def test_bad_settings_are_refused(changes, says):

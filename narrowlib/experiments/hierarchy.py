@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 from scipy.stats import binomtest
 
+from narrowlib import cmsp, gradients, models, training
 from narrowlib.cmsp import CMSP, broad_tasks, sample_batch
 from narrowlib.gradients import PRECISIONS
 from narrowlib.models import MLPStack
+from narrowlib.records import recorded, source_digest
 from narrowlib.training import (
     BITS_PER_NAT,
     TrainingConfig,
@@ -103,7 +107,9 @@ def matched_width(sizes: Sequence[int]) -> int:
     return max(1, round((n_parameters - n_out) / (n_in + 1 + n_out)))
 
 
-def learning_curves(config: HierarchyConfig, *, device: str = "auto", progress: bool = True) -> pd.DataFrame:
+def learning_curves(
+    config: HierarchyConfig, *, device: str = "auto", checkpoints: str | Path = "", progress: bool = True
+) -> pd.DataFrame:
     """Loss on every task while training, for the four settings of the claims and every seed.
 
     Broad runs see ``batch_size`` fresh samples of every task at each step.  Narrow runs see
@@ -115,6 +121,9 @@ def learning_curves(config: HierarchyConfig, *, device: str = "auto", progress: 
     ----------
     config : HierarchyConfig
     device : {"auto", "cpu", "cuda"}
+    checkpoints : path, optional
+        Folder to leave off in: finished runs are kept there and unfinished ones saved about once a minute.  The
+        same call of the same code goes on from them after a kill, to the same table.  Empty: nothing is kept.
     progress : bool
         Show one progress bar per setting and chunk of seeds.
 
@@ -130,29 +139,45 @@ def learning_curves(config: HierarchyConfig, *, device: str = "auto", progress: 
     Source: Michaud, Parker-Sartori and Tegmark (2025), Fig 2 and 7.
     """
     where = pick_device(device)
-    frames = [frame for setting in config.settings for frame in _setting_curves(setting, config, where, progress)]
+    folder = Path(checkpoints) / source_digest(cmsp, gradients, models, training) if checkpoints else None
+    frames = []
+    for setting in config.settings:
+        for seeds in _chunks(setting, config, where):
+            name = re.sub(r"\W+", "-", f"{setting.name}-{seeds[0]}-{seeds[-1]}")
+            made_by = {**asdict(config), "device": where.type}
+            train = partial(_train, setting, config, seeds, where, folder and folder / f"{name}.safetensors", progress)
+            frames.append(recorded(name, made_by, train, folder))
     return pd.concat(frames, ignore_index=True)
 
 
-def _setting_curves(
-    setting: Setting, config: HierarchyConfig, device: torch.device, progress: bool
-) -> Iterator[pd.DataFrame]:
-    problem = setting.problem
-    samples_per_step = problem.n_tasks * config.batch_size
-    chunk = runs_per_chunk(setting.sizes, samples_per_step, device)
+def _chunks(setting: Setting, config: HierarchyConfig, device: torch.device) -> Iterator[range]:
+    """The seeds, in ranges that are trained side by side."""
+    chunk = runs_per_chunk(setting.sizes, setting.problem.n_tasks * config.batch_size, device)
     seeds = range(config.first_seed, config.first_seed + config.n_seeds)
-    for start in range(0, len(seeds), chunk):
-        chunk_seeds = seeds[start : start + chunk]
-        generators = make_generators(chunk_seeds, device)
-        stack = MLPStack(setting.sizes, generators)
-        losses = train_stack(
-            stack,
-            partial(sample_batch, problem, config.batch_size, generators, dtype=PRECISIONS[config.precision]),
-            setting.training,
-            progress=progress,
-            description=f"{setting.name}, seeds {chunk_seeds[0]} to {chunk_seeds[-1]}",
-        )
-        yield _tidy(losses * BITS_PER_NAT, setting, stack, chunk_seeds, config.batch_size)
+    return (seeds[start : start + chunk] for start in range(0, len(seeds), chunk))
+
+
+def _train(
+    setting: Setting,
+    config: HierarchyConfig,
+    seeds: range,
+    device: torch.device,
+    checkpoint: Path | None,
+    progress: bool,
+) -> pd.DataFrame:
+    generators = make_generators(seeds, device)
+    stack = MLPStack(setting.sizes, generators)
+    dtype = PRECISIONS[config.precision]
+    losses = train_stack(
+        stack,
+        partial(sample_batch, setting.problem, config.batch_size, dtype=dtype),
+        generators,
+        setting.training,
+        checkpoint=checkpoint,
+        progress=progress,
+        description=f"{setting.name}, seeds {seeds[0]} to {seeds[-1]}",
+    )
+    return _tidy(losses * BITS_PER_NAT, setting, stack, seeds, config.batch_size)
 
 
 def _tidy(bits: torch.Tensor, setting: Setting, stack: MLPStack, seeds: Sequence[int], batch_size: int) -> pd.DataFrame:

@@ -1,0 +1,96 @@
+"""Where a training run leaves off, so that the same command goes on after a kill."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+SECONDS_BETWEEN = 60.0
+_MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # what Adam remembers of a parameter
+
+
+class Checkpoint:
+    """One file that holds all of a training run: parameters, optimiser, generators, and what was recorded.
+
+    It is written under a temporary name and then renamed, and names the run it belongs to; a file that is damaged
+    or of another run is not used.
+
+    Parameters
+    ----------
+    path : Path
+    model : Module
+    optimiser : torch.optim.Adam
+        Of that model's parameters.
+    generators : sequence of torch.Generator
+    config : dataclass
+        Anything that the run depends on beside the shapes of the model.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        model: nn.Module,
+        optimiser: torch.optim.Adam,
+        generators: Sequence[torch.Generator],
+        config: Any,
+    ) -> None:
+        self.path, self.model, self.optimiser, self.generators = Path(path), model, optimiser, generators
+        shapes = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
+        seeds = [generator.initial_seed() for generator in generators]
+        self.run = json.dumps({"config": asdict(config), "shapes": shapes, "seeds": seeds}, sort_keys=True)
+        self._saved_at = time.monotonic()
+
+    def save_if_due(self, step: int, records: Sequence[Tensor]) -> None:
+        """Save when the last time is long enough ago."""
+        if time.monotonic() - self._saved_at >= SECONDS_BETWEEN:
+            self.save(step, records)
+
+    def save(self, step: int, records: Sequence[Tensor]) -> None:
+        """Write everything; ``records`` is a list of equal shapes, one for each record so far."""
+        tensors = {"records": torch.stack(list(records))}
+        for name, parameter in self.model.named_parameters():
+            tensors[f"parameter.{name}"] = parameter.detach()
+            for moment in _MOMENTS:
+                tensors[f"{moment}.{name}"] = self.optimiser.state[parameter][moment]
+        for number, generator in enumerate(self.generators):
+            tensors[f"generator.{number}"] = generator.get_state()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_name(f".{self.path.name}.part")
+        save_file(
+            {name: tensor.cpu() for name, tensor in tensors.items()}, temporary, {"run": self.run, "step": str(step)}
+        )
+        temporary.replace(self.path)
+        self._saved_at = time.monotonic()
+
+    def resume(self) -> tuple[int, list[Tensor]]:
+        """Put everything back as it was saved; the step to go on from and the records so far, ``(0, [])`` if none."""
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                about = file.metadata() or {}
+                if about.get("run") != self.run:
+                    return 0, []
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        except (OSError, SafetensorError):
+            return 0, []
+        with torch.no_grad():
+            for name, parameter in self.model.named_parameters():
+                parameter.copy_(tensors[f"parameter.{name}"])
+                moments = {moment: tensors[f"{moment}.{name}"].to(parameter.device) for moment in _MOMENTS}
+                self.optimiser.state[parameter] = moments
+        for number, generator in enumerate(self.generators):
+            generator.set_state(tensors[f"generator.{number}"])
+        device = next(self.model.parameters()).device
+        return int(about["step"]), list(tensors["records"].to(device))
+
+    def remove(self) -> None:
+        """Delete the file, when the run is over."""
+        self.path.unlink(missing_ok=True)

@@ -1,0 +1,143 @@
+"""A run that is killed goes on to the same end, bit for bit."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+import test_training
+import torch
+
+from narrowlib import checkpoints, training
+from narrowlib.experiments import hierarchy
+from narrowlib.experiments.hierarchy import HierarchyConfig, learning_curves
+
+TINY = HierarchyConfig(2, 2, 6, n_seeds=3, width=16, batch_size=16, n_steps=40, learning_rate=1e-2)
+
+
+class KilledError(Exception):
+    pass
+
+
+@pytest.fixture
+def always_save(monkeypatch):
+    monkeypatch.setattr(checkpoints, "SECONDS_BETWEEN", 0.0)
+
+
+def kill_at(monkeypatch, step):
+    """Make training stop right after the record of this step."""
+    save = checkpoints.Checkpoint.save
+
+    def save_and_die(self, at, records):
+        save(self, at, records)
+        if at == step:
+            raise KilledError
+
+    monkeypatch.setattr(checkpoints.Checkpoint, "save", save_and_die)
+
+
+def assert_same(first, second):
+    assert torch.equal(first[0], second[0])
+    assert all(torch.equal(a, b) for a, b in zip(first[1].parameters(), second[1].parameters(), strict=True))
+
+
+def test_resumed_is_uninterrupted(tmp_path, monkeypatch, always_save):
+    path = tmp_path / "run.safetensors"
+    whole = test_training.train((0, 1))
+    with monkeypatch.context() as patch:
+        kill_at(patch, 40)
+        with pytest.raises(KilledError):
+            test_training.train((0, 1), checkpoint=path)
+    assert path.is_file()
+    steps = []
+    monkeypatch.setattr(training.torch.optim.Adam, "step", counted(training.torch.optim.Adam.step, steps))
+    assert_same(test_training.train((0, 1), checkpoint=path), whole)
+    assert len(steps) == 20  # of 60: finished work is not done again
+    assert not path.exists()
+
+
+def counted(step, calls):
+    def wrapper(self, *arguments, **named):
+        calls.append(1)
+        return step(self, *arguments, **named)
+
+    return wrapper
+
+
+@pytest.mark.parametrize("harm", ["truncated", "empty", "another seed", "other settings", "other text"])
+def test_useless_checkpoint_is_ignored(tmp_path, monkeypatch, always_save, harm):
+    path = tmp_path / "run.safetensors"
+    seeds, more = (
+        ((5, 6), {}) if harm == "another seed" else ((0, 1), {"n_steps": 61} if harm == "other settings" else {})
+    )
+    with monkeypatch.context() as patch:
+        kill_at(patch, 40)
+        with pytest.raises(KilledError):
+            test_training.train(seeds, checkpoint=path, **more)
+    content = path.read_bytes()
+    path.write_bytes({"truncated": content[:-9], "empty": b"", "other text": b"hello" * 99}.get(harm, content))
+    assert_same(test_training.train((0, 1), checkpoint=path), test_training.train((0, 1)))
+
+
+def test_nothing_is_saved_before_it_is_due(tmp_path):
+    path = tmp_path / "run.safetensors"
+    test_training.train((0,), checkpoint=path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_experiment_resumes_to_the_same_table(tmp_path, monkeypatch, always_save):
+    monkeypatch.setattr(hierarchy, "runs_per_chunk", lambda *_: 2)
+    whole = learning_curves(TINY, device="cpu", progress=False)
+    with monkeypatch.context() as patch:
+        kill_at(patch, 80)  # in the narrow runs, after the first setting is done
+        with pytest.raises(KilledError):
+            learning_curves(TINY, device="cpu", checkpoints=tmp_path, progress=False)
+    (folder,) = tmp_path.iterdir()
+    assert len(list(folder.glob("*.parquet"))) == 2 and len(list(folder.glob("*.safetensors"))) == 1
+    trained = []
+    monkeypatch.setattr(hierarchy, "_train", counted_name(hierarchy._train, trained))
+    resumed = learning_curves(TINY, device="cpu", checkpoints=tmp_path, progress=False)
+    pd.testing.assert_frame_equal(resumed, whole)
+    assert trained == ["narrow, depth 3"] * 2 + ["broad, depth 2"] * 2 + ["broad, depth 2, wide"] * 2
+
+
+def counted_name(train, names):
+    def wrapper(setting, *arguments):
+        names.append(setting.name)
+        return train(setting, *arguments)
+
+    return wrapper
+
+
+def test_other_settings_do_not_take_the_records_of_these(tmp_path):
+    learning_curves(TINY, device="cpu", checkpoints=tmp_path, progress=False)
+    other = dataclasses.replace(TINY, learning_rate=1e-3)
+    mixed = learning_curves(other, device="cpu", checkpoints=tmp_path, progress=False)
+    pd.testing.assert_frame_equal(mixed, learning_curves(other, device="cpu", progress=False))
+
+
+def test_real_kill(tmp_path):
+    """SIGKILL in the middle, then the same command again."""
+    code = (
+        "import sys; from narrowlib import checkpoints; checkpoints.SECONDS_BETWEEN = 0.0\n"
+        "from narrowlib.experiments.hierarchy import HierarchyConfig, learning_curves\n"
+        "config = HierarchyConfig(2, 2, 6, n_seeds=2, width=16, batch_size=16, n_steps=int(sys.argv[2]))\n"
+        "learning_curves(config, device='cpu', checkpoints=sys.argv[1], progress=False).to_parquet(sys.argv[3])"
+    )
+
+    def command(folder):
+        return [sys.executable, "-c", code, tmp_path / folder, "400", tmp_path / f"{folder}.parquet"]
+
+    process = subprocess.Popen(command("killed"))
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("killed/*/*.safetensors")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    for folder in ("killed", "whole"):
+        subprocess.run(command(folder), check=True)
+    assert (tmp_path / "killed.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
