@@ -19,7 +19,11 @@ CONDA_ENV := $(if $(filter-out base,$(CONDA_DEFAULT_ENV)),$(CONDA_PREFIX))
 ACTIVE := $(or $(VIRTUAL_ENV),$(CONDA_ENV))
 ENV := $(or $(ACTIVE),$(CURDIR)/.venv)
 PY := $(ENV)/bin/python
-INSTALL := $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
+define install
+	@echo "installing $(1) into $(ENV)"
+	@$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '$(1)' \
+	    || { echo "the packages could not be installed; pip says why above (is there a network?)" >&2; exit 1; }
+endef
 LOCK := pyproject.toml constraints.txt
 
 help:  ## this list
@@ -55,19 +59,19 @@ clean:  ## remove everything built, executed notebooks included; the environment
 	rm -rf _build .snakemake .pytest_cache .ruff_cache .hypothesis
 
 $(ENV)/.installed-book: $(LOCK) | $(PY)
-	$(INSTALL) '.[book]'
+	$(call install,.[book])
 	@touch $@
 
 $(ENV)/.installed-test: $(LOCK) | $(PY)
-	$(INSTALL) '.[book,test]'
+	$(call install,.[book,test])
 	@touch $@ $(ENV)/.installed-book
 
 $(ENV)/.installed-lint: $(LOCK) | $(PY)
-	$(INSTALL) '.[lint]'
+	$(call install,.[lint])
 	@touch $@
 
 $(ENV)/.installed-bench: $(LOCK) | $(PY)
-	$(INSTALL) '.[bench]'
+	$(call install,.[bench])
 	@touch $@
 
 $(CURDIR)/.venv/bin/python:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import torch
 from torch import Tensor
@@ -124,6 +124,21 @@ class CMSP:
             control[row, list(task)] = 1.0
         return control
 
+    @cached_property
+    def parity_masks(self) -> Tensor:
+        """Positions that count in every task, as the bits of words: int64 of shape (n_tasks, n_words)."""
+        masks = torch.zeros(self.n_tasks, self.n_words, dtype=torch.int64)
+        for row, task in enumerate(self.tasks):
+            for position in self.positions(task):
+                word, bit = divmod(position, WORD_BITS)
+                masks[row, word] |= (1 << bit) - (1 << WORD_BITS if bit == WORD_BITS - 1 else 0)  # the sign bit
+        return masks
+
+    @property
+    def n_words(self) -> int:
+        """Number of 64-bit words that hold a sample's task bits."""
+        return -(-self.n_task_bits // WORD_BITS)
+
     def positions(self, task: Sequence[int]) -> tuple[int, ...]:
         """Task-bit positions whose parity is the label of ``task``."""
         return tuple(sorted(position for i in task for position in self.subsets[i]))
@@ -194,12 +209,11 @@ def sample_batch(
         Labels, 0 or 1.
     """
     device = generators[0].device
-    n_words = -(-problem.n_task_bits // WORD_BITS)
-    shape = (problem.n_tasks, batch_size, n_words)
+    shape = (problem.n_tasks, batch_size, problem.n_words)
     words = torch.stack([draw_words(shape, generator) for generator in generators])
     bits = unpack_bits(words, dtype)[..., : problem.n_task_bits]
     control = problem.control_bits.to(device, dtype)[:, None, :].expand(len(generators), -1, batch_size, -1)
-    masks = parity_masks(problem).to(device)[:, None, :]  # (tasks, 1, words)
+    masks = problem.parity_masks.to(device)[:, None, :]  # (tasks, 1, words)
     return torch.cat([control, bits], dim=-1), word_parity(words & masks)
 
 
@@ -211,21 +225,14 @@ def draw_words(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
 
 def unpack_bits(words: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Bits of 64-bit words, lowest first: int64 (..., n_words) to (..., 64 * n_words)."""
-    values = torch.arange(_BYTE_VALUES, device=words.device)
-    table = ((values[:, None] >> torch.arange(8, device=words.device)) & 1).to(dtype)  # (256, 8)
     octets = words.view(torch.uint8).int()  # (..., 8 * n_words), lowest byte first
-    return torch.nn.functional.embedding(octets, table).flatten(-2)
+    return torch.nn.functional.embedding(octets, _bits_of_bytes(words.device, dtype)).flatten(-2)
 
 
-def parity_masks(problem: CMSP) -> Tensor:
-    """Masks of the positions that count, as words: int64 of shape (n_tasks, n_words)."""
-    n_words = -(-problem.n_task_bits // WORD_BITS)
-    masks = torch.zeros(problem.n_tasks, n_words, dtype=torch.int64)
-    for row, task in enumerate(problem.tasks):
-        for position in problem.positions(task):
-            bit = position % WORD_BITS
-            masks[row, position // WORD_BITS] |= (1 << bit) - (1 << 64 if bit == 63 else 0)
-    return masks
+@cache
+def _bits_of_bytes(device: torch.device, dtype: torch.dtype) -> Tensor:
+    values = torch.arange(_BYTE_VALUES, device=device)
+    return ((values[:, None] >> torch.arange(8, device=device)) & 1).to(dtype)  # (256, 8)
 
 
 def word_parity(words: Tensor) -> Tensor:

@@ -59,7 +59,7 @@ def test_conda_environment_installs_the_same():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     pip = next(entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
     makefile = (ROOT / "Makefile").read_text()
-    extras = re.search(r"installed-test:.*\n\t\$\(INSTALL\) '(.*)'", makefile).group(1)
+    extras = re.search(r"installed-test:.*\n\t\$\(call install,(.*)\)", makefile).group(1)
     assert pip == ["--constraint constraints.txt", f"--editable {extras}"]
     assert "--constraint constraints.txt --editable" in makefile
     python = next(entry for entry in environment["dependencies"] if str(entry).startswith("python="))

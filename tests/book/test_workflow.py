@@ -180,6 +180,14 @@ def test_warning_fails_the_build_every_time(tree):
         assert result.returncode != 0 and "nowhere" in result.stdout + result.stderr
 
 
+def test_damaged_result_is_made_again(tree):
+    (path,) = (tree / "_build" / "executed" / "second").glob("*.ipynb")
+    path.write_bytes(path.read_bytes()[:500])
+    result = snakemake(tree)
+    assert result.returncode == 0 and "is damaged; its chapter is executed again" in result.stderr
+    json.loads(path.read_text())
+
+
 def test_removed_page_leaves_the_stage(tree):
     (tree / "_toc.yml").write_text((tree / "_toc.yml").read_text().replace("  - file: book/third\n", ""))
     assert rebuilt(tree) == set()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from pathlib import Path
 from typing import Any
 
 import chapters
@@ -20,6 +22,7 @@ def make_plan(profile: str) -> dict[str, Any]:
     executed = {}
     for chapter in chapters.names():
         path = chapters.executed_path(chapter, chapters.profile_parameters(chapter, profile))
+        _remove_if_damaged(path)
         executed[chapter] = str(path.relative_to(chapters.ROOT))
     files = [chapters.ROOT / "_config.yml", chapters.ROOT / "_toc.yml", chapters.ROOT / "constraints.txt"]
     files += [path for path in chapters.BOOK.rglob("*") if path.is_file()]
@@ -27,3 +30,14 @@ def make_plan(profile: str) -> dict[str, Any]:
     plan = {"profile": profile, "executed": executed, "sources": sources}
     chapters.write_if_changed(chapters.BUILD / "plan.json", json.dumps(plan, indent=1))
     return plan
+
+
+def _remove_if_damaged(path: Path) -> None:
+    """An executed notebook that cannot be read counts as not there."""
+    try:
+        json.loads(path.read_bytes())
+    except FileNotFoundError:
+        pass
+    except ValueError:
+        print(f"{path.relative_to(chapters.ROOT)} is damaged; its chapter is executed again", file=sys.stderr)
+        path.unlink()
