@@ -20,10 +20,11 @@ ACTIVE := $(or $(VIRTUAL_ENV),$(CONDA_ENV))
 ENV := $(or $(ACTIVE),$(CURDIR)/.venv)
 PY := $(ENV)/bin/python
 define install
-	@echo "installing $(1) into $(ENV)"
-	@$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '$(1)' \
+	@echo "installing narrowlib[$(1)] into $(ENV)"
+	@$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(1)]' \
 	    || { echo "the packages could not be installed; pip says why above (is there a network?)" >&2; exit 1; }
 endef
+BOOK_AND_TEST := book,test
 LOCK := pyproject.toml constraints.txt
 
 help:  ## this list
@@ -59,19 +60,19 @@ clean:  ## remove everything built, executed notebooks included; the environment
 	rm -rf _build .snakemake .pytest_cache .ruff_cache .hypothesis
 
 $(ENV)/.installed-book: $(LOCK) | $(PY)
-	$(call install,.[book])
+	$(call install,book)
 	@touch $@
 
 $(ENV)/.installed-test: $(LOCK) | $(PY)
-	$(call install,.[book,test])
+	$(call install,$(BOOK_AND_TEST))
 	@touch $@ $(ENV)/.installed-book
 
 $(ENV)/.installed-lint: $(LOCK) | $(PY)
-	$(call install,.[lint])
+	$(call install,lint)
 	@touch $@
 
 $(ENV)/.installed-bench: $(LOCK) | $(PY)
-	$(call install,.[bench])
+	$(call install,bench)
 	@touch $@
 
 $(CURDIR)/.venv/bin/python:

@@ -59,9 +59,9 @@ def test_conda_environment_installs_the_same():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     pip = next(entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
     makefile = (ROOT / "Makefile").read_text()
-    extras = re.search(r"installed-test:.*\n\t\$\(call install,(.*)\)", makefile).group(1)
-    assert pip == ["--constraint constraints.txt", f"--editable {extras}"]
-    assert "--constraint constraints.txt --editable" in makefile
+    extras = re.search(r"BOOK_AND_TEST := (.*)", makefile).group(1)
+    assert pip == ["--constraint constraints.txt", f"--editable .[{extras}]"]
+    assert "--constraint constraints.txt --editable '.[$(1)]'" in makefile
     python = next(entry for entry in environment["dependencies"] if str(entry).startswith("python="))
     assert PROJECT["requires-python"] == f">={python.removeprefix('python=')}"
 
