@@ -29,8 +29,6 @@ def make_plan(profile: str) -> dict[str, Any]:
     sources = {str(path.relative_to(chapters.ROOT)): chapters.digest(path) for path in sorted(files)}
     plan = {"profile": profile, "executed": executed, "sources": sources}
     chapters.write_if_changed(chapters.BUILD / "plan.json", json.dumps(plan, indent=1))
-    if not all((chapters.ROOT / notebook).is_file() for notebook in executed.values()):
-        (chapters.BUILD / "staged").unlink(missing_ok=True)  # to be staged anew, though the site looks finished
     return plan
 
 
