@@ -14,60 +14,99 @@ from narrowlib.experiments.hierarchy import HierarchyConfig, Setting
 from narrowlib.gradients import PRECISIONS
 from narrowlib.models import MLPStack
 from narrowlib.records import provenance
-from narrowlib.training import TrainingConfig, make_generators, pick_device, runs_per_chunk, train_stack
+from narrowlib.training import TrainingConfig, make_generators, pick_device, train_stack
 
 CPU_STEPS, GPU_STEPS = 20, 100  # of one repeat
-GPU_RUNS = 40
+CPU_RUNS, GPU_RUNS = (1, 4, 16), (1, 4, 16, 40, 160)  # side by side, for the cost of more runs
+FIG_2_RUNS = 40
+REPEATS = 7
+MATMUL_SIZE = {"cpu": 2048, "cuda": 8192}  # large enough to reach the device's rate
+BATCH_SIZE = HierarchyConfig().batch_size
+BROAD, NARROW, *_ = HierarchyConfig().settings
 
 
-def cmsp_train() -> Row:
+def cmsp_train() -> list[Row]:
     """Broad training, depth 3: seed-steps per second."""
-    return _compare("cmsp-train", HierarchyConfig().settings[0])
+    return [_against_baseline("cmsp-train", BROAD)]
 
 
-def cmsp_train_narrow() -> Row:
+def cmsp_train_narrow() -> list[Row]:
     """Narrow training, depth 3: seed-steps per second."""
-    return _compare("cmsp-train-narrow", HierarchyConfig().settings[1])
+    return [_against_baseline("cmsp-train-narrow", NARROW)]
 
 
-def _compare(name: str, setting: Setting) -> Row:
+def cmsp_train_runs() -> list[Row]:
+    """Broad training with more and more runs side by side, each against a single run."""
     device = pick_device("auto")
-    is_gpu = device.type == "cuda"
-    n_steps = GPU_STEPS if is_gpu else CPU_STEPS
-    batch_size = HierarchyConfig().batch_size
-    n_runs = min(GPU_RUNS, runs_per_chunk(setting.sizes, setting.problem.n_tasks * batch_size, device)) if is_gpu else 1
-    repeats = 7
-    precision = min(
-        PRECISIONS, key=lambda name: seconds_of(train_ours, setting, n_runs, batch_size, n_steps, device, name)
-    )
+    precision = _faster_precision(BROAD, 1, device)
+    counts = GPU_RUNS if device.type == "cuda" else CPU_RUNS
+    rows = []
+    for n_runs in counts[1:]:
+        many = partial(train_ours, BROAD, n_runs, device, precision)
+        one = partial(train_ours, BROAD, 1, device, precision)
+        ours, baseline, ratio = measure_side_by_side(many, one, repeats=REPEATS)
+        n_steps = _n_steps(device)
+        speeds = n_runs * n_steps / ours, n_steps / baseline, n_runs * ratio
+        rows.append(_row(f"cmsp-train-runs-{n_runs}", *speeds, "seed-steps/s", device, precision))
+    return rows
+
+
+def cmsp_train_flops() -> list[Row]:
+    """Arithmetic of broad training per second, against the rate of a large matrix product on the same device."""
+    device = pick_device("auto")
+    n_runs = FIG_2_RUNS if device.type == "cuda" else 1
+    precision = _faster_precision(BROAD, n_runs, device)
+    size = MATMUL_SIZE[device.type]
+    a = torch.randn(size, size, device=device).to(PRECISIONS[precision])
+    train = partial(train_ours, BROAD, n_runs, device, precision)
+    ours, baseline, _ = measure_side_by_side(train, lambda: a @ a, repeats=REPEATS)
+    done = flops_per_step(BROAD.sizes, BROAD.problem.n_tasks * BATCH_SIZE) * n_runs * _n_steps(device) / ours
+    possible = 2 * size**3 / baseline
+    return [_row("cmsp-train-flops", done / 1e9, possible / 1e9, done / possible, "GFLOP/s", device, precision)]
+
+
+def flops_per_step(sizes: tuple[int, ...], n_samples: int) -> int:
+    """Multiplications and additions in the matrix products of one step of one run: forward, weights, inputs."""
+    products = [fan_in * fan_out for fan_in, fan_out in pairwise(sizes)]
+    return 2 * n_samples * (3 * sum(products) - products[0])  # the first layer's inputs need no gradient
+
+
+def _against_baseline(name: str, setting: Setting) -> Row:
+    device = pick_device("auto")
+    n_runs = FIG_2_RUNS if device.type == "cuda" else 1
+    precision = _faster_precision(setting, n_runs, device)
     ours, baseline, ratio = measure_side_by_side(
-        lambda: train_ours(setting, n_runs, batch_size, n_steps, device, precision),
-        lambda: train_by_hand(setting.problem, setting.sizes, batch_size, n_steps, device),
-        repeats=repeats,
+        partial(train_ours, setting, n_runs, device, precision),
+        partial(train_by_hand, setting.problem, setting.sizes, device),
+        repeats=REPEATS,
     )
-    return Row(
-        name=name,
-        ours=n_runs * n_steps / ours,
-        baseline=n_steps / baseline,
-        unit="seed-steps/s",
-        ratio=ratio * n_runs,
-        device=f"{provenance(device)['device']}, {precision}",
-        repeats=repeats,
-    )
+    n_steps = _n_steps(device)
+    return _row(name, n_runs * n_steps / ours, n_steps / baseline, n_runs * ratio, "seed-steps/s", device, precision)
 
 
-def train_ours(
-    setting: Setting, n_runs: int, batch_size: int, n_steps: int, device: torch.device, precision: str
-) -> None:
+def _row(name: str, ours: float, baseline: float, ratio: float, unit: str, device: torch.device, precision: str) -> Row:
+    return Row(name, ours, baseline, unit, ratio, f"{provenance(device)['device']}, {precision}", REPEATS)
+
+
+def _faster_precision(setting: Setting, n_runs: int, device: torch.device) -> str:
+    return min(PRECISIONS, key=lambda precision: seconds_of(train_ours, setting, n_runs, device, precision))
+
+
+def _n_steps(device: torch.device) -> int:
+    return GPU_STEPS if device.type == "cuda" else CPU_STEPS
+
+
+def train_ours(setting: Setting, n_runs: int, device: torch.device, precision: str) -> None:
     """The library's own loop."""
     generators = make_generators(range(n_runs), device)
     stack = MLPStack(setting.sizes, generators)
-    draw_batch = partial(sample_batch, setting.problem, batch_size, dtype=PRECISIONS[precision])
+    draw_batch = partial(sample_batch, setting.problem, BATCH_SIZE, dtype=PRECISIONS[precision])
+    n_steps = _n_steps(device)
     config = TrainingConfig(n_steps, record_every=n_steps, precision=precision)
     train_stack(stack, draw_batch, generators, config, progress=False)
 
 
-def train_by_hand(problem: CMSP, sizes: tuple[int, ...], batch_size: int, n_steps: int, device: torch.device) -> None:
+def train_by_hand(problem: CMSP, sizes: tuple[int, ...], device: torch.device) -> None:
     """The baseline: one network, and after every step the loss of each task on a batch of its own, read at once."""
     layers: list[nn.Module] = []
     for fan_in, fan_out in pairwise(sizes):
@@ -75,8 +114,8 @@ def train_by_hand(problem: CMSP, sizes: tuple[int, ...], batch_size: int, n_step
     network = nn.Sequential(*layers[:-1]).to(device)
     optimiser = torch.optim.Adam(network.parameters(), lr=1e-3, eps=1e-5)
     history = []
-    for _ in range(n_steps):
-        batches = [_plain_batch(problem, task, batch_size, device) for task in problem.tasks]
+    for _ in range(_n_steps(device)):
+        batches = [_plain_batch(problem, task, BATCH_SIZE, device) for task in problem.tasks]
         x, y = (torch.cat(parts) for parts in zip(*batches, strict=True))
         loss = nn.functional.cross_entropy(network(x), y)
         optimiser.zero_grad()
@@ -84,7 +123,7 @@ def train_by_hand(problem: CMSP, sizes: tuple[int, ...], batch_size: int, n_step
         optimiser.step()
         with torch.no_grad():
             for task in problem.tasks:
-                x, y = _plain_batch(problem, task, batch_size, device)
+                x, y = _plain_batch(problem, task, BATCH_SIZE, device)
                 history.append(nn.functional.cross_entropy(network(x), y).item())
 
 

@@ -1,4 +1,4 @@
-"""What a benchmark is: a function that returns a row."""
+"""What a benchmark is: a function that returns rows."""
 
 from __future__ import annotations
 
