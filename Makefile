@@ -2,8 +2,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.DELETE_ON_ERROR:
-.PHONY: help book test run serve lint bench clean
+.PHONY: help book test run serve lint bench clean environment
 
 PYTHON ?= python3
 PROFILE ?= quick
@@ -16,16 +15,27 @@ CORES ?= all
 
 # The active environment, or .venv made here.  A conda base environment is left alone.
 CONDA_ENV := $(if $(filter-out base,$(CONDA_DEFAULT_ENV)),$(CONDA_PREFIX))
-ACTIVE := $(or $(VIRTUAL_ENV),$(CONDA_ENV))
-ENV := $(or $(ACTIVE),$(CURDIR)/.venv)
-PY := $(ENV)/bin/python
-define install
-	@echo "installing narrowlib[$(1)] into $(ENV)"
-	@$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(1)]' \
-	    || { echo "the packages could not be installed; pip says why above (is there a network?)" >&2; exit 1; }
-endef
+ENV := $(or $(VIRTUAL_ENV),$(CONDA_ENV),.venv)
+PY := "$(ENV)/bin/python"
 BOOK_AND_TEST := book,test
-LOCK := pyproject.toml constraints.txt
+
+# What a user passes reaches the shell as it was typed.
+export CHAPTER PROFILE ONLY
+export PARAMETERS := $(value P)
+
+# Install extras into the environment unless this checkout, with these lock files, was the last to do so.
+define install
+	@state="$$PWD $$(cat pyproject.toml constraints.txt | cksum)"; stamp="$(ENV)/.narrowlib-$(1)"; \
+	if [ "$$(cat "$$stamp" 2>/dev/null)" != "$$state" ]; then \
+	    echo "installing narrowlib[$(1)] into $(ENV)"; \
+	    $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(1)]' \
+	        || { echo "the packages could not be installed; pip says why above (is there a network?)" >&2; exit 1; }; \
+	    for other in "$(ENV)"/.narrowlib-*; do \
+	        [ "$$(cat "$$other" 2>/dev/null)" = "$$state" ] || rm -f "$$other"; \
+	    done; \
+	    echo "$$state" > "$$stamp"; \
+	fi
+endef
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,48 +43,37 @@ help:  ## this list
 	@echo "  make book PROFILE=smoke          every cell in seconds (quick: the default; paper: the paper's scale, one GPU)"
 	@echo "  make run CHAPTER=hierarchy PROFILE=quick P=\"n_seeds=4 n_steps=500\""
 
-book: $(ENV)/.installed-book  ## install, execute what is stale, render; says where the site is
-	@$(PY) -m snakemake --cores $(CORES) --resources gpu=1 --rerun-triggers mtime --rerun-incomplete --quiet all \
-	    --config profile=$(PROFILE)
-	@$(PY) workflow/scripts/report.py
+book: environment  ## install, execute what is stale, render; says where the site is
+	$(call install,book)
+	@$(PY) workflow/scripts/build.py --profile "$$PROFILE" --cores $(CORES)
 
-test: $(ENV)/.installed-test  ## install what the tests need and run them
+test: environment  ## install what the tests need and run them
+	$(call install,$(BOOK_AND_TEST))
 	@$(PY) -m pytest
 
-run: $(ENV)/.installed-book  ## execute one chapter: CHAPTER=, PROFILE=, P="name=value ...", AGAIN=1
-	@$(PY) workflow/scripts/execute.py $(CHAPTER) --profile $(PROFILE) --set '$(P)' $(if $(AGAIN),--again)
+run: environment  ## execute one chapter: CHAPTER=, PROFILE=, P="name=value ...", AGAIN=1
+	$(call install,book)
+	@$(PY) workflow/scripts/execute.py "$$CHAPTER" --profile "$$PROFILE" --set="$$PARAMETERS" $(if $(AGAIN),--again)
 
 serve: book  ## build the book and serve it on PORT (8000)
 	@echo "http://localhost:$(PORT)/ (stop with Ctrl-C)"
 	@$(PY) -m http.server $(PORT) --directory _build/html --bind 127.0.0.1
 
-lint: $(ENV)/.installed-lint  ## style and spelling
-	@$(ENV)/bin/ruff check .
-	@$(ENV)/bin/ruff format --check .
-	@$(ENV)/bin/codespell
+lint: environment  ## style and spelling
+	$(call install,lint)
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m codespell_lib
 
-bench: $(ENV)/.installed-bench  ## run the benchmarks (ONLY=name for one) and write _build/bench.json
-	@$(PY) -m benchmarks $(ONLY)
+bench: environment  ## run the benchmarks (ONLY=name for one) and write _build/bench.json
+	$(call install,bench)
+	@$(PY) -m benchmarks $$ONLY
 
 clean:  ## remove everything built, executed notebooks included; the environment stays
 	rm -rf _build .snakemake .pytest_cache .ruff_cache .hypothesis
 
-$(ENV)/.installed-book: $(LOCK) | $(PY)
-	$(call install,book)
-	@touch $@
-
-$(ENV)/.installed-test: $(LOCK) | $(PY)
-	$(call install,$(BOOK_AND_TEST))
-	@touch $@ $(ENV)/.installed-book
-
-$(ENV)/.installed-lint: $(LOCK) | $(PY)
-	$(call install,lint)
-	@touch $@
-
-$(ENV)/.installed-bench: $(LOCK) | $(PY)
-	$(call install,bench)
-	@touch $@
-
-$(CURDIR)/.venv/bin/python:
-	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else f"python is {sys.version.split()[0]}; it must be 3.11 or newer (PYTHON=... chooses another)")'
-	$(PYTHON) -m venv $(CURDIR)/.venv
+environment:
+	@if [ ! -x $(PY) ]; then \
+	    $(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else f"python is {sys.version.split()[0]}; it must be 3.11 or newer (PYTHON=... chooses another)")'; \
+	    $(PYTHON) -m venv "$(ENV)"; \
+	fi

@@ -88,6 +88,8 @@ def train_stack(
     config: TrainingConfig,
     *,
     loss: LossAndGradient = cross_entropy,
+    penalty: Callable[[], None] | None = None,
+    constraint: Callable[[], None] | None = None,
     checkpoint: Path | None = None,
     progress: bool = True,
     description: str = "train",
@@ -109,6 +111,11 @@ def train_stack(
     config : TrainingConfig
     loss : callable
         Per-sample losses and their gradient in the logits, see `narrowlib.gradients.cross_entropy`.
+    penalty : callable, optional
+        Called after every gradient; adds a penalty's gradient to the ``grad`` of the parameters.
+    constraint : callable, optional
+        Called after every step; changes the parameters in place, to hold removed units at zero or to take a proximal
+        step.
     checkpoint : Path, optional
         File to leave off in about once a minute.  When it is there and was left by a run of the same shape and
         configuration, training goes on from it, to the same result bit for bit.  It is removed at the end.
@@ -134,7 +141,11 @@ def train_stack(
             if gradient_of is None:
                 gradient_of = StackGradient(stack, labels[0].numel(), loss=loss, precision=config.precision)
             losses = gradient_of(x.flatten(1, 2), labels.flatten(1)).view_as(labels).mean(-1)  # (runs, tasks)
+            if penalty is not None:
+                penalty()
             optimiser.step()
+            if constraint is not None:
+                constraint()
             total = losses if total is None else total + losses
             step, n_summed = step + 1, n_summed + 1
             if step % config.record_every == 0 or step == config.n_steps:

@@ -15,10 +15,9 @@ sys.path.insert(0, str(ROOT / "workflow" / "scripts"))
 TRANSIENT = ("_build", ".venv", ".git", ".snakemake", "*_cache", "__pycache__", ".hypothesis")
 
 
-def snakemake(tree: Path, profile: str = "quick", *more: str) -> subprocess.CompletedProcess[str]:
+def make_book(tree: Path, profile: str = "quick") -> subprocess.CompletedProcess[str]:
     """What `make book` calls, in another tree."""
-    command = [sys.executable, "-m", "snakemake", "--cores", "2", "--resources", "gpu=1", "--rerun-triggers", "mtime"]
-    command += ["--rerun-incomplete", "--quiet", "all", *more, "--config", f"profile={profile}"]
+    command = [sys.executable, "workflow/scripts/build.py", "--profile", profile, "--cores", "2"]
     return subprocess.run(command, cwd=tree, capture_output=True, text=True)
 
 
@@ -32,6 +31,6 @@ def smoke_book(tmp_path_factory) -> Path:
     """The whole book, every cell executed at smoke scale and rendered strictly; the tree it lies in."""
     tree = tmp_path_factory.mktemp("book") / "tree"
     shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(*TRANSIENT))
-    result = snakemake(tree, "smoke")
+    result = make_book(tree, "smoke")
     assert result.returncode == 0, result.stdout + result.stderr
     return tree

@@ -113,9 +113,14 @@ def counted_name(train, names):
     return wrapper
 
 
-def test_other_settings_do_not_take_the_records_of_these(tmp_path):
-    learning_curves(TINY, device="cpu", checkpoints=tmp_path, progress=False)
-    other = dataclasses.replace(TINY, learning_rate=1e-3)
+@pytest.mark.parametrize("changes", [{"learning_rate": 1e-3}, {"batch_size": 64}, {"n_task_bits": 7, "subset_size": 3}])
+def test_other_settings_do_not_go_on_from_these(tmp_path, monkeypatch, always_save, changes):
+    """Neither from finished runs nor from one that was killed half way."""
+    other = dataclasses.replace(TINY, **changes)
+    with monkeypatch.context() as patch:
+        kill_at(patch, 80)
+        with pytest.raises(KilledError):
+            learning_curves(TINY, device="cpu", checkpoints=tmp_path, progress=False)
     mixed = learning_curves(other, device="cpu", checkpoints=tmp_path, progress=False)
     pd.testing.assert_frame_equal(mixed, learning_curves(other, device="cpu", progress=False))
 

@@ -32,6 +32,11 @@ def test_verdicts(broad, narrow, expected):
     assert table["paper"].tolist() == [0.675, 0.0]
 
 
+def test_a_composite_that_is_never_learned_does_not_count():
+    table = assess("H1", {"composite_last": 0.0, "composite_after_atomics": float("nan")})
+    assert verdict(table) == "not"
+
+
 def test_wrong_names_are_refused():
     with pytest.raises(ValueError, match="claim is 'H9'; it must be one of H1"):
         assess("H9", {})

@@ -66,12 +66,20 @@ def made_up(losses_by_seed, setting="broad, depth 3"):
     return pd.DataFrame(rows, columns=["setting", "n_parameters", "seed", "step", "n_samples", "task", "kind", "loss"])
 
 
-def test_convergence_is_the_last_composite_loss():
-    curves = made_up([[1.0, 0.05, 0.5], [1.0, 0.5, 0.05], [1.0, 1.0, 0.1]])
-    assert final_losses(curves)["loss"].tolist() == [0.5, 0.05, 0.1]
+def test_convergence_is_the_mean_of_the_last_steps():
+    falling = [1.0] * 98 + [0.05, 0.05]  # the last 2% of 100 steps
+    spike_at_end = [0.01] * 99 + [0.5]
+    just_not = [1.0] * 98 + [0.1, 0.1]
+    curves = made_up([falling, spike_at_end, just_not])
+    assert final_losses(curves)["loss"].tolist() == [0.05, pytest.approx(0.255), 0.1]
     (row,) = converged_runs(curves).itertuples()
-    assert (row.converged, row.n_seeds) == (1, 3)  # 0.1 is not below 0.1, and what counts is the end
+    assert (row.converged, row.n_seeds) == (1, 3)  # 0.1 is not below 0.1
     assert row.low < row.share < row.high
+
+
+def test_all_settings_are_judged_over_the_same_share_of_steps():
+    for setting in HierarchyConfig(n_steps=1_500).settings:
+        assert setting.training.n_steps / setting.training.record_every <= hierarchy.N_RECORDS
 
 
 def test_intervals_are_wilsons():
@@ -87,8 +95,14 @@ def test_intervals_are_wilsons():
 def test_order_of_learning():
     table = samples_to_learn(made_up([[1.0, 1.0, 0.4], [1.0, 0.4, 0.0], [1.0, 1.0, 1.0]]))
     assert table["last_atomic"].tolist() == [20, 20, 20]
-    assert table["composite"].tolist() == [30, 20, np.inf]
-    assert table["ratio"].tolist() == [1.5, 1.0, np.inf]
+    np.testing.assert_equal(table["composite"].tolist(), [30, 20, np.nan])
+    np.testing.assert_equal(table["ratio"].tolist(), [1.5, 1.0, np.nan])
+
+
+def test_unlearned_atomic_task_is_not_overlooked():
+    curves = made_up([[0.0, 0.0, 0.0]])
+    never = curves[curves["task"] == "{0}"].assign(task="{1}", loss=1.0)
+    assert samples_to_learn(pd.concat([curves, never]))["last_atomic"].isna().all()
 
 
 @pytest.mark.parametrize(

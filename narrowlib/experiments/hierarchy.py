@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 from scipy.stats import binomtest
@@ -30,7 +32,8 @@ from narrowlib.training import (
 )
 
 N_CLASSES = 2
-N_RECORDS = 200  # points of a learning curve
+N_RECORDS = 200  # points of a learning curve, at most
+FINAL_SHARE = 0.02  # of the training steps, the last ones: what a run has come to is its mean loss over them
 CONVERGED_BITS = 0.1  # loss on the composite below which a run counts as converged (the paper's)
 LEARNED_BITS = 0.5  # loss below which a task counts as learned: half way between chance and perfect
 
@@ -80,7 +83,7 @@ class HierarchyConfig:
         )
 
     def _training(self, n_steps: int) -> TrainingConfig:
-        record_every = max(1, n_steps // N_RECORDS)
+        record_every = -(-n_steps // N_RECORDS)
         return TrainingConfig(n_steps, self.learning_rate, record_every=record_every, precision=self.precision)
 
 
@@ -139,15 +142,21 @@ def learning_curves(
     Source: Michaud, Parker-Sartori and Tegmark (2025), Fig 2 and 7.
     """
     where = pick_device(device)
-    folder = Path(checkpoints) / source_digest(cmsp, gradients, models, training) if checkpoints else None
+    folder = _checkpoint_folder(Path(checkpoints), config, where) if checkpoints else None
     frames = []
     for setting in config.settings:
         for seeds in _chunks(setting, config, where):
             name = re.sub(r"\W+", "-", f"{setting.name}-{seeds[0]}-{seeds[-1]}")
-            made_by = {**asdict(config), "device": where.type}
             train = partial(_train, setting, config, seeds, where, folder and folder / f"{name}.safetensors", progress)
-            frames.append(recorded(name, made_by, train, folder))
+            frames.append(recorded(name, asdict(config), train, folder))
     return pd.concat(frames, ignore_index=True)
+
+
+def _checkpoint_folder(parent: Path, config: HierarchyConfig, device: torch.device) -> Path:
+    """A folder for exactly these runs: what is left of other settings, code or devices lies elsewhere."""
+    code = source_digest(cmsp, gradients, models, training, sys.modules[__name__])
+    made_by = [asdict(config), device.type, torch.__version__, code]
+    return parent / hashlib.sha256(json.dumps(made_by).encode()).hexdigest()[:16]
 
 
 def _chunks(setting: Setting, config: HierarchyConfig, device: torch.device) -> Iterator[range]:
@@ -224,9 +233,12 @@ def converged_runs(curves: pd.DataFrame, threshold: float = CONVERGED_BITS) -> p
 
 
 def final_losses(curves: pd.DataFrame) -> pd.DataFrame:
-    """Last recorded loss of every run on the composite: one row per setting and seed."""
-    composite = curves[curves["kind"] == "composite"].sort_values("step", kind="stable")
-    return composite.groupby(["setting", "seed"], sort=False).tail(1).sort_index()
+    """Mean loss of every run on the composite over the last `FINAL_SHARE` of its steps: a row per setting and seed."""
+    composite = curves[curves["kind"] == "composite"]
+    n_steps = composite.groupby(["setting", "seed"])["step"].transform("max")
+    last = composite[composite["step"] > (1 - FINAL_SHARE) * n_steps]
+    grouped = last.groupby(["setting", "seed"], sort=False)
+    return grouped.agg(n_parameters=("n_parameters", "first"), loss=("loss", "mean")).reset_index()
 
 
 def samples_to_learn(curves: pd.DataFrame, threshold: float = LEARNED_BITS) -> pd.DataFrame:
@@ -237,13 +249,13 @@ def samples_to_learn(curves: pd.DataFrame, threshold: float = LEARNED_BITS) -> p
     Returns
     -------
     DataFrame
-        One row per seed: ``last_atomic`` and ``composite`` in samples of all tasks (infinite when not
-        learned), ``ratio`` of the second to the first.
+        One row per seed: ``last_atomic`` and ``composite`` in samples of all tasks (NaN when not all atomic
+        tasks, or not the composite, were learned), ``ratio`` of the second to the first.
     """
     broad = curves[curves["setting"] == "broad, depth 3"]
-    learned = broad[broad["loss"] < threshold].groupby(["seed", "task"])["n_samples"].min()
-    every_run = pd.MultiIndex.from_product([broad["seed"].unique(), broad["task"].unique()], names=["seed", "task"])
-    learned = learned.astype(float).reindex(every_run, fill_value=np.inf).reset_index()
-    learned["kind"] = np.where(learned["task"].str.contains(","), "composite", "last_atomic")
-    table = learned.groupby(["seed", "kind"])["n_samples"].max().unstack()
-    return table.assign(ratio=table["composite"] / table["last_atomic"]).rename_axis(columns=None).reset_index()
+    learned = broad[broad["loss"] < threshold].groupby(["seed", "task", "kind"])["n_samples"].min()
+    every_task = pd.MultiIndex.from_frame(broad[["seed", "task", "kind"]].drop_duplicates())
+    last = learned.reindex(every_task).groupby(["seed", "kind"]).agg(lambda times: times.max(skipna=False))
+    table = last.unstack("kind").rename(columns={"atomic": "last_atomic"}).rename_axis(columns=None)
+    table = table[["last_atomic", "composite"]].reset_index()
+    return table.assign(ratio=table["composite"] / table["last_atomic"])

@@ -92,6 +92,28 @@ def test_any_text_in_P_is_taken_or_refused(text):
         assert "\n" not in str(error)
 
 
+def test_comment_in_brackets_is_not_a_range():
+    declared = parse_parameters("count: int = 4  # how many (bits, labels)\n")
+    assert (declared["count"].legal, declared["count"].meaning) == ("", "how many (bits, labels)")
+
+
+def test_bound_may_name_other_parameters():
+    declared = parse_parameters("a: int = 2  # one [1, 9]\nb: int = 8  # other [3 * a, 20]\n")
+    assert declared["b"].parse(6, {"a": 2}) == 6
+    with pytest.raises(ParameterError, match=r"b is 6; it must be a whole number in \[3 \* a, 20\]"):
+        declared["b"].parse(6, {"a": 3})
+
+
+def test_default_that_another_value_makes_illegal_is_refused():
+    with pytest.raises(ParameterError, match="n_task_bits is 32; it must be a whole number in"):
+        chosen_parameters("hierarchy", "quick", "n_subtasks=12")
+
+
+def test_unknown_type_is_refused():
+    with pytest.raises(SyntaxError, match="a parameter's type is one of int, float, str, bool, not 'list'"):
+        parse_parameters("seeds: list = [0]")
+
+
 @pytest.mark.parametrize("cell", ["count = 4", "print(4)", "count: int"])
 def test_undeclared_lines_are_refused(cell):
     with pytest.raises(SyntaxError, match="name: type = value"):
@@ -100,8 +122,10 @@ def test_undeclared_lines_are_refused(cell):
 
 @pytest.mark.parametrize("chapter", chapters.names())
 def test_defaults_obey_their_own_ranges(chapter):
-    for parameter in chapters.parameters(chapter).values():
-        assert parameter.parse(parameter.default) == parameter.default
+    declared = chapters.parameters(chapter)
+    defaults = {name: parameter.default for name, parameter in declared.items()}
+    for parameter in declared.values():
+        assert parameter.parse(parameter.default, defaults) == parameter.default
         assert parameter.meaning, f"{chapter}: {parameter.name} has no comment"
 
 

@@ -1,11 +1,15 @@
 """What is executed again, and what is not, in a project of three tiny chapters."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, executed, snakemake
+from conftest import ROOT, executed, make_book
 
 SOURCE = """---
 jupytext:
@@ -51,12 +55,17 @@ def built(tmp_path_factory):
     (tree / "book" / "welcome.md").write_text("# Welcome\n\nA page without code.\n")
     (tree / "book" / "profiles").mkdir()
     (tree / "book" / "profiles" / "paper.yaml").write_text("second: {n: 5}\n")
+    (tree / "book" / "_static").mkdir()
+    (tree / "book" / "_static" / "book.css").write_text("")
     (tree / "_toc.yml").write_text(
         "format: jb-book\nroot: book/welcome\nchapters:\n" + "".join(f"  - file: book/{name}\n" for name in CHAPTERS)
     )
-    (tree / "_config.yml").write_text('title: Tiny\nexecute: {execute_notebooks: "off"}\nonly_build_toc_files: true\n')
+    (tree / "_config.yml").write_text(
+        'title: Tiny\nexecute: {execute_notebooks: "off"}\nonly_build_toc_files: true\n'
+        "sphinx: {config: {html_static_path: [book/_static]}}\n"
+    )
     (tree / "constraints.txt").write_text("torch==2.13.0\n")
-    result = snakemake(tree)
+    result = make_book(tree)
     assert result.returncode == 0, result.stderr
     return tree
 
@@ -71,7 +80,7 @@ def tree(built, tmp_path):
 def rebuilt(tree, profile="quick"):
     """Chapters that a build executes."""
     before = executed(tree)
-    result = snakemake(tree, profile)
+    result = make_book(tree, profile)
     assert result.returncode == 0, result.stderr
     return {path.parent.name for path in executed(tree) - before}
 
@@ -162,9 +171,9 @@ def test_failing_cell_fails_the_build(tree):
     edit(tree / "book" / "third.md", "print('value', n)", "print('before')\nraise RuntimeError('no such thing')")
     edit(tree / "book" / "first.md", "A sentence.", "Another sentence.")
     old_page = page(tree, "third")
-    result = snakemake(tree)
+    result = make_book(tree)
     assert result.returncode != 0
-    assert "chapter third, cell 2 (print('before')): RuntimeError: no such thing" in result.stdout + result.stderr
+    assert "chapter third, cell 3 of 3: RuntimeError: no such thing" in result.stdout + result.stderr
     partial = json.loads((tree / "_build" / "failed" / "third.ipynb").read_text())
     assert any("before" in str(cell.get("outputs")) for cell in partial["cells"])
     assert page(tree, "third") == old_page  # the last good site stays
@@ -176,16 +185,107 @@ def test_failing_cell_fails_the_build(tree):
 def test_warning_fails_the_build_every_time(tree):
     edit(tree / "book" / "first.md", "A sentence.", "See {ref}`nowhere`.")
     for _ in range(2):  # the second build must not pass because the page was read by the first
-        result = snakemake(tree)
+        result = make_book(tree)
         assert result.returncode != 0 and "nowhere" in result.stdout + result.stderr
 
 
-def test_damaged_result_is_made_again(tree):
+def test_dead_kernel_is_named(tree):
+    edit(tree / "book" / "third.md", "print('value', n)", "import os; os._exit(9)")
+    result = make_book(tree)
+    assert result.returncode == 1
+    assert "chapter third, cell 3 of 3: its kernel died" in result.stderr
+
+
+def test_syntax_error_is_named(tree):
+    edit(tree / "book" / "third.md", "print('value', n)", "print('value' n)")
+    result = make_book(tree)
+    assert result.returncode == 1 and "chapter third, cell 3 of 3: SyntaxError" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "says"),
+    [
+        ("narrowlib/lower.py", "ONE = = 1", "the book cannot be planned: "),
+        ("book/claims.yaml", "H1: [", "the book cannot be planned: "),
+    ],
+)
+def test_unreadable_source_is_one_message(tree, file, content, says):
+    (tree / file).write_text(content)
+    result = make_book(tree)
+    assert result.returncode == 1 and result.stderr.startswith(says) and "Traceback" not in result.stderr
+
+
+def test_unknown_profile_is_one_sentence(tree):
+    result = make_book(tree, "huge")
+    assert result.returncode == 2 and result.stderr == "PROFILE is 'huge'; it must be one of quick, paper\n"
+
+
+@pytest.mark.parametrize("content", [b"{}", b"", b'{"cells": ['])
+def test_damaged_result_is_made_again(tree, content):
     (path,) = (tree / "_build" / "executed" / "second").glob("*.ipynb")
-    path.write_bytes(path.read_bytes()[:500])
-    result = snakemake(tree)
+    path.write_bytes(content)
+    result = make_book(tree)
     assert result.returncode == 0 and "is damaged; its chapter is executed again" in result.stderr
-    json.loads(path.read_text())
+    assert "value 5" in path.read_text()
+
+
+def test_lost_result_is_made_again(tree):
+    (path,) = (tree / "_build" / "executed" / "second").glob("*.ipynb")
+    path.unlink()
+    assert rebuilt(tree) == {"second"}
+
+
+@pytest.mark.parametrize("lost", ["book/first.html", "_static", "index.html"])
+def test_lost_part_of_the_site_is_made_again(tree, lost):
+    path = tree / "_build" / "html" / lost
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert rebuilt(tree) == set()
+    assert path.exists()
+
+
+def test_many_runs_do_not_push_out_the_books_own(tree):
+    for n in range(10):
+        run(tree, "third", f"n={n}").check_returncode()
+    assert rebuilt(tree) == set()
+    assert len(list((tree / "_build" / "executed" / "third").glob("*.ipynb"))) <= 9
+
+
+def run(tree, chapter, parameters):
+    command = [sys.executable, "workflow/scripts/execute.py", chapter, "--set", parameters]
+    return subprocess.run(command, cwd=tree, capture_output=True, text=True)
+
+
+def test_two_runs_of_a_chapter_at_once(tree):
+    edit(tree / "book" / "third.md", "print('value', n)", "import time; time.sleep(3); print('value', n)")
+    command = [sys.executable, "workflow/scripts/execute.py", "third", "--set"]
+    runs = [subprocess.Popen([*command, f"n={n}"], cwd=tree, stdout=subprocess.PIPE, text=True) for n in (5, 6)]
+    for n, process in zip((5, 6), runs, strict=True):
+        path = process.communicate()[0].strip()
+        assert process.returncode == 0 and f"value {n}" in (tree / path).read_text()
+
+
+def test_second_build_waits_for_the_first(tree):
+    edit(tree / "book" / "third.md", "print('value', n)", "import time; time.sleep(4); print('value', 77)")
+    command = [sys.executable, "workflow/scripts/build.py"]
+    builds = [
+        subprocess.Popen(command, cwd=tree, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in "ab"
+    ]
+    errors = [build.communicate()[1] for build in builds]
+    assert [build.returncode for build in builds] == [0, 0]
+    assert sum("another build runs in this tree; waiting for it" in error for error in errors) == 1
+    assert sum("[third]" in error for error in errors) == 1  # executed once
+
+
+def test_killed_build_does_not_stand_in_the_way(tree):
+    edit(tree / "book" / "third.md", "print('value', n)", "import time; time.sleep(5); print('value', 78)")
+    command = [sys.executable, "workflow/scripts/build.py"]
+    build = subprocess.Popen(command, cwd=tree, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while "[third] cell 3" not in build.stderr.readline():
+        pass
+    os.killpg(build.pid, signal.SIGKILL)
+    build.wait()
+    assert rebuilt(tree) == {"third"}
+    assert "value 78" in page(tree, "third")
 
 
 def test_removed_page_leaves_the_stage(tree):

@@ -112,6 +112,7 @@ def test_mathematics_is_set(visit):
 
 def test_theme_switch(visit):
     tab = visit("book/hierarchy", scheme="light")
+    assert tab.evaluate("document.documentElement.dataset.theme") == "light"
     for _ in range(3):
         if tab.evaluate("document.documentElement.dataset.theme") == "dark":
             break

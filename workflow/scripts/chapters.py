@@ -10,8 +10,10 @@ import difflib
 import hashlib
 import io
 import json
+import operator
 import re
 import sys
+import tempfile
 import tokenize
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -28,7 +30,9 @@ PROFILES = BOOK / "profiles"
 DEFAULT_PROFILE = "quick"  # the defaults of the parameters cells; has no file
 KEY_LENGTH = 16
 PARSERS = {"int": int, "float": float, "str": str, "bool": lambda text: {"true": True, "false": False}[text.lower()]}
-_LEGAL = re.compile(r"(?P<range>[\[(][^\[\](){}]*,[^\[\](){}]*[\])])\s*$|\{(?P<choices>[^{}]*)\}\s*$")
+# At the end of a comment: [low, high], (low, high] or [low, high), or {one, another}.
+_LEGAL = re.compile(r"(\[[^\[\]{},]+,[^\[\]{},]+[\])]|\([^\[\]{},]+,[^\[\]{},]+\]|\{[^{}]*\})\s*$")
+KINDS = {"int": "a whole number", "float": "a number", "str": "a text", "bool": "true or false"}
 
 
 class ParameterError(ValueError):
@@ -45,27 +49,33 @@ class Parameter:
     meaning: str
     legal: str
 
-    def parse(self, value: Any) -> Any:
+    def parse(self, value: Any, others: Mapping[str, Any] | None = None) -> Any:
         """The value as its declared type, checked; text is read as that type.
+
+        Parameters
+        ----------
+        value : object
+        others : mapping, optional
+            Values of the parameters that the range names, where it does.
 
         Raises
         ------
         ParameterError
             In one sentence, with the value and what is legal.
         """
-        parsed = self._converted(value)
-        if not self._is_legal(parsed):
+        parsed = self.convert(value)
+        if not self._is_legal(parsed, others or {}):
             raise ParameterError(f"{self.name} is {parsed!r}; it must be {self.describe()}")
         return parsed
 
     def describe(self) -> str:
         """What is legal, in words: ``a whole number in [1, 1000]``."""
-        kind = {"int": "a whole number", "float": "a number", "str": "a text", "bool": "true or false"}[self.type]
         if self.legal.startswith("{"):
             return f"one of {self.legal[1:-1]}"
-        return f"{kind} in {self.legal}" if self.legal else kind
+        return f"{KINDS[self.type]} in {self.legal}" if self.legal else KINDS[self.type]
 
-    def _converted(self, value: Any) -> Any:
+    def convert(self, value: Any) -> Any:
+        """The value as its declared type, its range not yet checked."""
         wrong = ParameterError(f"{self.name} is {value!r}; it must be {self.describe()}")
         if isinstance(value, str):
             try:
@@ -78,15 +88,33 @@ class Parameter:
             return float(value)
         raise wrong
 
-    def _is_legal(self, value: Any) -> bool:
+    def _is_legal(self, value: Any, others: Mapping[str, Any]) -> bool:
         if self.legal.startswith("{"):
             return str(value) in [choice.strip() for choice in self.legal[1:-1].split(",")]
         if not self.legal:
             return True
-        low, high = (float(bound) for bound in self.legal[1:-1].split(","))
+        low, high = (_arithmetic(bound, others) for bound in self.legal[1:-1].split(","))
         above = value >= low if self.legal[0] == "[" else value > low
         below = value <= high if self.legal[-1] == "]" else value < high
         return above and below
+
+
+def _arithmetic(text: str, names: Mapping[str, Any]) -> float:
+    """A bound: a number, or a product or sum of numbers and parameters."""
+    operations = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul}
+
+    def value(node: ast.expr) -> float:
+        if isinstance(node, ast.BinOp) and type(node.op) in operations:
+            return operations[type(node.op)](value(node.left), value(node.right))
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+            return -value(node.operand)
+        if isinstance(node, ast.Name) and node.id in names:
+            return names[node.id]
+        if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)):
+            return node.value
+        raise SyntaxError(f"a bound is a number, or a sum or product of numbers and parameters, not {text.strip()!r}")
+
+    return value(ast.parse(text.strip(), mode="eval").body)
 
 
 def pages() -> list[str]:
@@ -148,6 +176,8 @@ def parse_parameters(source: str) -> dict[str, Parameter]:
         if not isinstance(line, ast.AnnAssign) or not isinstance(line.target, ast.Name) or line.value is None:
             what = ast.unparse(line)
             raise SyntaxError(f"a parameters cell holds lines of the form 'name: type = value', not {what!r}")
+        if ast.unparse(line.annotation) not in KINDS:
+            raise SyntaxError(f"a parameter's type is one of {', '.join(KINDS)}, not {ast.unparse(line.annotation)!r}")
         comment = comments.get(line.end_lineno, "")
         legal = _LEGAL.search(comment)
         name = line.target.id
@@ -170,14 +200,16 @@ def check_parameters(chapter: str, values: Mapping[str, Any]) -> dict[str, Any]:
         For the first name that the chapter does not have, or value that it does not take.
     """
     declared = parameters(chapter)
-    checked = {}
-    for name, value in values.items():
+    for name in values:
         if name not in declared:
             near = difflib.get_close_matches(name, declared, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise ParameterError(f"{chapter} has no parameter {name!r}; {hint}it has {', '.join(declared) or 'none'}")
-        checked[name] = declared[name].parse(value)
-    return checked
+    given = {name: declared[name].convert(value) for name, value in values.items()}
+    everything = {name: given.get(name, parameter.default) for name, parameter in declared.items()}
+    for name, value in everything.items():  # those not given too: their ranges may depend on the others
+        declared[name].parse(value, everything)
+    return given
 
 
 def profile_names() -> list[str]:
@@ -213,7 +245,11 @@ def modules(chapter: str) -> list[str]:
     """Modules of narrowlib that the chapter's code imports, directly or through others."""
     direct = set()
     for cell in code_cells(chapter):
-        for node in ast.walk(ast.parse(_without_magics(cell.source))):
+        try:
+            tree = ast.parse(_without_magics(cell.source))
+        except SyntaxError:
+            continue  # to be reported where the cell is executed, with its number
+        for node in ast.walk(tree):
             if isinstance(node, ast.Import):
                 direct.update(alias.name for alias in node.names)
             elif isinstance(node, ast.ImportFrom) and node.module:
@@ -241,7 +277,7 @@ def key(chapter: str, values: Mapping[str, Any]) -> str:
     without a cell being executed.
     """
     claims_file = BOOK / "claims.yaml"
-    claims = yaml.safe_load(claims_file.read_text(encoding="utf-8")) if claims_file.is_file() else {}
+    claims = (claims_file.is_file() and yaml.safe_load(claims_file.read_text(encoding="utf-8"))) or {}
     records = ROOT / "results" / "paper" / chapter
     depends_on = {
         "cells": [[cell.source, sorted(cell.metadata.get("tags", []))] for cell in code_cells(chapter)],
@@ -276,7 +312,8 @@ def write_if_changed(path: Path, content: str | bytes) -> bool:
     if path.is_file() and path.read_bytes() == content:
         return False
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_bytes(content)
-    temporary.replace(path)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as temporary:
+        temporary.write(content)
+    Path(temporary.name).chmod(0o644)
+    Path(temporary.name).replace(path)
     return True

@@ -7,17 +7,20 @@ has run.  A failing cell leaves the partial notebook in ``_build/failed``.
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
 import re
 import shlex
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import chapters
 
-KEPT = 8  # executed notebooks kept per chapter
+KEPT = 8  # executed notebooks kept per chapter, beside the one in the book
+THREADS = "2"  # of every chapter, whatever the machine has and whoever starts it: the last bits depend on it
 EXECUTING = re.compile(r"Executing Cell (\d+)")  # how papermill announces a cell
 STARTUP_SECONDS = 120  # a busy machine may need long to start a kernel
 
@@ -53,63 +56,90 @@ def execute(chapter: str, values: dict[str, Any], output: Path) -> None:
 
     Raises
     ------
-    papermill.PapermillExecutionError
-        When a cell fails; the partial notebook is then at `failed_path`.
+    FailedCellError
+        When a cell fails or its kernel dies; the notebook up to there is then at `failed_path`.
     """
     import nbformat
     import papermill
+    from nbclient.exceptions import DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
 
-    _show_progress(chapter, len(chapters.read_notebook(chapter).cells) + bool(values))
+    progress = Progress(chapter, len(chapters.read_notebook(chapter).cells) + bool(values))
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(chapters.ROOT), os.environ.get("PYTHONPATH")]))
+    os.environ.update(OMP_NUM_THREADS=THREADS, MKL_NUM_THREADS=THREADS)
     os.environ.setdefault("TQDM_MININTERVAL", "5")  # bars of the library, a line each time
     os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")  # the kernel of this environment, not of the user
     os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")  # bars as text are what is wanted here
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
-    source, partial = failed_path(chapter).with_suffix(".source.ipynb"), failed_path(chapter)
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    nbformat.write(chapters.read_notebook(chapter), source)
-    try:
-        papermill.execute_notebook(
-            source,
-            partial,
-            parameters=values,
-            cwd=chapters.ROOT,
-            progress_bar=False,
-            log_output=True,
-            start_timeout=STARTUP_SECONDS,
-            extra_arguments=["--IPKernelApp.log_level=ERROR"],
-        )
-    finally:
-        source.unlink()
-    notebook = nbformat.read(partial, as_version=4)
+    chapters.BUILD.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=chapters.BUILD, prefix=".executing-") as folder:
+        source, done = Path(folder, "source.ipynb"), Path(folder, "done.ipynb")
+        nbformat.write(chapters.read_notebook(chapter), source)
+        try:
+            papermill.execute_notebook(
+                source,
+                done,
+                parameters=values,
+                cwd=chapters.ROOT,
+                progress_bar=False,
+                log_output=True,
+                start_timeout=STARTUP_SECONDS,
+                extra_arguments=["--IPKernelApp.log_level=ERROR"],
+            )
+        except (PapermillExecutionError, DeadKernelError) as error:
+            failed_path(chapter).parent.mkdir(exist_ok=True)
+            done.replace(failed_path(chapter))
+            raise FailedCellError(chapter, progress.where(), _cause(error)) from error
+        notebook = nbformat.read(done, as_version=4)
     _make_reproducible(notebook)
     chapters.write_if_changed(output, nbformat.writes(notebook))
-    partial.unlink()
+    failed_path(chapter).unlink(missing_ok=True)
+
+
+class FailedCellError(RuntimeError):
+    """A cell that raised, or took its kernel down."""
+
+    def __init__(self, chapter: str, where: str, cause: str) -> None:
+        kept = os.path.relpath(failed_path(chapter))
+        super().__init__(f"chapter {chapter}, {where}: {cause}\nthe notebook up to there: {kept}")
+
+
+def _cause(error: Exception) -> str:
+    if hasattr(error, "ename"):
+        return f"{error.ename}: {error.evalue} (in the cell that begins {error.source.strip().splitlines()[0]!r})"
+    return "its kernel died; was there enough memory?"
 
 
 def failed_path(chapter: str) -> Path:
-    """Where a chapter lies while it runs, and stays when a cell fails."""
+    """Where a chapter stays, up to the cell that failed."""
     return chapters.BUILD / "failed" / f"{chapter.replace('/', '-')}.ipynb"
 
 
-def _show_progress(chapter: str, n_cells: int) -> None:
-    """Say on the terminal which cell runs, and pass on the progress bars within it."""
+class Progress:
+    """Says on the terminal which cell runs, and passes on the progress bars within it."""
 
-    def is_news(record: logging.LogRecord) -> bool:
+    def __init__(self, chapter: str, n_cells: int) -> None:
+        self.n_cells, self.cell = n_cells, 0
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter(f"[{chapter}] %(message)s"))
+        handler.addFilter(self._is_news)
+        logger = logging.getLogger("papermill")
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(logging.INFO)
+
+    def where(self) -> str:
+        """The cell that runs: ``cell 3 of 25``."""
+        return f"cell {self.cell} of {self.n_cells}"
+
+    def _is_news(self, record: logging.LogRecord) -> bool:
         text = str(record.msg).replace("\r", "\n").strip()
-        cell = EXECUTING.match(text)
-        if cell:
-            record.msg = f"cell {cell.group(1)} of {n_cells}"
+        announced = EXECUTING.match(text)
+        if announced:
+            self.cell = int(announced.group(1))
+            record.msg = self.where()
             return True
         record.msg = text.splitlines()[-1] if text else ""
         return bool(text) and record.levelno >= logging.WARNING  # what a cell writes to stderr
-
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter(f"[{chapter}] %(message)s"))
-    handler.addFilter(is_news)
-    logger = logging.getLogger("papermill")
-    logger.handlers, logger.propagate = [handler], False
-    logger.setLevel(logging.INFO)
 
 
 def _make_reproducible(notebook: Any) -> None:
@@ -129,10 +159,13 @@ def _is_progress(output: Any) -> bool:
 
 
 def drop_old(folder: Path) -> None:
-    """Keep the newest executed notebooks of a chapter."""
+    """Keep the newest executed notebooks of a chapter, and the one that is in the book."""
+    in_book = chapters.BUILD / "plan.json"
+    kept = json.loads(in_book.read_text(encoding="utf-8"))["executed"].values() if in_book.is_file() else ()
     newest_first = sorted(folder.glob("*.ipynb"), key=lambda path: path.stat().st_mtime, reverse=True)
     for path in newest_first[KEPT:]:
-        path.unlink()
+        if str(path.relative_to(chapters.ROOT)) not in kept:
+            path.unlink()
 
 
 def main() -> int:
@@ -145,18 +178,12 @@ def main() -> int:
     output = chapters.executed_path(asked.chapter, values)
     if output.is_file() and not asked.again:
         print(f"{asked.chapter}: nothing it depends on has changed since it was executed (AGAIN=1 executes it again)")
+        output.touch()
     else:
-        from papermill.exceptions import PapermillExecutionError
-
         try:
             execute(asked.chapter, values, output)
-        except PapermillExecutionError as error:
-            first_line = error.source.strip().splitlines()[0]
-            print(
-                f"chapter {asked.chapter}, cell {error.exec_count} ({first_line}): {error.ename}: {error.evalue}\n"
-                f"the notebook up to there: {os.path.relpath(failed_path(asked.chapter))}",
-                file=sys.stderr,
-            )
+        except FailedCellError as error:
+            print(error, file=sys.stderr)
             return 1
         drop_old(output.parent)
     print(os.path.relpath(output))

@@ -34,10 +34,13 @@ def make_plan(profile: str) -> dict[str, Any]:
 
 def _remove_if_damaged(path: Path) -> None:
     """An executed notebook that cannot be read counts as not there."""
+    if not path.is_file():
+        return
     try:
-        json.loads(path.read_bytes())
-    except FileNotFoundError:
-        pass
-    except ValueError:
+        notebook = json.loads(path.read_bytes())
+        is_whole = bool(notebook["cells"]) and "duration" in notebook["metadata"]["papermill"]
+    except (ValueError, KeyError, TypeError):
+        is_whole = False
+    if not is_whole:
         print(f"{path.relative_to(chapters.ROOT)} is damaged; its chapter is executed again", file=sys.stderr)
         path.unlink()
