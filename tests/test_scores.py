@@ -57,7 +57,7 @@ def test_ablation_scores_are_those_of_zeroing_and_rerunning(stack, data):
                 without = cross_entropy(stack(x), labels)[0].mean(1)
             torch.testing.assert_close(scores[group.name][:, unit], (without - loss).abs(), rtol=1e-4, atol=1e-6)
     assert all(torch.equal(a, b) for a, b in zip(before, stack.parameters(), strict=True))
-    assert max(score.max() for score in scores.values()) > 1e-2
+    assert max(score.max() for score in scores.values()) > 1e-3
 
 
 def test_signed_attribution_is_the_slope_of_shrinking_a_unit(stack, data):
