@@ -133,38 +133,44 @@ def losses_without_neurons(
     block_bytes = CPU_BLOCK_BYTES if x.device.type == "cpu" else GPU_BLOCK_BYTES
     n_block = max(1, block_bytes // (4 * max(stack.sizes)))
     for run in range(stack.n_runs):
-        layers = [(weight[run], bias[run]) for weight, bias in zip(stack.weights, stack.biases, strict=True)]
+        layers = [(w[run].T.contiguous(), b[run].T) for w, b in zip(stack.weights, stack.biases, strict=True)]
         for inputs, targets in zip(x[run].split(n_block), labels[run].split(n_block), strict=True):
-            received = [torch.addmm(layers[0][1], inputs.to(layers[0][0].dtype), layers[0][0])]  # before the ReLU
-            for weight, bias in layers[1:]:
-                received.append(torch.addmm(bias, received[-1].relu(), weight))
-            losses = loss(received[-1], targets)[0]
+            received = _received(layers, inputs.to(layers[0][0].dtype).T)
+            losses = loss(received[-1].T, targets)[0]
             for layer, total in enumerate(sums.values()):
                 total[run] += losses.sum()
                 hidden = received[layer].relu()
-                active = hidden.any(0).nonzero()[:, 0]
+                active = hidden.any(1).nonzero()[:, 0]
                 for neurons in active.split(max(1, block_bytes // (4 * received[-1].numel()))):
                     logits = _logits_without(neurons, hidden, received[layer + 1], layers[layer + 1 :])
-                    change = loss(logits, targets.expand(len(neurons), -1))[0] - losses  # (neurons, samples)
+                    change = loss(logits.mT, targets.expand(len(neurons), -1))[0] - losses  # (neurons, samples)
                     total[run, neurons] += change.sum(-1)
     return {name: total / labels.shape[1] for name, total in sums.items()}
+
+
+def _received(layers: Sequence[tuple[Tensor, Tensor]], x: Tensor) -> list[Tensor]:
+    """What every layer makes of the one below, before the ReLU: (width, n_samples) each, the logits last."""
+    received = [torch.addmm(layers[0][1], layers[0][0], x)]
+    for weight, bias in layers[1:]:
+        received.append(torch.addmm(bias, weight, received[-1].relu()))
+    return received
 
 
 def _logits_without(
     neurons: Tensor, hidden: Tensor, received: Tensor, layers: Sequence[tuple[Tensor, Tensor]]
 ) -> Tensor:
-    """Logits without each of the neurons: (n_neurons, n_samples, n_classes).
+    """Logits without each of the neurons: (n_neurons, n_classes, n_samples), samples last because that is fastest.
 
     ``received`` is what the first of the ``layers`` above makes of ``hidden`` while no neuron is missing.
     """
     (weight, _), *above = layers
     if not above:
-        return torch.addcmul(received, hidden.T[neurons, :, None], weight[neurons, None], value=-1)
-    logits = received.new_empty(len(neurons), len(received), above[-1][0].shape[1])
+        return torch.addcmul(received, weight.T[neurons, :, None], hidden[neurons, None], value=-1)
+    logits = received.new_empty(len(neurons), above[-1][0].shape[0], received.shape[1])
     buffer = torch.empty_like(received)
     for neuron, out in zip(neurons.tolist(), logits, strict=True):
-        below = torch.addcmul(received, hidden[:, neuron, None], weight[neuron], value=-1, out=buffer).relu_()
+        below = torch.addcmul(received, weight[:, neuron, None], hidden[neuron], value=-1, out=buffer).relu_()
         for middle_weight, middle_bias in above[:-1]:
-            below = torch.addmm(middle_bias, below, middle_weight).relu_()
-        torch.addmm(above[-1][1], below, above[-1][0], out=out)
+            below = torch.addmm(middle_bias, middle_weight, below).relu_()
+        torch.addmm(above[-1][1], above[-1][0], below, out=out)
     return logits
