@@ -30,7 +30,7 @@ def masks_of(stack, sparsity, **options):
     [(200, 0.07, 14), (100, 0.29, 29), (10, 0.25, 3), (5, 0.5, 3), (64, 0.98, 63), (7, 0, 0), (7, 1.0, 7), (2, 0.2, 0)],
 )
 def test_rounding_is_a_persons(n_units, sparsity, expected):
-    assert count_removed(n_units, sparsity) == expected  # int(200 * 0.07) would be 14.000...2 or 13.999...
+    assert count_removed(n_units, sparsity) == expected  # int(100 * 0.29) is 28
 
 
 @given(st.integers(1, 5000), st.integers(0, 100))
