@@ -10,12 +10,14 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks.cmsp_train import cmsp_train, cmsp_train_flops, cmsp_train_narrow, cmsp_train_runs
+from benchmarks.mlp_ablation import mlp_ablation
 
 BENCHMARKS = {
     "cmsp-train": cmsp_train,
     "cmsp-train-narrow": cmsp_train_narrow,
     "cmsp-train-runs": cmsp_train_runs,
     "cmsp-train-flops": cmsp_train_flops,
+    "mlp-ablation": mlp_ablation,
 }
 OUTPUT = Path(__file__).parents[1] / "_build" / "bench.json"
 

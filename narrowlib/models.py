@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+
+from narrowlib.units import Slice, UnitGroup
+
+CPU_BLOCK_BYTES = 4 * 2**20  # activations of one ablated layer that still sit in a laptop's caches
+GPU_BLOCK_BYTES = 256 * 2**20
 
 
 class MLPStack(nn.Module):
@@ -62,6 +67,19 @@ class MLPStack(nn.Module):
         """Weights and biases of one run."""
         return sum(fan_in * fan_out + fan_out for fan_in, fan_out in pairwise(self.sizes))
 
+    @property
+    def units(self) -> tuple[UnitGroup, ...]:
+        """Neurons of every hidden layer, ``"hidden 1"`` first: in-weights, bias and out-weights."""
+        return tuple(
+            UnitGroup(
+                name=f"hidden {layer + 1}",
+                n_units=width,
+                slices=(Slice(f"weights.{layer}", 2), Slice(f"biases.{layer}", 2), Slice(f"weights.{layer + 1}", 1)),
+                n_run_axes=1,
+            )
+            for layer, width in enumerate(self.sizes[1:-1])
+        )
+
     def forward(self, x: Tensor) -> Tensor:
         """Logits of every run on its own inputs: (n_runs, batch, inputs) to (n_runs, batch, outputs)."""
         for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
@@ -72,3 +90,87 @@ class MLPStack(nn.Module):
 def _uniform(shape: tuple[int, int], bound: float, generators: Sequence[torch.Generator]) -> nn.Parameter:
     draws = [torch.empty(shape, device=g.device).uniform_(-bound, bound, generator=g) for g in generators]
     return nn.Parameter(torch.stack(draws))
+
+
+@torch.no_grad()
+def losses_without_neurons(
+    stack: MLPStack, x: Tensor, labels: Tensor, loss: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+) -> dict[str, Tensor]:
+    r"""Mean loss of every run with one neuron set to zero, for each neuron of each hidden layer.
+
+    A neuron i with activation :math:`h_i` takes a matrix of rank one away from what the next layer receives,
+
+    .. math:: p_{-i} = p - h_i\, W_{i,:}
+
+    In the last hidden layer p are the logits; in the others the layers above are computed on.  No model is copied,
+    and samples are taken in blocks, so that memory is bounded.  Neurons that are silent on a block cost nothing.
+
+    Parameters
+    ----------
+    stack : MLPStack
+    x : Tensor, shape (n_runs, n_samples, n_inputs)
+    labels : Tensor, shape (n_runs, n_samples)
+    loss : callable
+        From logits (n, n_samples, n_classes) and labels (n, n_samples) to per-sample losses and their gradient,
+        which is not used; see `narrowlib.gradients.cross_entropy`.
+
+    Returns
+    -------
+    dict of str to Tensor, float32, shape (n_runs, n_units)
+        By the names of ``stack.units``.
+
+    Raises
+    ------
+    ValueError
+        When the shapes do not fit.
+    """
+    if x.ndim != 3 or (x.shape[0], x.shape[2]) != (stack.n_runs, stack.sizes[0]) or labels.shape != x.shape[:2]:
+        raise ValueError(
+            f"x has shape {tuple(x.shape)} and labels {tuple(labels.shape)}; they must be ({stack.n_runs}, n_samples, "
+            f"{stack.sizes[0]}) and ({stack.n_runs}, n_samples)"
+        )
+    sums = {group.name: torch.zeros(stack.n_runs, group.n_units, device=x.device) for group in stack.units}
+    block_bytes = CPU_BLOCK_BYTES if x.device.type == "cpu" else GPU_BLOCK_BYTES
+    n_block = max(1, block_bytes // (4 * max(stack.sizes)))
+    for run in range(stack.n_runs):
+        layers = [(w[run].T.contiguous(), b[run].T) for w, b in zip(stack.weights, stack.biases, strict=True)]
+        for inputs, targets in zip(x[run].split(n_block), labels[run].split(n_block), strict=True):
+            received = _received(layers, inputs.to(layers[0][0].dtype).T)
+            losses = loss(received[-1].T, targets)[0]
+            for layer, total in enumerate(sums.values()):
+                total[run] += losses.sum()
+                hidden = received[layer].relu()
+                active = hidden.any(1).nonzero()[:, 0]
+                for neurons in active.split(max(1, block_bytes // (4 * received[-1].numel()))):
+                    logits = _logits_without(neurons, hidden, received[layer + 1], layers[layer + 1 :])
+                    change = loss(logits.mT, targets.expand(len(neurons), -1))[0] - losses  # (neurons, samples)
+                    total[run, neurons] += change.sum(-1)
+    return {name: total / labels.shape[1] for name, total in sums.items()}
+
+
+def _received(layers: Sequence[tuple[Tensor, Tensor]], x: Tensor) -> list[Tensor]:
+    """What every layer makes of the one below, before the ReLU: (width, n_samples) each, the logits last."""
+    received = [torch.addmm(layers[0][1], layers[0][0], x)]
+    for weight, bias in layers[1:]:
+        received.append(torch.addmm(bias, weight, received[-1].relu()))
+    return received
+
+
+def _logits_without(
+    neurons: Tensor, hidden: Tensor, received: Tensor, layers: Sequence[tuple[Tensor, Tensor]]
+) -> Tensor:
+    """Logits without each of the neurons: (n_neurons, n_classes, n_samples), samples last because that is fastest.
+
+    ``received`` is what the first of the ``layers`` above makes of ``hidden`` while no neuron is missing.
+    """
+    (weight, _), *above = layers
+    if not above:
+        return torch.addcmul(received, weight.T[neurons, :, None], hidden[neurons, None], value=-1)
+    logits = received.new_empty(len(neurons), above[-1][0].shape[0], received.shape[1])
+    buffer = torch.empty_like(received)
+    for neuron, out in zip(neurons.tolist(), logits, strict=True):
+        below = torch.addcmul(received, weight[:, neuron, None], hidden[neuron], value=-1, out=buffer).relu_()
+        for middle_weight, middle_bias in above[:-1]:
+            below = torch.addmm(middle_bias, middle_weight, below).relu_()
+        torch.addmm(above[-1][1], above[-1][0], below, out=out)
+    return logits

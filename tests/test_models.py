@@ -1,10 +1,13 @@
 """A stack is its members, side by side."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
-from narrowlib.models import MLPStack
+from narrowlib.gradients import cross_entropy
+from narrowlib.models import MLPStack, losses_without_neurons
 from narrowlib.training import make_generators
 
 
@@ -57,3 +60,30 @@ def test_initial_weights_fill_the_range_of_their_layer():
 def test_bad_shapes_are_refused(sizes, seeds, says):
     with pytest.raises(ValueError, match=says):
         MLPStack(sizes, make_generators(seeds, "cpu"))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("sizes", [(6, 8, 2), (6, 8, 7, 3), (6, 8, 7, 5, 2)])
+def test_losses_without_neurons_are_those_of_zeroing(sizes, monkeypatch):
+    monkeypatch.setattr("narrowlib.models.CPU_BLOCK_BYTES", 4 * 8 * 7)  # blocks of 7 samples, few neurons at once
+    stack = MLPStack(sizes, make_generators(range(2), "cpu"))
+    stack.biases[0][0, 0, 3] = -100  # a neuron that is never active
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 50, 6, generator=generator)
+    labels = torch.randint(sizes[-1], (2, 50), generator=generator)
+    without = losses_without_neurons(stack, x, labels, cross_entropy)
+    assert list(without) == [group.name for group in stack.units]
+    for layer, losses in enumerate(without.values()):
+        assert losses.shape == (2, sizes[layer + 1])
+        for neuron in range(sizes[layer + 1]):
+            zeroed = copy.deepcopy(stack)
+            zeroed.weights[layer][:, :, neuron] = 0
+            zeroed.biases[layer][:, :, neuron] = 0
+            zeroed.weights[layer + 1][:, neuron] = 0
+            torch.testing.assert_close(losses[:, neuron], cross_entropy(zeroed(x), labels)[0].mean(1))
+
+
+def test_losses_without_neurons_names_wrong_shapes():
+    stack = MLPStack((6, 8, 2), make_generators(range(2), "cpu"))
+    with pytest.raises(ValueError, match=r"x has shape \(1, 5, 6\).* must be \(2, n_samples, 6\)"):
+        losses_without_neurons(stack, torch.ones(1, 5, 6), torch.ones(1, 5), cross_entropy)

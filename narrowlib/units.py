@@ -1,0 +1,180 @@
+"""What can be pruned: the slices of a model's parameters that belong to one unit.
+
+A unit is a neuron of a hidden layer, a residual dimension, a head.  Scores, pruning and penalties know a model only
+through its groups of units, so each of them is written once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Index i along ``axis`` of the named parameter belongs to unit i.
+
+    Parameters
+    ----------
+    parameter : str
+        Name in the model's ``state_dict``.
+    axis : int
+        Counted from the front, run axes included; at least 0.
+
+    Raises
+    ------
+    ValueError
+        For an empty name or a negative axis.
+    """
+
+    parameter: str
+    axis: int
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.parameter, str) or not self.parameter:
+            raise ValueError(f"parameter is {self.parameter!r}; it must be the name of a parameter")
+        if isinstance(self.axis, bool) or not isinstance(self.axis, int) or self.axis < 0:
+            raise ValueError(f"axis of {self.parameter} is {self.axis!r}; it must be a whole number of at least 0")
+
+
+@dataclass(frozen=True)
+class UnitGroup:
+    """Units of one kind, and what belongs to each.
+
+    A weight between two hidden layers belongs to units of two groups.  A parameter may stand in one group twice, on
+    different axes; the entry at (i, i) then belongs to unit i once.
+
+    Parameters
+    ----------
+    name : str
+        Key of scores and masks: ``"hidden 1"``.
+    n_units : int
+        At least 1.
+    slices : sequence of Slice
+        What belongs to the units, at least one.
+    n_run_axes : {0, 1}
+        1 for a stack of independent networks, whose parameters all lead with the run; 0 for one model.
+
+    Raises
+    ------
+    ValueError
+        When a number is out of range, a slice is repeated or lies on a run axis.
+    """
+
+    name: str
+    n_units: int
+    slices: tuple[Slice, ...]
+    n_run_axes: int = 0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.n_units, bool) or not isinstance(self.n_units, int) or self.n_units < 1:
+            raise ValueError(f"n_units of {self.name!r} is {self.n_units!r}; it must be a whole number of at least 1")
+        if self.n_run_axes not in (0, 1):
+            raise ValueError(f"n_run_axes of {self.name!r} is {self.n_run_axes!r}; it must be 0 or 1")
+        object.__setattr__(self, "slices", tuple(self.slices))
+        if not self.slices:
+            raise ValueError(f"slices of {self.name!r} is empty; a group needs at least one")
+        for each in self.slices:
+            if each.axis < self.n_run_axes:
+                raise ValueError(
+                    f"axis of {each.parameter} in {self.name!r} is {each.axis}; it must be at least n_run_axes, which "
+                    f"is {self.n_run_axes}"
+                )
+        for parameter, axes in self.axes.items():
+            if len(set(axes)) != len(axes) or len(axes) > 2:
+                raise ValueError(f"{self.name!r} has {parameter} on axes {axes}; up to two different ones are allowed")
+
+    @property
+    def axes(self) -> dict[str, tuple[int, ...]]:
+        """Axes of every parameter of the group, one or two each."""
+        axes: dict[str, tuple[int, ...]] = {}
+        for each in self.slices:
+            axes[each.parameter] = (*axes.get(each.parameter, ()), each.axis)
+        return axes
+
+
+def check(group: UnitGroup, tensors: Mapping[str, Tensor]) -> None:
+    """Raise a ValueError unless the tensors have every parameter of the group, with ``n_units`` along its axis."""
+    runs = {}
+    for each in group.slices:
+        tensor = tensors.get(each.parameter)
+        if tensor is None:
+            raise ValueError(f"group {group.name!r} names {each.parameter}, which is not among the tensors")
+        if each.axis >= tensor.ndim or tensor.shape[each.axis] != group.n_units:
+            raise ValueError(
+                f"{each.parameter} has shape {tuple(tensor.shape)}; group {group.name!r} needs {group.n_units} units "
+                f"along its axis {each.axis}"
+            )
+        runs[each.parameter] = tuple(tensor.shape[: group.n_run_axes])
+    if len(set(runs.values())) > 1:
+        raise ValueError(f"parameters of group {group.name!r} differ in their number of runs: {runs}")
+
+
+def spread(group: UnitGroup, values: Tensor, tensor: Tensor, axis: int) -> Tensor:
+    """One value per unit, (n_runs?, n_units), shaped to broadcast along ``axis`` of a parameter."""
+    shape = [size if i < group.n_run_axes or i == axis else 1 for i, size in enumerate(tensor.shape)]
+    return values.reshape(shape)
+
+
+def unit_sums(
+    group: UnitGroup, *tensors: Mapping[str, Tensor], of: Callable[..., Tensor] = lambda tensor: tensor
+) -> Tensor:
+    r"""Sum over everything that belongs to each unit, the basis of norms and attributions.
+
+    .. math:: s_u = \sum_{j \in u} f(a_j, b_j, \dots)
+
+    Parameters
+    ----------
+    group : UnitGroup
+    *tensors : mapping of str to Tensor
+        One or more, such as the parameters, or the parameters and their gradients.
+    of : callable
+        The elementwise function f, from one tensor of each mapping; the tensor itself by default.  Its arguments are
+        in float32 at least.  It sees one parameter at a time, so that no second model is held.
+
+    Returns
+    -------
+    Tensor, shape (n_units,) or (n_runs, n_units)
+        Differentiable.
+
+    Raises
+    ------
+    ValueError
+        See `check`.
+    """
+    for mapping in tensors:
+        check(group, mapping)
+    total = None
+    for parameter, axes in group.axes.items():
+        values = of(*(_in_full(mapping[parameter]) for mapping in tensors))
+        parts = [_sum_over_rest(values, group.n_run_axes, axis) for axis in axes]
+        if len(axes) == 2:  # what lies at (i, i) was counted twice
+            diagonal = values.diagonal(dim1=axes[0], dim2=axes[1])
+            parts.append(-_sum_over_rest(diagonal, group.n_run_axes, diagonal.ndim - 1))
+        total = sum(parts) if total is None else total + sum(parts)
+    return total
+
+
+def unit_norms(group: UnitGroup, tensors: Mapping[str, Tensor]) -> Tensor:
+    r"""Euclidean norm of everything that belongs to each unit, :math:`\lVert\theta_u\rVert_2`.
+
+    Returns
+    -------
+    Tensor, shape (n_units,) or (n_runs, n_units)
+        Differentiable; the gradient at a unit of zeros is 0.
+    """
+    squares = unit_sums(group, tensors, of=torch.square)
+    is_positive = squares > 0
+    return torch.where(is_positive, torch.where(is_positive, squares, 1).sqrt(), 0)
+
+
+def _in_full(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def _sum_over_rest(tensor: Tensor, n_run_axes: int, axis: int) -> Tensor:
+    rest = [i for i in range(n_run_axes, tensor.ndim) if i != axis]
+    return tensor.sum(rest) if rest else tensor

@@ -1,0 +1,155 @@
+"""Masks by rank, models that come back bit for bit, and slices that compute what the masks do."""
+
+from fractions import Fraction
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from narrowlib.models import MLPStack
+from narrowlib.pruning import ablated, apply_masks, count_removed, keep_masks, slice_state
+from narrowlib.scores import random_scores
+from narrowlib.training import make_generators
+from narrowlib.units import Slice, UnitGroup
+
+N_RUNS = 3
+
+
+@pytest.fixture
+def stack():
+    return MLPStack((5, 8, 6, 2), make_generators(range(N_RUNS), "cpu"))
+
+
+def masks_of(stack, sparsity, **options):
+    return keep_masks(random_scores(stack.units, torch.Generator().manual_seed(0), stack.n_runs), sparsity, **options)
+
+
+@pytest.mark.parametrize(
+    ("n_units", "sparsity", "expected"),
+    [(200, 0.07, 14), (100, 0.29, 29), (10, 0.25, 3), (5, 0.5, 3), (64, 0.98, 63), (7, 0, 0), (7, 1.0, 7), (2, 0.2, 0)],
+)
+def test_rounding_is_a_persons(n_units, sparsity, expected):
+    assert count_removed(n_units, sparsity) == expected  # int(100 * 0.29) is 28
+
+
+@given(st.integers(1, 5000), st.integers(0, 100))
+def test_rounding_is_exact_for_every_percentage(n_units, percent):
+    off = Fraction(percent * n_units, 100) - count_removed(n_units, percent / 100)
+    assert Fraction(-1, 2) <= off < Fraction(1, 2)
+
+
+@pytest.mark.parametrize("sparsity", [-0.1, 1.1, float("nan"), True])
+def test_sparsity_out_of_range_is_refused(sparsity):
+    with pytest.raises(ValueError, match="from 0 to 1"):
+        keep_masks({"a": torch.ones(3)}, sparsity)
+
+
+def test_lowest_go_first_over_all_layers_or_in_each():
+    scores = {"a": torch.tensor([5.0, 1.0, 4.0, 6.0]), "b": torch.tensor([2.0, 9.0, 8.0, 7.0])}
+    together = keep_masks(scores, 0.375)
+    assert together["a"].tolist() == [True, False, False, True]
+    assert together["b"].tolist() == [False, True, True, True]
+    each = keep_masks(scores, 0.5, scope="per_layer")
+    assert each["a"].tolist() == [True, False, False, True]
+    assert each["b"].tolist() == [False, True, True, False]
+
+
+def test_of_equal_scores_the_earlier_goes_first():
+    masks = keep_masks({"a": torch.ones(300), "b": torch.tensor([0.0, 1.0])}, 100 / 302)
+    assert not masks["a"][:99].any() and masks["a"][99:].all()
+    assert masks["b"].tolist() == [False, True]
+    signed = keep_masks({"a": torch.tensor([0.0, -0.0, 1.0])}, 1 / 3)
+    assert signed["a"].tolist() == [False, True, True]
+
+
+def test_every_run_ranks_its_own():
+    scores = {"a": torch.tensor([[1.0, 2.0], [4.0, 3.0]]), "b": torch.tensor([[3.0, 4.0], [2.0, 1.0]])}
+    masks = keep_masks(scores, 0.5)
+    assert masks["a"].tolist() == [[False, False], [True, True]]
+    alone = keep_masks({name: values[1] for name, values in scores.items()}, 0.5)
+    assert all(torch.equal(alone[name], masks[name][1]) for name in scores)
+
+
+@pytest.mark.parametrize(
+    ("scores", "options", "says"),
+    [
+        ({"a": torch.tensor([1.0, float("nan")])}, {}, "'a' hold 1 NaN"),
+        ({"a": torch.ones(2)}, {"scope": "layer"}, "all, per_layer"),
+        ({}, {}, "at least one group"),
+        ({"a": torch.ones(2), "b": torch.ones(1, 2)}, {}, "as many runs"),
+    ],
+)
+def test_bad_scores_are_refused(scores, options, says):
+    with pytest.raises(ValueError, match=says):
+        keep_masks(scores, 0.5, **options)
+
+
+def test_ablation_gives_every_bit_back(stack):
+    with torch.no_grad():
+        stack.weights[0][0, 0, 0] = -0.0
+        stack.weights[1][0, 0, 0] = float("nan")
+    before = {name: values.clone().view(torch.int32) for name, values in stack.state_dict().items()}
+    masks = masks_of(stack, 0.5)
+    with pytest.raises(KeyError), ablated(stack, stack.units, masks) as model:
+        assert model is stack
+        for layer, group in enumerate(stack.units):
+            removed = ~masks[group.name]
+            assert not stack.weights[layer].mT[removed].any() and not stack.biases[layer][:, 0][removed].any()
+            assert not stack.weights[layer + 1][removed].any()  # a NaN goes, too
+        raise KeyError
+    assert all(torch.equal(before[name], values.view(torch.int32)) for name, values in stack.state_dict().items())
+
+
+def test_masks_hold_gradients_and_parameters_of_removed_units(stack):
+    masks = masks_of(stack, 0.5)
+    parameters = dict(stack.named_parameters())
+    apply_masks(stack.units, parameters, masks)
+    optimiser = torch.optim.Adam(stack.parameters())
+    stack(torch.randn(N_RUNS, 10, 5, generator=torch.Generator().manual_seed(0))).square().sum().backward()
+    apply_masks(stack.units, {name: p.grad for name, p in parameters.items()}, masks)
+    optimiser.step()
+    after = {name: p.detach().clone() for name, p in parameters.items()}
+    apply_masks(stack.units, parameters, masks)
+    assert all(torch.equal(after[name], p) for name, p in parameters.items())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("sparsity", [0, 0.3, 0.6])
+def test_masked_equals_sliced(stack, sparsity):
+    masks = masks_of(stack, sparsity, scope="per_layer")
+    kept = [int(masks[group.name][0].sum()) for group in stack.units]
+    before = {name: values.clone() for name, values in stack.state_dict().items()}
+    small = MLPStack((5, *kept, 2), make_generators(range(N_RUNS), "cpu"))
+    small.load_state_dict(slice_state(stack.state_dict(), stack.units, masks))
+    x = torch.randn(N_RUNS, 40, 5, generator=torch.Generator().manual_seed(0))
+    with ablated(stack, stack.units, masks):
+        torch.testing.assert_close(small(x), stack(x))
+    assert all(torch.equal(before[name], values) for name, values in stack.state_dict().items())
+    if sparsity:
+        assert not torch.equal(masks["hidden 1"][0], masks["hidden 1"][1])  # the runs keep different neurons
+
+
+def test_slices_of_one_model():
+    group = UnitGroup("residual", 3, (Slice("w", 0), Slice("w", 1), Slice("norm", 0)))
+    state = {"w": torch.arange(9.0).view(3, 3), "norm": torch.arange(3.0), "other": torch.ones(2)}
+    cut = slice_state(state, [group], {"residual": torch.tensor([True, False, True])})
+    assert cut["w"].tolist() == [[0, 2], [6, 8]] and cut["norm"].tolist() == [0, 2]
+    assert cut["other"] is state["other"]
+
+
+def test_runs_that_keep_different_numbers_are_not_sliced(stack):
+    masks = {group.name: torch.ones(N_RUNS, group.n_units, dtype=torch.bool) for group in stack.units}
+    masks["hidden 2"][1, 0] = False
+    with pytest.raises(ValueError, match=r"the runs keep \[6, 5, 6\] units of 'hidden 2'.* equally many"):
+        slice_state(stack.state_dict(), stack.units, masks)
+
+
+def test_masks_that_do_not_fit_are_refused(stack):
+    parameters, masks = dict(stack.named_parameters()), masks_of(stack, 0.5)
+    with pytest.raises(ValueError, match="they must be of"):
+        apply_masks(stack.units[:1], parameters, masks)
+    with pytest.raises(ValueError, match=r"must be bool of \(3, 8\)"):
+        apply_masks(stack.units, parameters, masks | {"hidden 1": masks["hidden 1"][0]})
+    with pytest.raises(ValueError, match="must be bool"):
+        apply_masks(stack.units, parameters, masks | {"hidden 1": masks["hidden 1"].float()})

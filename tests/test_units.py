@@ -1,0 +1,111 @@
+"""What belongs to a unit is summed once, and a group that does not fit is refused in a sentence."""
+
+import pytest
+import torch
+
+from narrowlib.models import MLPStack
+from narrowlib.training import make_generators
+from narrowlib.units import Slice, UnitGroup, check, unit_norms, unit_sums
+
+IN_OUT = (Slice("up", 0), Slice("down", 1))
+
+
+def normal(*shape):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def test_sums_of_one_model():
+    group = UnitGroup("neurons", 3, (*IN_OUT, Slice("bias", 0)))
+    tensors = {"up": normal(3, 5), "down": normal(4, 3), "bias": normal(3)}
+    sums = unit_sums(group, tensors)
+    for i in range(3):
+        torch.testing.assert_close(sums[i], tensors["up"][i].sum() + tensors["down"][:, i].sum() + tensors["bias"][i])
+
+
+def test_sums_of_a_stack_are_those_of_its_members():
+    stack = MLPStack((4, 6, 5, 2), make_generators((0, 1, 2), "cpu"))
+    parameters = dict(stack.named_parameters())
+    first, second = stack.units
+    assert [group.name for group in stack.units] == ["hidden 1", "hidden 2"]
+    assert unit_sums(first, parameters).shape == (3, 6) and unit_sums(second, parameters).shape == (3, 5)
+    with torch.no_grad():
+        by_hand = stack.weights[0][1, :, 2].sum() + stack.biases[0][1, 0, 2] + stack.weights[1][1, 2].sum()
+        torch.testing.assert_close(unit_sums(first, parameters)[1, 2], by_hand)
+        by_hand = stack.weights[1][2, :, 4].sum() + stack.biases[1][2, 0, 4] + stack.weights[2][2, 4].sum()
+        torch.testing.assert_close(unit_sums(second, parameters)[2, 4], by_hand)
+
+
+@pytest.mark.parametrize("runs", [(), (2,)])
+def test_entry_on_the_diagonal_counts_once(runs):
+    square = normal(*runs, 3, 7, 3)
+    axes = (len(runs), len(runs) + 2)
+    group = UnitGroup("residual", 3, [Slice("w", axis) for axis in axes], len(runs))
+    sums = unit_sums(group, {"w": square})
+    for i in range(3):
+        belongs = torch.zeros(3, 7, 3, dtype=torch.bool)
+        belongs[i], belongs[:, :, i] = True, True
+        torch.testing.assert_close(sums[..., i], square[..., belongs].sum(-1))
+
+
+def test_several_mappings_are_combined_entry_by_entry():
+    group = UnitGroup("neurons", 3, IN_OUT)
+    a, b = {"up": normal(3, 5), "down": normal(4, 3)}, {"up": normal(3, 5) + 1, "down": normal(4, 3) - 1}
+    product = {name: a[name] * b[name] for name in a}
+    torch.testing.assert_close(unit_sums(group, a, b, of=torch.mul), unit_sums(group, product))
+
+
+def test_half_precision_is_summed_in_full():
+    group = UnitGroup("neurons", 1, (Slice("w", 0),))
+    ones = torch.ones(1, 4099, dtype=torch.bfloat16)
+    assert unit_sums(group, {"w": ones}).item() == 4099
+    assert unit_norms(group, {"w": ones}).item() == pytest.approx(4099**0.5)
+
+
+def test_norm_has_gradient_zero_at_zero():
+    w = torch.tensor([[0.0, 0.0], [3.0, 4.0]], requires_grad=True)
+    norms = unit_norms(UnitGroup("rows", 2, (Slice("w", 0),)), {"w": w})
+    norms.sum().backward()
+    assert norms.tolist() == [0, 5]
+    torch.testing.assert_close(w.grad, torch.tensor([[0.0, 0.0], [0.6, 0.8]]))
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: Slice("", 0), "name of a parameter"),
+        (lambda: Slice("w", -1), "axis of w is -1"),
+        (lambda: UnitGroup("g", 0, IN_OUT), "n_units of 'g' is 0"),
+        (lambda: UnitGroup("g", True, IN_OUT), "n_units of 'g' is True"),
+        (lambda: UnitGroup("g", 3, ()), "at least one"),
+        (lambda: UnitGroup("g", 3, IN_OUT, 2), "n_run_axes of 'g' is 2"),
+        (lambda: UnitGroup("g", 3, IN_OUT, 1), "at least n_run_axes"),
+        (lambda: UnitGroup("g", 3, (Slice("w", 0), Slice("w", 0))), "two different ones"),
+        (lambda: UnitGroup("g", 3, [Slice("w", axis) for axis in range(3)]), "two different ones"),
+    ],
+)
+def test_bad_groups_are_refused(make, says):
+    with pytest.raises(ValueError, match=says):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("tensors", "says"),
+    [
+        ({"up": torch.ones(3, 5)}, "names down, which is not among the tensors"),
+        ({"up": torch.ones(3, 5), "down": None}, "names down"),
+        (
+            {"up": torch.ones(3, 5), "down": torch.ones(3, 4)},
+            r"\(3, 4\); .* needs 3 units along its axis 1",
+        ),
+        ({"up": torch.ones(3, 5), "down": torch.ones(3)}, "along its axis 1"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_refused(tensors, says):
+    with pytest.raises(ValueError, match=says):
+        check(UnitGroup("neurons", 3, IN_OUT), tensors)
+
+
+def test_runs_must_agree():
+    group = UnitGroup("neurons", 3, (Slice("a", 1), Slice("b", 1)), 1)
+    with pytest.raises(ValueError, match="differ in their number of runs"):
+        check(group, {"a": torch.ones(2, 3), "b": torch.ones(1, 3)})
