@@ -169,9 +169,19 @@ def runs_per_chunk(sizes: Sequence[int], samples_per_step: int, device: torch.de
     """How many runs of this shape to train side by side; at least 1.
 
     On the CPU as many as keep one step's buffers in the caches, on a GPU as many as fit into half of its memory.
+
+    Raises
+    ------
+    ValueError
+        When the buffers of a single run do not fit on the GPU.
     """
     bytes_per_run = 4 * 2 * samples_per_step * sum(sizes)  # activations and their gradients
-    is_gpu = device.type == "cuda"
-    memory = torch.cuda.get_device_properties(device).total_memory if is_gpu else 0
-    budget = int(GPU_CHUNK_SHARE * memory) if is_gpu else CPU_CHUNK_BYTES
-    return max(1, budget // bytes_per_run)
+    if device.type != "cuda":
+        return max(1, CPU_CHUNK_BYTES // bytes_per_run)
+    budget = int(GPU_CHUNK_SHARE * torch.cuda.get_device_properties(device).total_memory)
+    if bytes_per_run > budget:
+        raise ValueError(
+            f"sizes is {tuple(sizes)} with {samples_per_step} samples per step; one run needs "
+            f"{bytes_per_run / 2**30:.1f} GiB, and the GPU has {budget / 2**30:.1f} GiB for it"
+        )
+    return budget // bytes_per_run

@@ -2,6 +2,7 @@
 
 import math
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -115,3 +116,32 @@ def test_chunks_shrink_with_the_work_and_never_vanish():
     cpu = torch.device("cpu")
     assert runs_per_chunk((10, 16, 2), 100, cpu) > runs_per_chunk((10, 160, 2), 100, cpu)
     assert runs_per_chunk((1000, 100_000, 2), 10_000, cpu) == 1
+
+
+def test_gpu_chunks_fill_half_of_the_memory_or_say_why_not(monkeypatch):
+    device = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=2 * 8_000_000))
+    assert runs_per_chunk((8, 10, 2), 1_000, device) == 50  # 8 bytes x 20 values x 1,000 samples each
+    with pytest.raises(ValueError, match=r"sizes is \(8, 10, 2\) with 1000000 samples per step; one run needs 0.1 GiB"):
+        runs_per_chunk((8, 10, 2), 1_000_000, device)
+
+
+def test_penalty_and_constraint_are_applied_at_every_step():
+    generators = make_generators((0, 1), "cpu")
+    stack = MLPStack(SIZES, generators)
+    parameters, calls = dict(stack.named_parameters()), []
+
+    def penalty():
+        calls.append(stack.weights[0].grad.norm().item())
+        stack.biases[0].grad.fill_(1.0)  # pushes every bias down, whatever the data say
+
+    def constraint():
+        parameters["weights.1"].data[:, 3] = 0.0
+
+    draw_batch = partial(sample_batch, PROBLEM, 32)
+    before = stack.biases[0].detach().clone()
+    config = TrainingConfig(7, learning_rate=1e-3)
+    train_stack(stack, draw_batch, generators, config, penalty=penalty, constraint=constraint, progress=False)
+    assert len(calls) == 7 and all(norm > 0 for norm in calls)
+    assert (stack.biases[0] < before).all()
+    assert (stack.weights[1][:, 3] == 0).all() and (stack.weights[1][:, 4] != 0).all()
