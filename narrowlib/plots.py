@@ -6,12 +6,15 @@ Colour never carries a meaning alone: dashes or markers repeat it.
 from __future__ import annotations
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
 from matplotlib.patches import Rectangle
 
 CHANCE_BITS = 1.0  # loss of a fair guess between two labels
+_SMALLEST_BITS = 1e-4  # what a logarithmic scale of scores shows as nothing
 _GREY = "#6b6b6b"
 _PALE = "#ededed"
 
@@ -180,6 +183,90 @@ def plot_converged(table: pd.DataFrame, *, paper: pd.Series | None = None, ax: A
     ax.set_yticks(list(rows), table["setting"])
     ax.set(xlim=(-0.03, 1.03), xlabel="share of runs that converge", ylim=(len(table) - 0.5, -0.5))
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+    return ax
+
+
+def plot_neuron_scores(scores: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Heat map of ablation scores, a row per task and a column per neuron, on a logarithmic scale.
+
+    Neurons are ordered by which tree of tasks they serve more: those of one tree on the left, of the other on the
+    right, shared ones between.
+
+    Parameters
+    ----------
+    scores : DataFrame
+        ``neuron``, ``task``, ``tree``, ``score`` (bits), of one layer of one network.
+    """
+    ax = _axes(ax)
+    tasks = scores.drop_duplicates("task").sort_values("tree", kind="stable")["task"]  # each tree a block of rows
+    table = scores.pivot(index="task", columns="neuron", values="score").loc[tasks]
+    strongest = scores.groupby(["neuron", "tree"], sort=False)["score"].max().unstack("tree")
+    first, second = (strongest[tree] for tree in scores["tree"].unique())
+    order = ((first - second) / (first + second + _SMALLEST_BITS)).sort_values(ascending=False, kind="stable").index
+    shown = table[order].clip(lower=_SMALLEST_BITS)
+    norm = LogNorm(_SMALLEST_BITS, max(1.0, shown.to_numpy().max()))
+    mesh = ax.pcolormesh(shown.to_numpy(), cmap="viridis", norm=norm, rasterized=True)
+    ax.figure.colorbar(mesh, ax=ax, label="ablation score (bits)", pad=0.01)
+    ax.set_yticks([row + 0.5 for row in range(len(shown))], shown.index, fontsize=9)
+    ax.set(ylim=(len(shown), 0), ylabel="task", xlabel="neuron, ordered by the tree it serves")
+    ax.set_xticks([])
+    ax.grid(False)
+    return ax
+
+
+def plot_sharing(shares: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Share of neurons that matter to both trees against the threshold; a line per width and layer, mean over seeds.
+
+    Parameters
+    ----------
+    shares : DataFrame
+        ``width``, ``layer``, ``seed``, ``threshold`` (bits), ``share``.
+    """
+    ax = _axes(ax)
+    shares = shares.reset_index(drop=True)
+    sns.lineplot(shares, x="threshold", y="share", hue="layer", style="width", markers=True, errorbar=("se", 1), ax=ax)
+    ax.set(xscale="log", xlabel="threshold: a neuron matters above it (bits)", ylim=(-0.03, 1.03))
+    ax.set_ylabel("share that matters to both trees,\namong neurons that matter")
+    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return ax
+
+
+def plot_pruning_curves(curves: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    r"""Accuracy on one task against sparsity, one line per network; dashed right after pruning, solid after recovery.
+
+    The axis is that of :math:`-\log_{10}(1 - s)`: equal steps divide the units that are left by equal factors.
+
+    Parameters
+    ----------
+    curves : DataFrame
+        ``seed``, ``sparsity``, ``stage`` (pruned or recovered), ``accuracy``, of one task and width.
+    """
+    ax = _axes(ax)
+    palette = sns.color_palette("colorblind")
+    styles = {
+        "pruned": (palette[1], (0, (4, 1.5)), "right after pruning"),
+        "recovered": (palette[0], "-", "after recovery"),
+    }
+    for stage, runs in curves.groupby("stage", sort=False):
+        colour, dashes, label = styles[stage]
+        for number, (_, run) in enumerate(runs.groupby("seed")):
+            ax.plot(
+                run["sparsity"],
+                run["accuracy"],
+                color=colour,
+                linestyle=dashes,
+                marker="o",
+                markersize=3,
+                linewidth=1.2,
+                alpha=0.85,
+                label=label if number == 0 else None,
+            )
+    ax.axhline(0.5, color=_GREY, linewidth=1.0, zorder=0)
+    ax.annotate("chance", (0.0, 0.5), xytext=(2, -3), textcoords="offset points", va="top", fontsize=8, color=_GREY)
+    ax.set_xscale("function", functions=(lambda s: -np.log10(1 - np.minimum(s, 0.9999)), lambda u: 1 - 10.0**-u))
+    ticks = [s for s in (0.0, 0.5, 0.8, 0.9, 0.95, 0.98) if s <= curves["sparsity"].max()]
+    ax.set_xticks(ticks, [f"{s:g}" for s in ticks])
+    ax.set(xlim=(0, 1 - 0.85 * (1 - curves["sparsity"].max())), ylim=(0.4, 1.03), xlabel="sparsity", ylabel="accuracy")
     return ax
 
 

@@ -1,5 +1,6 @@
 """The rules that turn numbers into verdicts."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,9 @@ def test_claims_file_is_complete():
         assert (BOOK / f"{claim['chapter']}.md").is_file()
         for about in claim["quantities"].values():
             assert {"what", "paper", "source", "holds", "tolerance"} <= set(about)
-            assert satisfies(about["paper"], about["holds"]), f"{name}: the paper's own value breaks the rule"
+            assert math.isnan(about["paper"]) or satisfies(about["paper"], about["holds"]), (
+                f"{name}: the paper's own value breaks the rule"
+            )
 
 
 def test_shares_agree_with_counts():

@@ -13,7 +13,16 @@ import pytest
 from narrowlib.cmsp import CMSP
 from narrowlib.experiments.hierarchy import HierarchyConfig, converged_runs, learning_curves
 from narrowlib.experiments.methods import example_samples
-from narrowlib.plots import book_theme, plot_composite_curves, plot_converged, plot_samples, plot_task_curves
+from narrowlib.plots import (
+    book_theme,
+    plot_composite_curves,
+    plot_converged,
+    plot_neuron_scores,
+    plot_pruning_curves,
+    plot_samples,
+    plot_sharing,
+    plot_task_curves,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -71,6 +80,39 @@ def test_samples_show_every_bit():
     assert len(ax.patches) == len(samples)
     texts = [text.get_text() for text in ax.texts]
     assert sum(text.startswith("label ") for text in texts) == 6
+
+
+def test_neurons_are_ordered_by_the_tree_they_serve():
+    values = {0: (0.0, 0.5), 1: (0.5, 0.0), 2: (0.3, 0.3)}  # neuron: score on one tree, on the other
+    scores = pd.DataFrame(
+        [(n, task, task, v) for n, pair in values.items() for task, v in zip(("{0}", "{3}"), pair, strict=True)],
+        columns=["neuron", "task", "tree", "score"],
+    )
+    ax = plot_neuron_scores(scores, ax=plt.figure().gca())
+    shown = ax.collections[0].get_array().reshape(2, 3)
+    assert shown[0].tolist() == [0.5, 0.3, 1e-4] and shown[1].tolist() == [1e-4, 0.3, 0.5]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["{0}", "{3}"]
+
+
+def test_sharing_has_a_line_per_width_and_layer():
+    shares = pd.DataFrame(
+        [(w, layer, s, t, 0.1 * w) for w in (1, 2) for layer in "ab" for s in (0, 1) for t in (0.01, 0.1)],
+        columns=["width", "layer", "seed", "threshold", "share"],
+    )
+    ax = plot_sharing(shares, ax=plt.figure().gca())
+    lines = [line for line in ax.get_lines() if len(line.get_xdata()) == 2]
+    assert len(lines) == 4 and {round(line.get_ydata()[0], 3) for line in lines} == {0.1, 0.2}
+
+
+def test_pruning_curves_show_every_network():
+    rows = [(n, s, stage, 0.9 - s / 2) for n in (0, 1) for s in (0.0, 0.5, 0.9) for stage in ("pruned", "recovered")]
+    ax = plot_pruning_curves(
+        pd.DataFrame(rows, columns=["seed", "sparsity", "stage", "accuracy"]), ax=plt.figure().gca()
+    )
+    runs = [line for line in ax.get_lines() if list(line.get_xdata()) == [0.0, 0.5, 0.9]]
+    assert len(runs) == 4 and set(labelled(ax)) == {"right after pruning", "after recovery"}
+    at = ax.transData.transform([(0.0, 0.5), (0.9, 0.5), (0.99, 0.5)])[:, 0]
+    assert at[1] - at[0] == pytest.approx(at[2] - at[1])  # a tenth left, then a tenth of that
 
 
 def test_figures_are_the_same_bytes_every_time(curves):
