@@ -270,6 +270,41 @@ def plot_pruning_curves(curves: pd.DataFrame, *, ax: Axes | None = None) -> Axes
     return ax
 
 
+def plot_norms(norms: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Norm of every neuron's weights against training steps, a line per neuron.
+
+    Parameters
+    ----------
+    norms : DataFrame
+        ``step``, ``neuron``, ``norm``, of one layer of one network.
+    """
+    ax = _axes(ax)
+    colour = sns.color_palette("colorblind")[0]
+    for _, neuron in norms.groupby("neuron"):
+        ax.plot(neuron["step"], neuron["norm"], color=colour, linewidth=0.8, alpha=0.5)
+    ax.set(yscale="log", xlabel="training steps with group lasso", ylabel="norm of a neuron's weights")
+    return ax
+
+
+def plot_strengths(sweep: pd.DataFrame, *, y: str, ax: Axes | None = None) -> Axes:
+    """A measure against the strength of the group lasso: a dot per network, and their mean.
+
+    Parameters
+    ----------
+    sweep : DataFrame
+        ``strength``, and the column named by ``y``, a row per network.
+    y : str
+        What is on the vertical axis.
+    """
+    ax = _axes(ax)
+    palette = sns.color_palette("colorblind")
+    ax.plot(sweep["strength"], sweep[y], "o", color=palette[0], alpha=0.5, markersize=5, label="a network")
+    mean = sweep.groupby("strength")[y].mean()
+    ax.plot(mean.index, mean, "-", color=palette[1], marker="_", markersize=12, label="mean")
+    ax.set(xscale="log", xlabel=r"strength $\lambda$ of the group lasso", ylim=(-0.03, 1.03))
+    return ax
+
+
 def _chance(ax: Axes) -> None:
     ax.axhline(CHANCE_BITS, color=_GREY, linewidth=1.0, zorder=0)
     place = {"xytext": (0, 3), "textcoords": "offset points", "ha": "right", "va": "bottom"}

@@ -45,7 +45,7 @@ def test_scores_are_those_of_zeroing_a_neuron(networks):
     scores = neuron_scores(networks, CONFIG)
     assert len(scores) == 2 * 2 * 16 * 8 and (scores["score"] >= 0).all()
     x, labels = nonlocality._held_out(CONFIG, WANTED, nonlocality.SCORE_SEED, range(2), torch.device("cpu"))
-    without = nonlocality._copies(networks, range(2))
+    without = nonlocality.copies(networks, range(2))
     with torch.no_grad():
         without.weights[0][1, :, 5] = without.biases[0][1, 0, 5] = without.weights[1][1, 5] = 0
         losses = [nonlocality.cross_entropy(each(x), labels)[0].mean(1)[1] for each in (networks, without)]

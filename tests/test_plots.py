@@ -18,9 +18,11 @@ from narrowlib.plots import (
     plot_composite_curves,
     plot_converged,
     plot_neuron_scores,
+    plot_norms,
     plot_pruning_curves,
     plot_samples,
     plot_sharing,
+    plot_strengths,
     plot_task_curves,
 )
 
@@ -113,6 +115,21 @@ def test_pruning_curves_show_every_network():
     assert len(runs) == 4 and set(labelled(ax)) == {"right after pruning", "after recovery"}
     at = ax.transData.transform([(0.0, 0.5), (0.9, 0.5), (0.99, 0.5)])[:, 0]
     assert at[1] - at[0] == pytest.approx(at[2] - at[1])  # a tenth left, then a tenth of that
+
+
+def test_norms_have_a_line_per_neuron():
+    norms = pd.DataFrame(
+        [(s, n, 1.0 + n - s / 10) for n in range(3) for s in (0, 5)], columns=["step", "neuron", "norm"]
+    )
+    ax = plot_norms(norms, ax=plt.figure().gca())
+    assert [line.get_ydata().tolist() for line in ax.get_lines()] == [[1, 0.5], [2, 1.5], [3, 2.5]]
+
+
+def test_strengths_show_networks_and_their_mean():
+    sweep = pd.DataFrame({"strength": [0.1, 0.1, 1.0, 1.0], "sparsity": [0.2, 0.4, 0.8, 1.0]})
+    lines = labelled(plot_strengths(sweep, y="sparsity", ax=plt.figure().gca()))
+    assert lines["a network"].get_ydata().tolist() == [0.2, 0.4, 0.8, 1.0]
+    assert lines["mean"].get_ydata().tolist() == pytest.approx([0.3, 0.9])
 
 
 def test_figures_are_the_same_bytes_every_time(curves):

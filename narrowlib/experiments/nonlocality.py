@@ -207,7 +207,7 @@ def _prune_and_recover(
 ) -> Iterator[dict[str, object]]:
     """Rows of one chunk of (network, number of the sparsity)."""
     runs = [run for run, _ in cases]
-    pruned = _copies(stack, runs)
+    pruned = copies(stack, runs)
     parameters = dict(pruned.named_parameters())
     hold = partial(apply_masks, pruned.units, parameters, masks)
     hold()
@@ -231,7 +231,7 @@ def _prune_and_recover(
         yield from _evaluated(pruned, config, task, cases, "recovered")
 
 
-def _copies(stack: MLPStack, runs: Sequence[int]) -> MLPStack:
+def copies(stack: MLPStack, runs: Sequence[int]) -> MLPStack:
     """A stack of copies of these runs, one may stand in it several times."""
     device = stack.weights[0].device
     copies = MLPStack(stack.sizes, make_generators([0] * len(runs), device))
