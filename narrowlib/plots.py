@@ -189,6 +189,7 @@ def plot_converged(table: pd.DataFrame, *, paper: pd.Series | None = None, ax: A
 def plot_neuron_scores(scores: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Heat map of ablation scores, a row per task and a column per neuron, on a logarithmic scale.
 
+    The scale runs from pale to dark, so that a figure turned over for a dark page runs from dark to bright.
     Neurons are ordered by which tree of tasks they serve more: those of one tree on the left, of the other on the
     right, shared ones between.
 
@@ -205,7 +206,7 @@ def plot_neuron_scores(scores: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     order = ((first - second) / (first + second + _SMALLEST_BITS)).sort_values(ascending=False, kind="stable").index
     shown = table[order].clip(lower=_SMALLEST_BITS)
     norm = LogNorm(_SMALLEST_BITS, max(1.0, shown.to_numpy().max()))
-    mesh = ax.pcolormesh(shown.to_numpy(), cmap="viridis", norm=norm, rasterized=True)
+    mesh = ax.pcolormesh(shown.to_numpy(), cmap="mako_r", norm=norm, rasterized=True)
     ax.figure.colorbar(mesh, ax=ax, label="ablation score (bits)", pad=0.01)
     ax.set_yticks([row + 0.5 for row in range(len(shown))], shown.index, fontsize=9)
     ax.set(ylim=(len(shown), 0), ylabel="task", xlabel="neuron, ordered by the tree it serves")
