@@ -13,7 +13,7 @@ from conftest import ROOT, executed, make_book
 
 MAX_CODE_WIDTH = 85  # columns that a page shows without scrolling
 MAX_CELL_LINES = 16
-MAX_IMPORT_LINES = 28  # of the cell that imports, a name per line
+MAX_IMPORT_LINES = 24  # of the cell that imports, a name per line
 MIN_ALT_TEXT = 30
 
 
