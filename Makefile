@@ -27,6 +27,7 @@ BOOK_AND_TEST := book,test
 # What a user passes reaches the shell as it was typed.
 export CHAPTER PROFILE ONLY CHAPTERS FOLDER TAG REPOSITORY
 export PARAMETERS := $(value P)
+export RECORDED := $(if $(filter file,$(origin PROFILE)),paper,$(value PROFILE))
 
 # Install extras into the environment unless this checkout, with these lock files, was the last to do so.
 define install
@@ -64,14 +65,14 @@ run: environment  ## execute one chapter: CHAPTER=, PROFILE=, P="name=value ..."
 	$(call install,book)
 	@$(PY) workflow/scripts/execute.py "$$CHAPTER" --profile "$$PROFILE" --set="$$PARAMETERS" $(if $(AGAIN),--again)
 
-record: environment  ## run one chapter's experiment at the paper's scale and record it for the book: CHAPTER=, P=
+record: environment  ## run one chapter's experiment at the paper's scale and record it for the book: CHAPTER=, P=, PROFILE=cpu without a GPU
 	$(call install,book)
-	@$(PY) workflow/scripts/record.py "$$CHAPTER" --set="$$PARAMETERS"
+	@$(PY) workflow/scripts/record.py "$$CHAPTER" --profile "$$RECORDED" --set="$$PARAMETERS"
 
-records: environment  ## record every chapter that has a record, one after another
+records: environment  ## record every chapter that has a record, one after another; PROFILE=cpu without a GPU
 	$(call install,book)
 	@for chapter in $$($(PY) -c 'import sys; sys.path.insert(0, "workflow/scripts"); import record; print(*record.RECORDED)'); do \
-	    $(PY) workflow/scripts/record.py "$$chapter" --set="$$PARAMETERS"; \
+	    $(PY) workflow/scripts/record.py "$$chapter" --profile "$$RECORDED" --set="$$PARAMETERS"; \
 	done
 
 gpu: environment  ## say which GPU is used, or stop where there is none

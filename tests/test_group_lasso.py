@@ -160,8 +160,7 @@ TABLES = {"widths": (4, 6), "sparsities": (0.5,), "device": "cpu", "progress": F
 
 
 def test_paper_tables_hold_both_states_of_every_network(tmp_path, monkeypatch):
-    monkeypatch.setattr(group_lasso, "SHOWN_WIDTH", 6)
-    tables = paper_tables(SMALL, SHORT, **TABLES, checkpoints=tmp_path)
+    tables = paper_tables(SMALL, SHORT, **TABLES, shown_width=6, checkpoints=tmp_path)
     assert set(tables) == {"curves", "sweep", "gaps", "edges"}
     curves = tables["curves"]
     assert len(curves) == 2 * 2 * 2 * 2 * 2 and set(curves["state"]) == set(STATES)
@@ -173,7 +172,7 @@ def test_paper_tables_hold_both_states_of_every_network(tmp_path, monkeypatch):
 
     for module in (lasso_training, recovery, two_trees):
         monkeypatch.setattr(module, "train_stack", refuse)
-    again = paper_tables(SMALL, SHORT, **TABLES, checkpoints=tmp_path)
+    again = paper_tables(SMALL, SHORT, **TABLES, shown_width=6, checkpoints=tmp_path)
     for name, table in tables.items():
         pd.testing.assert_frame_equal(table, again[name], check_dtype=False)
 

@@ -36,7 +36,7 @@ from narrowlib.records import digest_of, recorded, source_digest
 from narrowlib.training import pick_device
 
 STATES = ("before", "after group lasso")
-SHOWN_WIDTH = 256  # of the networks that are drawn and swept at the paper's scale; that of its Fig 3
+PAPER_SHOWN_WIDTH = 256  # of the networks that are drawn and swept; that of the paper's Fig 3
 SWEPT = {
     "subgradient": (0.0, 1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2),
     "proximal": (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0),
@@ -205,6 +205,7 @@ def paper_tables(
     widths: Sequence[int] = PAPER_WIDTHS,
     sparsities: Sequence[float] = PAPER_SPARSITIES,
     *,
+    shown_width: int = PAPER_SHOWN_WIDTH,
     device: str = "auto",
     checkpoints: str | Path = "",
     progress: bool = True,
@@ -222,6 +223,8 @@ def paper_tables(
         The paper's by default.
     widths : sequence of int
     sparsities : sequence of float
+    shown_width : int
+        Of the networks that are drawn, and trained with every strength.
     device : {"auto", "cpu", "cuda"}
     checkpoints : path, optional
         Folder to leave off in: finished pieces, each some seeds of one width, are kept there, and unfinished ones
@@ -232,7 +235,7 @@ def paper_tables(
     Returns
     -------
     dict of str to DataFrame
-        ``curves`` (see `lasso_curves`) of every width; and, when `SHOWN_WIDTH` is among the widths, of networks of
+        ``curves`` (see `lasso_curves`) of every width; and, when ``shown_width`` is among the widths, of networks of
         that width ``sweep`` (see `strength_sweep`, both methods), ``gaps`` (see `prox_gap`), and ``edges`` (see
         `network_edges`) of the first of them, before and after, cut as far as the wanted composite is kept without
         recovery: with ``state`` and ``sparsity``.
@@ -250,8 +253,8 @@ def paper_tables(
             after = kept_stack(path, where, partial(_regularised, before, piece, lasso, progress))
             stacks, folders = (before, after), (folder, lasso_folder)
             curves = lasso_curves(stacks, piece, sparsities, folders, progress=progress)
-            shown = width == SHOWN_WIDTH
-            tables = _shown(stacks, curves, piece, lasso, lasso_folder, progress) if shown else {}
+            is_shown = width == shown_width
+            tables = _shown(stacks, curves, piece, lasso, lasso_folder, progress) if is_shown else {}
             tables["curves"] = curves
             for name, table in tables.items():
                 parts.setdefault(name, []).append(table)
@@ -291,5 +294,5 @@ def _shown(
         "gaps": lambda: prox_gap(stacks[0], GAP_THRESHOLDS),
         "edges": edges,
     }
-    name = f"{SHOWN_WIDTH}-{config.seeds[0]}-{config.seeds[-1]}"
+    name = f"{stacks[0].sizes[1]}-{config.seeds[0]}-{config.seeds[-1]}"
     return {table: recorded(f"{table}-{name}", about, compute, folder) for table, compute in make.items()}

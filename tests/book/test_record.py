@@ -2,6 +2,7 @@
 
 import json
 
+import chapters
 import pandas as pd
 import pytest
 import record
@@ -31,10 +32,26 @@ def test_the_chapter_and_the_experiment_have_the_same_paper(chapter, monkeypatch
     for module in (record.nonlocality, record.group_lasso):
         monkeypatch.setattr(module, "paper_tables", lambda *given, **where: asked.append(given))
     record.RECORDED[chapter](record.all_parameters(chapter, "paper", ""))
-    (config, second), *_ = asked
+    (config, *lasso, widths), *_ = asked
     values = record.all_parameters(chapter, "paper", "")
     assert config == NonlocalityConfig(precision=values["precision"])
-    assert second == (GroupLassoConfig() if chapter == "group-lasso" else list(PAPER_WIDTHS))
+    assert lasso == ([GroupLassoConfig()] if chapter == "group-lasso" else [])
+    assert widths == list(PAPER_WIDTHS)
+
+
+def test_the_group_lasso_is_recorded_for_the_widths_of_nonlocality_and_its_own(monkeypatch):
+    asked = {}
+    monkeypatch.setattr(record.group_lasso, "paper_tables", lambda *given, **more: asked.update(more, widths=given[2]))
+    values = record.all_parameters("group-lasso", "smoke", "width=20")
+    record.RECORDED["group-lasso"](values)
+    assert (asked["widths"], asked["shown_width"]) == ([8, 12, 20], 20)
+    assert record.departures("group-lasso", values)["n_widths"] == {"here": 2, "paper": 7}
+
+
+@pytest.mark.parametrize("chapter", record.RECORDED)
+def test_every_record_can_be_made_without_a_gpu(chapter):
+    """The profile ``cpu`` names every chapter that is recorded, and sets a folder to leave off in."""
+    assert chapters.profile_parameters(chapter, "cpu")["checkpoints"]
 
 
 def test_mnist_and_its_chapter_have_the_same_paper(monkeypatch):

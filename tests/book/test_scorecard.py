@@ -130,7 +130,7 @@ def test_values_of_a_record_do_not_pass_for_those_of_the_page():
 def test_a_record_with_fewer_runs_is_told_apart_from_the_papers_scale():
     card = card_of(assessing_cell("A1", 0.9, SMALL_RUN))
     assert card["claims"][0]["quantities"][0]["paper_scale"] == {"ours": 0.9, "holds": True}
-    assert "on the paper's task, with fewer runs or steps: 1" in scorecard.sentence(card)
+    assert "by a record that comes nearer to it than these pages: 1" in scorecard.sentence(card)
     assert "`n_seeds` 10 in place of 40" in scorecard.sections(card)
 
 

@@ -1,8 +1,9 @@
 """Run a chapter's experiment outside the notebook and record its tables for the book.
 
-The parameters are those of the chapter, by default at the paper's scale.  Finished pieces are kept in the folder that
-``checkpoints`` names, and the same command goes on from them after a kill.  The tables, with what made them, go into
-``results/paper/CHAPTER``, from where the chapter draws its figures at the paper's scale.
+The parameters are those of the chapter, by default at the paper's scale; the profile ``cpu`` holds what two CPU cores
+can do of it in hours.  Finished pieces are kept in the folder that ``checkpoints`` names, and the same command goes on
+from them after a kill.  The tables, with what made them, go into ``results/paper/CHAPTER``, from where the chapter draws
+what it shows of the recorded run.
 """
 
 from __future__ import annotations
@@ -31,13 +32,18 @@ from narrowlib.experiments.two_trees import NonlocalityConfig, spaced_widths
 from narrowlib.recovery import StepConfig
 
 WHERE = ("device", "checkpoints")  # parameters that say where a run is made, not what
+WIDTHS = ("narrow_width", "wide_width", "n_widths")  # of the chapter nonlocality
 Tables = Callable[..., dict[str, Any]]
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("chapter", help=f"one of {', '.join(RECORDED)}")
-    parser.add_argument("--profile", default="paper", help="paper, or quick or smoke to try it")
+    parser.add_argument(
+        "--profile",
+        default="paper",
+        help="paper, cpu for what two cores can do of it in hours, or quick or smoke to try it",
+    )
     parser.add_argument("--set", default="", dest="overrides", help="parameters: 'n_seeds=4 n_steps=500'")
     parser.add_argument(
         "--piece", default="", help="make one piece of the work only, which is kept with the checkpoints"
@@ -64,16 +70,23 @@ def hierarchy_tables(values: Mapping[str, Any]) -> dict[str, Any]:
     return hierarchy.paper_tables(configured(hierarchy.HierarchyConfig, values), **where(values))
 
 
+def widths_of(values: Mapping[str, Any]) -> list[int]:
+    """The widths of the chapter nonlocality."""
+    return spaced_widths(*(values[name] for name in WIDTHS))
+
+
 def nonlocality_tables(values: Mapping[str, Any]) -> dict[str, Any]:
-    widths = spaced_widths(values["narrow_width"], values["wide_width"], values["n_widths"])
-    return nonlocality.paper_tables(configured(NonlocalityConfig, values), widths, **where(values))
+    return nonlocality.paper_tables(configured(NonlocalityConfig, values), widths_of(values), **where(values))
 
 
 def group_lasso_tables(values: Mapping[str, Any]) -> dict[str, Any]:
     lasso = {name.removeprefix("lasso_"): value for name, value in values.items() if name.startswith("lasso_")}
     lasso["n_steps"] = lasso.pop("steps")
-    config = configured(NonlocalityConfig, values)
-    return group_lasso.paper_tables(config, configured(GroupLassoConfig, lasso), **where(values))
+    config, width = configured(NonlocalityConfig, values), values["width"]
+    widths = sorted({*widths_of(values), width})
+    return group_lasso.paper_tables(
+        config, configured(GroupLassoConfig, lasso), widths, shown_width=width, **where(values)
+    )
 
 
 def mnist_tables(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -149,9 +162,16 @@ IN_PIECES = ("llm-frontier",)
 
 
 def all_parameters(chapter: str, profile: str, overrides: str) -> dict[str, Any]:
-    """Every parameter of a chapter with its value, the defaults included."""
+    """Every parameter of a chapter with its value, the defaults included.
+
+    The record of the group lasso has the widths of the chapter nonlocality too, whose networks it goes on from.
+    """
     defaults = {name: parameter.default for name, parameter in chapters.parameters(chapter).items()}
-    return {**defaults, **chosen_parameters(chapter, profile, overrides)}
+    values = {**defaults, **chosen_parameters(chapter, profile, overrides)}
+    if chapter == "group-lasso":
+        before = all_parameters("nonlocality", profile, "")
+        values |= {name: before[name] for name in WIDTHS}
+    return values
 
 
 def departures(chapter: str, values: Mapping[str, Any]) -> dict[str, Any]:
