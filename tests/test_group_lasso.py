@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from narrowlib.cmsp import task_name
-from narrowlib.experiments import group_lasso, lasso_training, nonlocality, recovery, two_trees
+from narrowlib.experiments import lasso_training, nonlocality, recovery, two_trees
 from narrowlib.experiments.group_lasso import (
     STATES,
     lasso_outcome,

@@ -2,8 +2,8 @@
 
 The parameters are those of the chapter, by default at the paper's scale; the profile ``cpu`` holds what two CPU cores
 can do of it in hours.  Finished pieces are kept in the folder that ``checkpoints`` names, and the same command goes on
-from them after a kill.  The tables, with what made them, go into ``results/paper/CHAPTER``, from where the chapter draws
-what it shows of the recorded run.
+from them after a kill.  The tables, with what made them, go into ``results/paper/CHAPTER``; from there the chapter
+draws what it shows of the recorded run.
 """
 
 from __future__ import annotations

@@ -111,8 +111,8 @@ def sentence(card: Mapping[str, Any]) -> str:
     at_scale, reduced = (sum(row["decided_at"] == scale for row in card["claims"]) for scale in (PAPER, REDUCED))
     return (
         f"Of {len(card['claims'])} claims: {', '.join(told)}. Decided at the paper's scale: {at_scale}; by a "
-        f"record that comes nearer to it than these pages: {reduced}; the others by these pages, executed in the profile "
-        f"*{card['profile']}*."
+        f"record that comes nearer to it than these pages: {reduced}; the others by these pages, executed in the "
+        f"profile *{card['profile']}*."
     )
 
 
