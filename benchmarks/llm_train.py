@@ -13,7 +13,7 @@ from torch import nn
 from benchmarks.harness import Row, measure_side_by_side, seconds_of
 from benchmarks.language_model import default_model, random_blocks
 from narrowlib.llm_costs import flops_per_token
-from narrowlib.llm_training import LLMTrainingConfig, recover
+from narrowlib.llm_training import ACCELERATE_LEAVES, LLMTrainingConfig, recover
 from narrowlib.records import provenance
 from narrowlib.torchvision_import import prepare_torchvision
 from narrowlib.training import pick_device
@@ -111,8 +111,8 @@ def _stock(model: nn.Module, blocks, kind: str) -> None:
         trainer = Trainer(model, arguments, train_dataset=blocks, data_collator=_with_labels)
         trainer.remove_callback(PrinterCallback)
         trainer.train()
-    vars(model).pop("forward", None)  # what accelerate wraps for bfloat16
-    vars(model).pop("_original_forward", None)
+    for leftover in ACCELERATE_LEAVES:
+        vars(model).pop(leftover, None)
 
 
 def _with_labels(rows: list[dict]) -> dict[str, torch.Tensor]:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from narrowlib.files import replacing
 
 SECONDS_BETWEEN = 60.0
+SECONDS_TO_SAVE = 3.0  # what takes longer to save is saved less often, in proportion
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # what Adam remembers of a parameter
 
 
@@ -81,11 +82,11 @@ class Checkpoint:
         shapes = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
         seeds = [generator.initial_seed() for generator in generators]
         self.run = json.dumps({"config": asdict(config), "shapes": shapes, "seeds": seeds}, sort_keys=True)
-        self._saved_at = time.monotonic()
+        self._saved_at, self._took = time.monotonic(), 0.0
 
     def save_if_due(self, step: int, records: Sequence[Tensor], about: Any = None) -> None:
-        """Save when the last time is long enough ago."""
-        if time.monotonic() - self._saved_at >= SECONDS_BETWEEN:
+        """Save when the last time is long enough ago, also in view of how long that took."""
+        if time.monotonic() - self._saved_at >= SECONDS_BETWEEN * max(1.0, self._took / SECONDS_TO_SAVE):
             self.save(step, records, about)
 
     def save(self, step: int, records: Sequence[Tensor], about: Any = None) -> None:
@@ -99,6 +100,7 @@ class Checkpoint:
         about : optional
             What else the run needs to go on; anything that json holds.
         """
+        began = time.monotonic()
         tensors = {"records": torch.stack(list(records))}
         for name, parameter in self.model.named_parameters():
             tensors[f"parameter.{name}"] = parameter.detach()
@@ -110,6 +112,7 @@ class Checkpoint:
         with replacing(self.path) as temporary:
             save_file({name: tensor.cpu() for name, tensor in tensors.items()}, temporary, described)
         self._saved_at = time.monotonic()
+        self._took = self._saved_at - began
 
     def resume(self) -> tuple[int, list[Tensor], Any]:
         """Put everything back as it was saved.

@@ -263,9 +263,10 @@ def _share_hook(totals: _Totals, module: nn.Module, name: str, axis: int, needs_
         if not needs_shares:
             return
         totals.n_awaited += 1
+        values = output.detach()  # a hook that held the output itself would keep it, and all behind it, for good
         output.register_hook(
             lambda gradient: totals.add_share(
-                module.bias if is_bias else output if bias is None else output - bias, gradient, is_read=False
+                module.bias if is_bias else values if bias is None else values - bias, gradient, is_read=False
             )
         )
 

@@ -29,6 +29,8 @@ from narrowlib.units import UnitGroup, check
 SCHEDULES = ("linear", "cosine", "constant")
 PRECISIONS = ("float32", "bfloat16")
 COSTS = ("seconds", "joules")
+# On a model that it wrapped for bfloat16.  With the last one on it, the next training would not be wrapped: in float32.
+ACCELERATE_LEAVES = ("forward", "_original_forward", "_is_accelerate_prepared")
 
 
 @dataclass(frozen=True)
@@ -320,7 +322,7 @@ def _left_as_it_was(model: nn.Module) -> Iterator[None]:
         try:
             yield
         finally:
-            for leftover in ("forward", "_original_forward"):  # what accelerate wraps for bfloat16
+            for leftover in ACCELERATE_LEAVES:
                 vars(model).pop(leftover, None)
             if forward is not None:
                 model.forward = forward

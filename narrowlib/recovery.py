@@ -22,7 +22,8 @@ OPTIMISERS = {  # and what each remembers of a parameter
 }
 CPU_STATE_BYTES = 24 * 2**20  # parameters, gradients and moments that still sit in a desktop's caches
 GPU_STATE_SHARE = 0.4  # of the device's memory; the rest is data, samples and workspace
-BLOCK_BYTES = 16 * 2**20  # activations of one block of held-out samples
+BLOCK_BYTES = 16 * 2**20  # activations of one block of held-out samples, on a CPU
+GPU_BLOCK_BYTES = 2**30  # the same on a GPU, where each pass over the weights should do much at once
 
 
 @dataclass(frozen=True)
@@ -306,7 +307,8 @@ def predictions(stack: MLPStack, inputs: Tensor, classes: Sequence[int] | None =
     With ``classes`` no other answer is open.
     """
     answers = torch.tensor(range(stack.sizes[-1]) if classes is None else classes, device=inputs.device)
-    n_block = max(1, BLOCK_BYTES // (4 * stack.n_runs * max(stack.sizes)))
+    block_bytes = GPU_BLOCK_BYTES if inputs.is_cuda else BLOCK_BYTES
+    n_block = max(1, block_bytes // (4 * stack.n_runs * max(stack.sizes)))
     found = [
         answers[stack(block.expand(stack.n_runs, -1, -1))[..., answers].argmax(-1)] for block in inputs.split(n_block)
     ]

@@ -125,8 +125,11 @@ def capture(work: Callable[[], None]) -> Callable[[], None]:
 
     Capturing does nothing of the work itself.
     """
-    graph = torch.cuda.CUDAGraph()
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
     torch.cuda.synchronize()
-    with torch.cuda.graph(graph):
-        work()
+    try:
+        with torch.cuda.graph(graph):
+            work()
+    finally:
+        torch.cuda.set_stream(stream)  # a capture that fails leaves its own stream behind
     return graph.replay

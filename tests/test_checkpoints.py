@@ -15,6 +15,8 @@ import torch
 from narrowlib import checkpoints, training
 from narrowlib.experiments import hierarchy
 from narrowlib.experiments.hierarchy import HierarchyConfig, learning_curves
+from narrowlib.models import MLPStack
+from narrowlib.training import TrainingConfig, make_generators
 
 TINY = HierarchyConfig(2, 2, 6, n_seeds=3, width=16, batch_size=16, n_steps=40, learning_rate=1e-2)
 
@@ -44,6 +46,20 @@ def kill_at(monkeypatch, step):
 def assert_same(first, second):
     assert torch.equal(first[0], second[0])
     assert all(torch.equal(a, b) for a, b in zip(first[1].parameters(), second[1].parameters(), strict=True))
+
+
+def test_what_takes_long_to_save_is_saved_less_often(tmp_path, monkeypatch):
+    stack, generators = MLPStack((2, 3, 2), make_generators([0], "cpu")), make_generators([1], "cpu")
+    store = checkpoints.Checkpoint(tmp_path / "run", stack, None, generators, TrainingConfig(1))
+    now, saved = [1000.0], []
+    monkeypatch.setattr(checkpoints.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(store, "save", lambda *about: saved.append(now[0]))
+    for took, due in ((0.0, 60.0), (3.0, 60.0), (30.0, 600.0)):
+        store._saved_at, store._took = now[0], took
+        for wait in (due - 1, 1):
+            now[0] += wait
+            store.save_if_due(0, [])
+    assert saved == [1060.0, 1120.0, 1720.0]
 
 
 def test_resumed_is_uninterrupted(tmp_path, monkeypatch, always_save):

@@ -1,5 +1,7 @@
 """Attribution scores of language models against gradients of weights, finite differences and their definitions."""
 
+import gc
+import weakref
 from itertools import pairwise
 
 import pytest
@@ -189,3 +191,14 @@ def test_bad_input_is_refused(model):
     vocabulary = UnitGroup("tokens", 61, [Slice("model.embed_tokens.weight", 0)])
     with pytest.raises(ValueError, match="axis 0 of the weight of a Embedding"):
         score_units(model, [vocabulary], BATCHES, progress=False)
+
+
+def test_no_batch_is_kept(model):
+    """What layers put out is freed when its batch is done, or a large model would fill the memory."""
+    outputs = []
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear | torch.nn.Embedding):
+            module.register_forward_hook(lambda _module, _inputs, output: outputs.append(weakref.ref(output)))
+    score_units(model, llama_units(model, "residual"), BATCHES, variants=["signed"], progress=False)
+    gc.collect()
+    assert outputs and not [output for output in outputs if output() is not None]

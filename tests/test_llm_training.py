@@ -1,5 +1,6 @@
 """Training of language models: what is held, what is added, what is recorded, and going on after a kill."""
 
+import copy
 import os
 import subprocess
 import sys
@@ -142,6 +143,16 @@ def test_bfloat16_trains_and_leaves_no_wrapper():
     recover(full, blocks_of(), CONFIG, progress=False)
     differences = [(p - q).abs().max() for p, q in zip(model.parameters(), full.parameters())]
     assert 0 < max(differences) < 0.1
+
+
+def test_every_training_of_one_model_is_in_bfloat16():
+    """Nothing that the first leaves on the model makes the second, or that of a copy, one in float32."""
+    model = tiny_llama("llama, tied")
+    config, seen = replace(CONFIG, n_steps=1, precision="bfloat16"), []
+    model.model.layers[0].mlp.up_proj.register_forward_hook(lambda _module, _inputs, output: seen.append(output.dtype))
+    for each in (model, model, copy.deepcopy(model)):
+        recover(each, blocks_of(), config, progress=False)
+    assert len(seen) >= 3 and set(seen) == {torch.bfloat16}
 
 
 def test_distillation():

@@ -24,6 +24,7 @@ import plainly
 
 KEPT = 8  # executed notebooks kept per chapter, beside the one in the book
 THREADS = "2"  # of every chapter, whatever the machine has and whoever starts it: the last bits depend on it
+SPINS = "5000"  # a tenth of a millisecond: a thread that waits longer sleeps, and leaves a busy machine its core
 EXECUTING = re.compile(r"Executing Cell (\d+)")  # how papermill announces a cell
 STARTUP_SECONDS = 120  # a busy machine may need long to start a kernel
 
@@ -70,6 +71,7 @@ def execute(chapter: str, values: dict[str, Any], output: Path) -> None:
     progress = Progress(chapter, len(chapters.read_notebook(chapter).cells) + bool(values))
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(chapters.ROOT), os.environ.get("PYTHONPATH")]))
     os.environ.update(OMP_NUM_THREADS=THREADS, MKL_NUM_THREADS=THREADS)
+    os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     os.environ.setdefault("TQDM_MININTERVAL", "5")  # bars of the library, a line each time
     os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")  # the kernel of this environment, not of the user
     os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")  # bars as text are what is wanted here
