@@ -49,6 +49,15 @@ def test_the_group_lasso_is_recorded_for_the_widths_of_nonlocality_and_its_own(m
 
 
 @pytest.mark.parametrize("chapter", record.RECORDED)
+def test_only_language_models_depart_from_the_paper_at_its_scale(chapter):
+    """A record of another model is never held to the paper's values."""
+    departs = record.departures(chapter, record.all_parameters(chapter, "paper", ""))
+    assert ("model" in departs) == (chapter in record.PAPERS)
+    assert departs.keys() <= record.PAPERS.get(chapter, {}).keys() | {"precision"}
+    assert record.PAPERS.get(chapter, {}).keys() <= chapters.parameters(chapter).keys()
+
+
+@pytest.mark.parametrize("chapter", record.RECORDED)
 def test_every_record_can_be_made_without_a_gpu(chapter):
     """The profile ``cpu`` names every chapter that is recorded, and sets a folder to leave off in."""
     assert chapters.profile_parameters(chapter, "cpu")["checkpoints"]

@@ -33,16 +33,16 @@ def with_parameter_table(woven: Any, chapter: str) -> Any:
 
 
 def parameter_table(chapter: str) -> str:
-    """What the parameters cell declares, and the values at the paper's scale, as a folded table."""
+    """What the parameters cell declares, and the values in the profile of the paper, as a folded table."""
     paper = chapters.profile_parameters(chapter, "paper") if "paper" in chapters.profile_names() else {}
     rows = [
         f"| `{one.name}` | {one.meaning.replace('|', chr(92) + '|')} | {one.type} | {_legal(one)} | `{one.default!r}` "
         f"| `{paper.get(one.name, one.default)!r}` |"
         for one in chapters.parameters(chapter).values()
     ]
-    head = ["| Name | Meaning | Type | Legal | Default | In the paper |", "|---|---|---|---|---|---|"]
+    head = ["| Name | Meaning | Type | Legal | Default | Profile paper |", "|---|---|---|---|---|---|"]
     lines = [
-        ":::{admonition} The parameters: what they take, and their values in the paper",
+        ":::{admonition} The parameters: what they take, and their values in the profile `paper`",
         ":class: dropdown parameters",
     ]
     return "\n".join([*lines, "", *head, *rows, ":::"])
