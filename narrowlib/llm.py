@@ -1,4 +1,4 @@
-"""Language models: the default out of a package, any folder, any name on the Hugging Face hub."""
+"""Language models: the default out of a package, a tiny one, any folder, any name on the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm.auto import tqdm
 
+from narrowlib import tiny
 from narrowlib.downloads import Archive, UnavailableError, cache_folder, fetch, made, members
 from narrowlib.llama import check_family
 from narrowlib.torchvision_import import prepare_torchvision
@@ -64,7 +65,8 @@ def load_causal_lm(
     ----------
     name : str or path
         ``"default"`` for SmolLM2-135M-Instruct out of a pinned package, unpacked to float32 once and kept in the cache
-        folder; else a local folder, or a name on the Hugging Face hub such as ``"meta-llama/Llama-3.2-1B"``.
+        folder; ``"tiny"`` for one of random weights, to try things out (`narrowlib.tiny`); else a local folder, or a
+        name on the Hugging Face hub such as ``"meta-llama/Llama-3.2-1B"``.
     dtype : torch.dtype
         float32, bfloat16 or float16, of the weights.
     device : {"auto", "cpu", "cuda"}
@@ -91,7 +93,7 @@ def load_causal_lm(
     import transformers
 
     with silenced(progress):
-        source = made(_default_folder(), _unpack_default) if name == DEFAULT_NAME else _source_of(name)
+        source = _source_of(name)
         described, _ = _read(name, transformers.PreTrainedConfig.get_config_dict, source)
         check_family(described.get("model_type"))
         options = {"trust_remote_code": False}
@@ -162,8 +164,12 @@ def _unpack_default(folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def _source_of(name: str) -> str:
-    """Folder or name on the hub, refused where it can be neither."""
+def _source_of(name: str) -> str | Path:
+    """Folder or name on the hub, refused where it can be neither; what the library has itself is made first."""
+    if name == DEFAULT_NAME:
+        return made(_default_folder(), _unpack_default)
+    if name == tiny.NAME:
+        return made(cache_folder() / "models" / f"{tiny.NAME}-{tiny.VERSION}", tiny.write_tiny)
     folder = Path(name).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
@@ -172,7 +178,7 @@ def _source_of(name: str) -> str:
     if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
         raise UnavailableError(
             f"{name!r} is neither a folder here nor a name on the Hugging Face hub (owner/model); it must be one of "
-            f"these, or {DEFAULT_NAME!r}"
+            f"these, {DEFAULT_NAME!r} or {tiny.NAME!r}"
         )
     return name
 

@@ -40,6 +40,19 @@ def test_a_folder_of_each_family(family, tmp_path):
     torch.testing.assert_close(loaded.model(tokens).logits, model(tokens).logits, rtol=0, atol=1e-5)
 
 
+def test_the_tiny_one_needs_no_network_and_is_always_the_same(tmp_path, monkeypatch):
+    losses, text = [], "import numpy\n# na\u00efve"
+    for cache in ("one", "two"):
+        monkeypatch.setenv("NARROWLIB_CACHE", str(tmp_path / cache))
+        monkeypatch.setattr("narrowlib.downloads.fetch", None)
+        loaded = load_causal_lm("tiny", device="cpu")
+        ids = loaded.tokenizer(text, return_tensors="pt").input_ids
+        assert ids.shape[1] == len(text.encode()) and loaded.tokenizer.decode(ids[0]) == text  # a token is a byte
+        losses.append(loaded.model(input_ids=ids, labels=ids).loss.item())
+    assert losses[0] == losses[1] and 4 < losses[0] < 8  # a guess among 257 costs 5.5 nats
+    assert loaded.model.num_parameters() < 50_000 and loaded.name == "tiny"
+
+
 def test_the_tokenizer_comes_with_it(tmp_path):
     saved(tmp_path)
     tokenizer = load_causal_lm(tmp_path).tokenizer
