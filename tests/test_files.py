@@ -169,7 +169,7 @@ ALLOWED = {
     "narrowlib/llm_trainer.py:_write": "called inside replacing",
     "narrowlib/recipe/course.py:_leave_masks": "called by a step, inside writing",
     "narrowlib/experiments/recipe.py:write_sources": "sources for a reader to look at, written again by every run",
-    "narrowlib/tiny.py:write_tiny": "`narrowlib.downloads.made` gives it the folder",
+    "narrowlib/tiny.py:write_tiny": "called by made",
     "workflow/scripts/build.py:one_at_a_time": "a lock",
     "workflow/scripts/publish.py:pack": "its checksum is written last, and compared before a release",
     "workflow/scripts/publish.py:write_archives": "the same",

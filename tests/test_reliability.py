@@ -6,12 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from reliability import kills, page  # noqa: E402
+from reliability import children, kills, page  # noqa: E402
 from reliability.__main__ import CHECKS, FAULTS, merged  # noqa: E402
 
 
@@ -50,6 +51,16 @@ def test_a_piece_written_again_is_seen(tmp_path):
     assert kills.changed(before) == 1
     path.unlink()
     assert kills.changed(before) == 1
+
+
+def test_what_a_run_cost_is_no_difference(tmp_path):
+    sums = []
+    for folder, seconds, loss in (("a", 1.0, 0.5), ("b", 2.0, 0.5), ("c", 1.0, 0.25)):
+        (tmp_path / folder / "chapter").mkdir(parents=True)
+        frame = pd.DataFrame({"loss": [loss], "seconds": [seconds]})
+        frame.to_parquet(tmp_path / folder / "chapter" / "runs.parquet")
+        sums.append(children.tables("chapter", tmp_path / folder))
+    assert sums[0] == sums[1] != sums[2]
 
 
 def test_new_rows_take_the_place_of_those_of_the_same_chapter():
