@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import chapters
+import differences
 import plainly
 from execute import chosen_parameters
 
@@ -33,27 +34,6 @@ from narrowlib.recovery import StepConfig
 
 WHERE = ("device", "checkpoints")  # parameters that say where a run is made, not what
 WIDTHS = ("narrow_width", "wide_width", "n_widths")  # of the chapter nonlocality
-# Where the profile ``paper`` itself departs from the paper, see section 5 and appendix of Michaud et al. (2025).
-PAPERS: dict[str, dict[str, Any]] = {
-    "llm-pruning": {
-        "model": "meta-llama/Llama-3.2-1B",
-        "recovery_steps": 20_000,
-        "learning_rate": 5e-5,
-        "n_warmup": 1_000,
-        "lasso_strengths": "1e-4 3e-4 5e-4 1e-3",
-        "lasso_steps": 70_000,
-        "lasso_rate": 2e-6,
-    },
-    "llm-frontier": {
-        "model": "meta-llama/Llama-3.2-1B, taught by Llama-3.1-8B",
-        "n_steps": "20,000, from scratch 100,000",
-        "student_rate": 5e-4,
-        "recovery_rate": 5e-5,
-        "students": "4 8 12 16 16 20 24 28 32",
-        "sparsities": "0.5/0.2 0.5/0.5 0.8/0.5 0.9/0.5 0.95/0.5 0.8/0.8 0.9/0.9",
-    },
-    "unlearning": {"model": "meta-llama/Llama-3.2-1B, asked CounterFact, ARC-Easy and WMDP", "python_steps": 20_000},
-}
 Tables = Callable[..., dict[str, Any]]
 
 
@@ -197,7 +177,7 @@ def all_parameters(chapter: str, profile: str, overrides: str) -> dict[str, Any]
 
 def departures(chapter: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """Where a run departs from the paper: per parameter its own value and the paper's."""
-    paper = all_parameters(chapter, "paper", "") | PAPERS.get(chapter, {})
+    paper = all_parameters(chapter, "paper", "") | differences.of_parameters(chapter)
     return {
         name: {"here": value, "paper": paper[name]}
         for name, value in values.items()

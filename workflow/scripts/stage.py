@@ -18,6 +18,7 @@ from typing import Any
 import api
 import chapters
 import collect
+import differences
 import downloads
 import interactive
 import nbformat
@@ -124,6 +125,7 @@ def tables(notebooks: dict[str, Any], card: dict[str, Any]) -> dict[str, str]:
         "scorecard-table": scorecard.table(card),
         "scorecard-claims": scorecard.sections(card),
         "scorecard-open": scorecard.open_claims(card),
+        "differences": differences.table(),
         "status": provenance.status(facts),
         "modules": api.listing(),
         **{f"figure {figure.name}": shown_again(figure) for figure in all_figures(notebooks)},

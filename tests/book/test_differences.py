@@ -1,0 +1,56 @@
+"""Where the book departs from the paper: what the file may hold, and what is made of it."""
+
+import chapters
+import differences
+import pytest
+import yaml
+
+ONE = {"chapters": ["hierarchy"], "what": "seeds", "paper": "a | b", "here": "fewer", "why": "time"}
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    def write(*entries):
+        path = tmp_path / "differences.yaml"
+        path.write_text(yaml.safe_dump(list(entries)))
+        monkeypatch.setattr(differences, "FILE", path)
+        differences.differences.cache_clear()
+
+    yield write
+    differences.differences.cache_clear()
+
+
+def test_the_books_own():
+    found = differences.differences()
+    assert found and {name for each in found for name in each} <= {"chapters", "parameter", *differences.TEXTS}
+    table = differences.table()
+    assert len(table.splitlines()) == len(found) + 2
+    assert set(differences.of_parameters("llm-pruning")) <= set(chapters.parameters("llm-pruning"))
+
+
+def test_a_table_and_departures(write):
+    write(ONE, {**ONE, "chapters": ["hierarchy", "mnist"], "parameter": "n_seeds"} | {"chapters": ["hierarchy"]})
+    assert differences.of_parameters("hierarchy") == {"n_seeds": "a | b"} and differences.of_parameters("mnist") == {}
+    assert "| {doc}`/book/hierarchy` | seeds | a \\| b | fewer | time |" in differences.table()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"why": None}, "difference 1 in differences.yaml has no why; it must be a text"),
+        ({"chapters": ["no-such"]}, "is of the chapter 'no-such'; it must be one of"),
+        ({"chapters": []}, "is of the chapter None"),
+        ({"parameter": "n_seedz"}, "is of the parameter 'n_seedz', which hierarchy does not have"),
+    ],
+)
+def test_what_is_not_legal_is_said(write, change, says):
+    write(ONE | change)
+    with pytest.raises(ValueError, match=says):
+        differences.differences()
+
+
+def test_a_book_without_the_file_has_none(tmp_path, monkeypatch):
+    monkeypatch.setattr(differences, "FILE", tmp_path / "none.yaml")
+    differences.differences.cache_clear()
+    assert differences.differences() == ()
+    differences.differences.cache_clear()

@@ -1,0 +1,53 @@
+"""Where the book departs from the paper: ``book/differences.yaml``, as a table and as departures of records."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import chapters
+import yaml
+
+FILE = chapters.BOOK / "differences.yaml"
+TEXTS = ("what", "paper", "here", "why")
+
+
+@cache
+def differences() -> tuple[dict[str, Any], ...]:
+    """Every difference: ``chapters``, ``what``, ``paper``, ``here``, ``why``, and for some the ``parameter`` of it.
+
+    Raises
+    ------
+    ValueError
+        When one lacks something, or names a chapter or parameter that there is not.
+    """
+    if not FILE.is_file():
+        return ()
+    found = yaml.safe_load(FILE.read_text(encoding="utf-8")) or []
+    names = chapters.names()
+    for number, each in enumerate(found, 1):
+        where = f"difference {number} in {FILE.name}"
+        if missing := [name for name in TEXTS if not isinstance(each.get(name), str)]:
+            raise ValueError(f"{where} has no {missing[0]}; it must be a text")
+        for chapter in each.get("chapters") or [None]:
+            if chapter not in names:
+                raise ValueError(f"{where} is of the chapter {chapter!r}; it must be one of {', '.join(names)}")
+            if each.get("parameter", "") not in {"", *chapters.parameters(chapter)}:
+                raise ValueError(f"{where} is of the parameter {each['parameter']!r}, which {chapter} does not have")
+    return tuple(found)
+
+
+def of_parameters(chapter: str) -> dict[str, str]:
+    """What the paper has for those parameters of a chapter in which even the profile ``paper`` departs from it."""
+    concerned = [each for each in differences() if "parameter" in each and chapter in each["chapters"]]
+    return {each["parameter"]: each["paper"] for each in concerned}
+
+
+def table() -> str:
+    """All differences in Markdown, in the order of the file."""
+    lines = ["| in | what | the paper | here, with the profile `paper` | why |", "|---|---|---|---|---|"]
+    for each in differences():
+        places = ", ".join(f"{{doc}}`/book/{chapter}`" for chapter in each["chapters"])
+        cells = (places, *(each[name].replace("|", "\\|") for name in TEXTS))
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
