@@ -23,15 +23,15 @@ def write(tmp_path, monkeypatch):
 def test_the_books_own():
     found = differences.differences()
     assert found and {name for each in found for name in each} <= {"chapters", "parameter", *differences.TEXTS}
-    table = differences.table()
-    assert len(table.splitlines()) == len(found) + 2
+    assert differences.listing().count("- **") == len(found)
     assert set(differences.of_parameters("llm-pruning")) <= set(chapters.parameters("llm-pruning"))
 
 
-def test_a_table_and_departures(write):
+def test_lists_and_departures(write):
     write(ONE, {**ONE, "chapters": ["hierarchy", "mnist"], "parameter": "n_seeds"} | {"chapters": ["hierarchy"]})
     assert differences.of_parameters("hierarchy") == {"n_seeds": "a | b"} and differences.of_parameters("mnist") == {}
-    assert "| {doc}`/book/hierarchy` | seeds | a \\| b | fewer | time |" in differences.table()
+    told = "- **Seeds.** *The paper:* a | b. *Here:* fewer. *Why:* time."
+    assert differences.listing() == f"In {{doc}}`hierarchy </book/hierarchy>`:\n\n{told}\n{told}"
 
 
 @pytest.mark.parametrize(

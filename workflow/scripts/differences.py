@@ -1,4 +1,4 @@
-"""Where the book departs from the paper: ``book/differences.yaml``, as a table and as departures of records."""
+"""Where the book departs from the paper: ``book/differences.yaml``, as lists and as departures of records."""
 
 from __future__ import annotations
 
@@ -43,11 +43,15 @@ def of_parameters(chapter: str) -> dict[str, str]:
     return {each["parameter"]: each["paper"] for each in concerned}
 
 
-def table() -> str:
-    """All differences in Markdown, in the order of the file."""
-    lines = ["| in | what | the paper | here, with the profile `paper` | why |", "|---|---|---|---|---|"]
+def listing() -> str:
+    """All differences in Markdown, in the order of the file: a list for each set of chapters."""
+    lists: dict[tuple[str, ...], list[str]] = {}
     for each in differences():
-        places = ", ".join(f"{{doc}}`/book/{chapter}`" for chapter in each["chapters"])
-        cells = (places, *(each[name].replace("|", "\\|") for name in TEXTS))
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        what = each["what"][:1].upper() + each["what"][1:]
+        told = f"- **{what}.** *The paper:* {each['paper']}. *Here:* {each['here']}. *Why:* {each['why']}."
+        lists.setdefault(tuple(each["chapters"]), []).append(told)
+    parts = []
+    for concerned, items in lists.items():
+        links = [f"{{doc}}`{chapter} </book/{chapter}>`" for chapter in concerned]
+        parts.append("\n".join([f"In {', '.join(links)}:", "", *items]))
+    return "\n\n".join(parts)

@@ -125,7 +125,7 @@ def tables(notebooks: dict[str, Any], card: dict[str, Any]) -> dict[str, str]:
         "scorecard-table": scorecard.table(card),
         "scorecard-claims": scorecard.sections(card),
         "scorecard-open": scorecard.open_claims(card),
-        "differences": differences.table(),
+        "differences": differences.listing(),
         "status": provenance.status(facts),
         "modules": api.listing(),
         **{f"figure {figure.name}": shown_again(figure) for figure in all_figures(notebooks)},
