@@ -33,6 +33,10 @@ class Assessment(pd.DataFrame):
     def _constructor(self) -> type[pd.DataFrame]:
         return pd.DataFrame
 
+    def _repr_html_(self) -> str:
+        """The table, its rows numbered by nothing, with a dash where the paper has no value."""
+        return self.to_html(index=self.index.name is not None, na_rep="\N{EN DASH}", notebook=True)
+
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         return {MEDIA_TYPE: self.judged}
 

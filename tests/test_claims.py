@@ -130,3 +130,10 @@ def test_shares_agree_with_counts():
 def test_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"claims.yaml is not where it should be"):
         load_claims(tmp_path / "claims.yaml")
+
+
+def test_a_table_shows_neither_row_numbers_nor_nan():
+    shown = assess("N1", {"shared_neurons": 0.5})._repr_html_()
+    assert "<th></th>" not in shown and "NaN" not in shown and "\N{EN DASH}" in shown and "0.5" in shown
+    by_claim = assess_all({"N1": {"shared_neurons": 0.5}})._repr_html_()
+    assert "<th>N1</th>" in by_claim
