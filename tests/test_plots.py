@@ -20,7 +20,13 @@ from narrowlib.experiments.hierarchy import HierarchyConfig, converged_runs, cou
 from narrowlib.experiments.methods import example_samples
 from narrowlib.figures import figure_data
 from narrowlib.plots.cmsp import plot_composite_curves, plot_converged, plot_samples, plot_task_curves
-from narrowlib.plots.digits import plot_digits, plot_forgetting, plot_fronts, plot_shrinking
+from narrowlib.plots.digits import (
+    plot_digits,
+    plot_forgetting,
+    plot_forgetting_panels,
+    plot_fronts,
+    plot_shrinking,
+)
 from narrowlib.plots.neurons import plot_agreement, plot_network, plot_neuron_scores, plot_norms, plot_sharing
 from narrowlib.plots.pruning import plot_pruning_curves, plot_pruning_panels, plot_strengths
 from narrowlib.plots.theme import book_theme
@@ -304,6 +310,13 @@ def test_forgetting_has_a_line_per_method_and_the_teacher():
     means = [line for line in ax.get_lines() if list(line.get_xdata()) == [8, 32]]
     assert len(means) >= 2 and any(np.allclose(line.get_ydata(), 0.35) for line in means)
     assert set(ax.get_legend_handles_labels()[1]) == {"teacher", "attribution", "group lasso"}
+
+
+def test_forgetting_shows_each_stage_by_its_own_measure():
+    rows = [("narrowed", "attribution", 8, 0.0, 0.6), ("relearned", "attribution", 8, 0.7, 0.9)]
+    table = pd.DataFrame(rows, columns=["stage", "method", "neurons", "odd", "among_odd"])
+    shown = [ax.get_lines()[0].get_ydata().tolist() for ax in plot_forgetting_panels(table).axes]
+    assert shown == [[0.6], [0.7]]
 
 
 def test_digits_show_their_pixels_and_both_names():

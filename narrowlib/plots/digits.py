@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from narrowlib.figures import keep_data
 from narrowlib.plots._common import GREY, current_axes, plain_ticks
@@ -120,6 +122,27 @@ def plot_forgetting(table: pd.DataFrame, *, y: str, ax: Axes | None = None) -> A
     ax.set(xscale="log", ylim=(-0.03, 1.03), xlabel="neurons kept", ylabel="accuracy on odd digits")
     plain_ticks(ax.xaxis, sorted(table.loc[~is_teacher, "neurons"].unique()))
     return ax
+
+
+def plot_forgetting_panels(table: pd.DataFrame) -> Figure:
+    """`plot_forgetting` of networks as they were narrowed, among odd answers only, and after a short relearning.
+
+    Parameters
+    ----------
+    table : DataFrame
+        ``stage`` (narrowed or relearned), ``method``, ``neurons``, ``odd`` and ``among_odd``.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(7.6, 3.6), sharey=True)
+    panels = (
+        ("narrowed", "among_odd", "as narrowed, odd answers only"),
+        ("relearned", "odd", "after a short relearning"),
+    )
+    for ax, (stage, y, title) in zip(axes, panels, strict=True):
+        plot_forgetting(table[table["stage"] == stage], y=y, ax=ax)
+        ax.set_title(title, fontsize=10)
+        ax.label_outer()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    return figure
 
 
 def plot_digits(pixels: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
