@@ -69,6 +69,7 @@ def without_training():
 def test_any_settings_are_taken_whole_or_refused_in_a_sentence(chapter, without_training):
     declared = chapters.parameters(chapter)
     defaults = {name: parameter.default for name, parameter in declared.items()}
+    more = record.all_parameters(chapter, chapters.DEFAULT_PROFILE, "")
 
     @fuzzed(KIND, parts=len(WITH_PARAMETERS))
     @given(settings_of(chapter))
@@ -85,7 +86,7 @@ def test_any_settings_are_taken_whole_or_refused_in_a_sentence(chapter, without_
             assert declared[name].parse(value, everything) == value
         if chapter in record.RECORDED:
             try:
-                record.RECORDED[chapter](everything)
+                record.RECORDED[chapter](more | everything)
             except ValueError as error:  # what the ranges cannot tell, such as what fits together
                 assert_one_line(error)
 
