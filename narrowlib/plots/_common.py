@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
@@ -11,6 +12,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 CHANCE_BITS = 1.0  # loss of a fair guess between two labels
 GREY = "#6b6b6b"
+LETTER_WIDTH = 0.65  # of a digit, in sizes of the font
 
 
 def current_axes(ax: Axes | None) -> Axes:
@@ -21,10 +23,20 @@ def current_axes(ax: Axes | None) -> Axes:
 def plain_ticks(axis: Axis, values: Sequence[float]) -> None:
     """Numbers in full on a logarithmic axis, and only those that do not crowd each other."""
     low, high = sorted(axis.get_view_interval())
+    is_wide = axis.axis_name == "x"  # there, numbers stand side by side
+    box, figure = axis.axes.get_position(), axis.axes.figure
+    length = 72 * (box.width * figure.get_figwidth() if is_wide else box.height * figure.get_figheight())  # points
+    points = length / math.log(high / low)
+    size = axis.get_ticklabels()[0].get_size() if axis.get_ticklabels() else plt.rcParams["font.size"]
     shown: list[float] = []
     for value in values:
-        if low <= value <= high and (not shown or value / shown[-1] > 1.3):
-            shown.append(value)
+        if not low <= value <= high:
+            continue
+        if shown:
+            n_letters = (len(f"{shown[-1]:,.0f}") + len(f"{value:,.0f}")) / 2 if is_wide else 1
+            if points * math.log(value / shown[-1]) < size * (LETTER_WIDTH * n_letters + 0.4):
+                continue
+        shown.append(value)
     axis.set_major_locator(FixedLocator(shown))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axis.set_minor_locator(NullLocator())
