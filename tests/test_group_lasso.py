@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from narrowlib.cmsp import task_name
-from narrowlib.experiments import lasso_training, nonlocality, recovery, two_trees
+from narrowlib.experiments import group_lasso, lasso_training, nonlocality, recovery, two_trees
 from narrowlib.experiments.group_lasso import (
     STATES,
     lasso_outcome,
@@ -175,6 +175,14 @@ def test_paper_tables_hold_both_states_of_every_network(tmp_path, monkeypatch):
     again = paper_tables(SMALL, SHORT, **TABLES, shown_width=6, checkpoints=tmp_path)
     for name, table in tables.items():
         pd.testing.assert_frame_equal(table, again[name], check_dtype=False)
+
+
+def test_one_network_is_drawn_however_the_seeds_are_shared_out(monkeypatch):
+    one_by_one = [replace(SMALL, first_seed=seed, n_seeds=1) for seed in SMALL.seeds]
+    monkeypatch.setattr(group_lasso, "pieces", lambda *_: one_by_one)
+    tables = paper_tables(SMALL, SHORT, **{**TABLES, "widths": (6,)}, shown_width=6)
+    assert set(tables["curves"]["seed"]) == set(tables["sweep"]["seed"]) == set(SMALL.seeds)
+    assert not tables["edges"].duplicated(["state", "layer", "source", "target"]).any()
 
 
 def test_networks_and_their_curves_are_shared_with_nonlocality(tmp_path, monkeypatch):

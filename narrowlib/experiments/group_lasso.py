@@ -254,7 +254,8 @@ def paper_tables(
             stacks, folders = (before, after), (folder, lasso_folder)
             curves = lasso_curves(stacks, piece, sparsities, folders, progress=progress)
             is_shown = width == shown_width
-            tables = _shown(stacks, curves, piece, lasso, lasso_folder, progress) if is_shown else {}
+            is_first = piece.seeds[0] == config.seeds[0]
+            tables = _shown(stacks, curves, piece, lasso, lasso_folder, is_first, progress) if is_shown else {}
             tables["curves"] = curves
             for name, table in tables.items():
                 parts.setdefault(name, []).append(table)
@@ -271,9 +272,10 @@ def _shown(
     config: NonlocalityConfig,
     lasso: GroupLassoConfig,
     folder: Path | None,
+    is_drawn: bool,
     progress: bool,
 ) -> dict[str, pd.DataFrame]:
-    """What is shown of one width only, recorded as one table each."""
+    """What is shown of one width only, recorded as one table each; ``is_drawn`` says whether the first network is."""
     about = {"config": asdict(config), "code": source_digest(sys.modules[__name__])}
     first = config.seeds[0]
 
@@ -292,7 +294,8 @@ def _shown(
     make: dict[str, Callable[[], pd.DataFrame]] = {
         "sweep": lambda: pd.concat([sweep(method) for method in METHODS], ignore_index=True),
         "gaps": lambda: prox_gap(stacks[0], GAP_THRESHOLDS),
-        "edges": edges,
     }
+    if is_drawn:
+        make["edges"] = edges
     name = f"{stacks[0].sizes[1]}-{config.seeds[0]}-{config.seeds[-1]}"
     return {table: recorded(f"{table}-{name}", about, compute, folder) for table, compute in make.items()}
