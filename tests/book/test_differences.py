@@ -34,6 +34,12 @@ def test_lists_and_departures(write):
     assert differences.listing() == f"In {{doc}}`hierarchy </book/hierarchy>`:\n\n{told}\n{told}"
 
 
+def test_a_parameters_value_is_read_from_the_profile(write):
+    write({name: text for name, text in {**ONE, "parameter": "n_seeds"}.items() if name != "here"})
+    expected = chapters.profile_parameters("hierarchy", "paper")["n_seeds"]
+    assert f"*Here:* {expected}. *Why:*" in differences.listing()
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [

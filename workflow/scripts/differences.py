@@ -14,7 +14,8 @@ TEXTS = ("what", "paper", "here", "why")
 
 @cache
 def differences() -> tuple[dict[str, Any], ...]:
-    """Every difference: ``chapters``, ``what``, ``paper``, ``here``, ``why``, and for some the ``parameter`` of it.
+    """Every difference: ``chapters``, ``what``, ``paper``, ``here``, ``why``, and for some the ``parameter`` of it,
+    whose value in the profile ``paper`` is ``here`` where that is not said.
 
     Raises
     ------
@@ -27,6 +28,7 @@ def differences() -> tuple[dict[str, Any], ...]:
     names = chapters.names()
     for number, each in enumerate(found, 1):
         where = f"difference {number} in {FILE.name}"
+        each.setdefault("here", _in_profile(each))
         if missing := [name for name in TEXTS if not isinstance(each.get(name), str)]:
             raise ValueError(f"{where} has no {missing[0]}; it must be a text")
         for chapter in each.get("chapters") or [None]:
@@ -35,6 +37,15 @@ def differences() -> tuple[dict[str, Any], ...]:
             if each.get("parameter", "") not in {"", *chapters.parameters(chapter)}:
                 raise ValueError(f"{where} is of the parameter {each['parameter']!r}, which {chapter} does not have")
     return tuple(found)
+
+
+def _in_profile(each: dict[str, Any]) -> str | None:
+    """The value that the profile ``paper`` has for the parameter of a difference; None where that names none."""
+    for chapter in each.get("chapters") or ():
+        if chapter in chapters.names() and each.get("parameter") in chapters.parameters(chapter):
+            default = chapters.parameters(chapter)[each["parameter"]].default
+            return f"{chapters.profile_parameters(chapter, 'paper').get(each['parameter'], default)}"
+    return None
 
 
 def of_parameters(chapter: str) -> dict[str, str]:
