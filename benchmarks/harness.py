@@ -33,17 +33,21 @@ def seconds_of(run: Callable[..., object], *arguments: object) -> float:
 
 
 def measure_side_by_side(
-    ours: Callable[[], object], baseline: Callable[[], object], *, repeats: int = 5
+    ours: Callable[[], object],
+    baseline: Callable[[], object],
+    *,
+    repeats: int = 5,
+    seconds: Callable[[Callable[[], object]], float] = seconds_of,
 ) -> tuple[float, float, float]:
     """Median seconds of both and the median of the ratios baseline / ours, taken in turns after one warm-up each.
 
-    Turns make the ratio robust: a slow spell of the machine meets both.
+    Turns make the ratio robust: a slow spell of the machine meets both.  ``seconds`` times one call.
     """
-    seconds = {ours: [], baseline: []}
+    taken = {ours: [], baseline: []}
     for repeat in range(repeats + 1):
         for run in (ours, baseline):
-            elapsed = seconds_of(run)
+            elapsed = seconds(run)
             if repeat:
-                seconds[run].append(elapsed)
-    ratios = [slow / fast for fast, slow in zip(seconds[ours], seconds[baseline], strict=True)]
-    return statistics.median(seconds[ours]), statistics.median(seconds[baseline]), statistics.median(ratios)
+                taken[run].append(elapsed)
+    ratios = [slow / fast for fast, slow in zip(taken[ours], taken[baseline], strict=True)]
+    return statistics.median(taken[ours]), statistics.median(taken[baseline]), statistics.median(ratios)

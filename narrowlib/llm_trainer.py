@@ -59,6 +59,11 @@ class NarrowTrainer(Trainer):
         Of the same vocabulary; its probabilities join the loss, see
         `narrowlib.distillation.Distillation`.
     distillation : Distillation
+    precision : {"float32", "bfloat16"}
+        Of matrix products; parameters and losses are float32.  ``args.bf16`` is to stay False: it would have the
+        model's logits copied into float32 once more.
+    compiled : callable
+        Gets the losses before they are used, see `narrowlib.compilation.compiled_layers`.
     optimizers : tuple
         Optimiser and schedule in place of AdamW and what ``args`` says.
     progress : bool
@@ -77,6 +82,8 @@ class NarrowTrainer(Trainer):
         penalty: Callable[[], None] | None = None,
         teacher: nn.Module | None = None,
         distillation: Distillation | None = None,
+        precision: str = "float32",
+        compiled: Callable[[Callable], Callable] = lambda function: function,
         optimizers: tuple = (None, None),
         progress: bool = True,
     ) -> None:
@@ -84,7 +91,11 @@ class NarrowTrainer(Trainer):
             model, args, data_collator=_stack, train_dataset=blocks, eval_dataset=held_out, optimizers=optimizers
         )
         self.penalty = penalty
-        self.distillation = distillation or Distillation()
+        distillation = distillation or Distillation()
+        self.hard_weight, self.precision = distillation.hard_weight, precision
+        self._hard_loss, self._soft_loss, self._top_loss = map(
+            compiled, (next_token_loss, distillation.soft_loss, distillation.top_loss)
+        )
         self.teacher = None if teacher is None else teacher.to(args.device).eval()
         self._hard_losses: list[Tensor] = []  # of a step with a teacher, since the last record
         self._began, self._joules_began = time.perf_counter(), joules_so_far(args.device)
@@ -100,21 +111,21 @@ class NarrowTrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Cross entropy of the next token from float32 logits; in training with a teacher, the distillation loss."""
         ids = inputs["input_ids"]  # (blocks, tokens)
-        outputs = model(input_ids=ids, use_cache=False)
-        logits = outputs.logits
-        loss = F.cross_entropy(logits[:, :-1].float().flatten(0, 1), ids[:, 1:].flatten())
-        if model.training and (self.teacher is not None or TOP_TOKENS in inputs):
+        is_taught = model.training and (self.teacher is not None or TOP_TOKENS in inputs)
+        with torch.autocast(ids.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            outputs = model(input_ids=ids, use_cache=False)
+            if is_taught and TOP_TOKENS not in inputs:
+                with torch.no_grad():
+                    teacher_logits = self.teacher(input_ids=ids, use_cache=False).logits
+        loss = self._hard_loss(outputs.logits, ids)
+        if is_taught:
             self._hard_losses.append(loss.detach())
-            weight = self.distillation.hard_weight
-            loss = weight * loss + (1 - weight) * self._soft_loss(logits, inputs)
+            if TOP_TOKENS in inputs:
+                soft = self._top_loss(outputs.logits, *top_of(inputs))
+            else:
+                soft = self._soft_loss(outputs.logits, teacher_logits)
+            loss = self.hard_weight * loss + (1 - self.hard_weight) * soft
         return (loss, outputs) if return_outputs else loss
-
-    def _soft_loss(self, logits: Tensor, inputs: dict[str, Tensor]) -> Tensor:
-        if TOP_TOKENS in inputs:
-            return self.distillation.top_loss(logits, *top_of(inputs))
-        with torch.no_grad():
-            teacher_logits = self.teacher(input_ids=inputs["input_ids"], use_cache=False).logits
-        return self.distillation.soft_loss(logits, teacher_logits)
 
     def log(self, logs, *args, **more):
         """A record of training also holds the loss without a teacher, and what training has taken so far."""
@@ -210,6 +221,11 @@ class NarrowTrainer(Trainer):
 
     def _load_rng_state(self, checkpoint):
         """Nothing to do: the seed of a step is made from its number."""
+
+
+def next_token_loss(logits: Tensor, ids: Tensor) -> Tensor:
+    """Mean cross entropy in nats, from float32 logits: (n, t, vocabulary), (n, t) -> ()."""
+    return F.cross_entropy(logits[:, :-1].float().flatten(0, 1), ids[:, 1:].flatten())
 
 
 def checkpoints_in(folder: str | Path) -> list[Path]:

@@ -9,7 +9,7 @@ import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,84 +20,15 @@ import torch
 from torch import Tensor, nn
 
 from narrowlib.checkpoints import digest_of
+from narrowlib.compilation import compiled_layers
 from narrowlib.distillation import Distillation, as_teacher
 from narrowlib.llm_best import KeepBest
 from narrowlib.llm_trainer import NarrowTrainer, Tell, TrainingArguments, checkpoints_in
+from narrowlib.llm_training_config import PAPER_GROUP_LASSO, PAPER_RECOVERY, LLMTrainingConfig
 from narrowlib.penalties import group_lasso_gradients_
 from narrowlib.units import UnitGroup, check
 
-SCHEDULES = ("linear", "cosine", "constant")
-PRECISIONS = ("float32", "bfloat16")
 COSTS = ("seconds", "joules")
-# On a model that it wrapped for bfloat16.  With the last one on it, the next training would not be wrapped: in float32.
-ACCELERATE_LEAVES = ("forward", "_original_forward", "_is_accelerate_prepared")
-
-
-@dataclass(frozen=True)
-class LLMTrainingConfig:
-    """How a language model is trained; the defaults are the paper's for recovery.
-
-    Parameters
-    ----------
-    n_steps : int
-        Optimiser steps.
-    learning_rate : float
-        Of AdamW, at its highest.
-    n_warmup : int
-        Steps over which it rises from 0.
-    schedule : {"linear", "cosine", "constant"}
-        How it goes on from there, to 0 at the end but for the last.
-    batch_size : int
-        Token blocks per optimiser step, over all processes.
-    micro_batch_size : int
-        At most so many go through the model at once in one process; gradients are summed up to the whole batch.
-    weight_decay : float
-        Of AdamW.
-    max_grad_norm : float
-        Gradients are scaled down to this norm; 0 for as they are.
-    precision : {"bfloat16", "float32"}
-        Of matrix products; parameters, optimiser and loss are float32.
-    seed : int
-        Of the order of the blocks.
-    record_every : int
-        Steps between two records.
-    evaluate_every : int
-        Steps between two records of the held-out loss; 0 for at every record.
-    checkpoint_every : int
-        Steps between two checkpoints.
-    """
-
-    n_steps: int = 20_000
-    learning_rate: float = 5e-5
-    n_warmup: int = 1_000
-    schedule: str = "linear"
-    batch_size: int = 64
-    micro_batch_size: int = 8
-    weight_decay: float = 0.0
-    max_grad_norm: float = 1.0
-    precision: str = "bfloat16"
-    seed: int = 0
-    record_every: int = 100
-    evaluate_every: int = 0
-    checkpoint_every: int = 500
-
-    def __post_init__(self) -> None:
-        least = {"n_steps": 1, "batch_size": 1, "micro_batch_size": 1, "record_every": 1, "checkpoint_every": 1}
-        for name, lowest in (least | {"n_warmup": 0, "evaluate_every": 0, "seed": 0}).items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
-                raise ValueError(f"{name} is {value!r}; it must be a whole number of at least {lowest}")
-        for name in ("learning_rate", "weight_decay", "max_grad_norm"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-                raise ValueError(f"{name} is {value!r}; it must be a number of at least 0")
-        for name, legal in (("schedule", SCHEDULES), ("precision", PRECISIONS)):
-            if getattr(self, name) not in legal:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(legal)}")
-
-
-PAPER_RECOVERY = LLMTrainingConfig()
-PAPER_GROUP_LASSO = LLMTrainingConfig(n_steps=70_000, learning_rate=2e-6, batch_size=108, micro_batch_size=18)
 
 
 def recover(
@@ -252,10 +183,10 @@ def _train(
         folder = Path(nowhere) if checkpoint is None else Path(checkpoint) / f"run-{run}"
         last = (checkpoints_in(folder) or [None])[-1]
         arguments = _arguments(config, model, folder, held_out, saves=checkpoint is not None, resumes=last is not None)
-        with _left_as_it_was(model):
+        with _left_as_it_was(model), compiled_layers(model, config.compiled) as compiled:
             trainer = NarrowTrainer(
                 model, arguments, blocks, held_out=held_out, groups=groups, masks=masks, penalty=penalty,
-                progress=progress, **extras,
+                precision=config.precision, compiled=compiled, progress=progress, **extras,
             )  # fmt: skip
             if keeps_best:
                 trainer.add_callback(KeepBest(model, folder / "best.safetensors"))
@@ -281,7 +212,6 @@ def _arguments(
         lr_scheduler_type="constant_with_warmup" if config.schedule == "constant" else config.schedule,
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
-        bf16=config.precision == "bfloat16",
         seed=config.seed,
         optim="adamw_torch_fused",
         logging_strategy="steps",
@@ -316,16 +246,13 @@ def _arguments(
 
 @contextmanager
 def _left_as_it_was(model: nn.Module) -> Iterator[None]:
-    """Mode, config and forward of the model, and torch's random state, are those from before; gradients are gone."""
-    was_training, use_cache, forward = model.training, model.config.use_cache, vars(model).get("forward")
+    """Mode and config of the model, and torch's random state, are those from before; gradients are gone."""
+    was_training, use_cache = model.training, model.config.use_cache
     with torch.random.fork_rng():
         try:
             yield
         finally:
-            for leftover in ACCELERATE_LEAVES:
-                vars(model).pop(leftover, None)
-            if forward is not None:
-                model.forward = forward
+            vars(model).pop("_is_accelerate_prepared", None)
             model.train(was_training)
             model.zero_grad()
             model.config.use_cache = use_cache

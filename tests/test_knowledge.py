@@ -17,7 +17,7 @@ from narrowlib.experiments.unlearning import relearn, unlearning_tables
 from narrowlib.experiments.unlearning_config import UnlearningConfig, unlearning_config
 from narrowlib.knowledge import Fact, documents, fact_blocks, facts
 from narrowlib.llm import LanguageModel
-from narrowlib.llm_training import LLMTrainingConfig
+from narrowlib.llm_training_config import LLMTrainingConfig
 
 WORDS = sorted(
     {word for fact in facts() for word in re.findall(r"\w+|[^\w\s]+", " ".join((fact.sentence, *fact.choices)))}

@@ -23,7 +23,7 @@ from narrowlib.experiments.llm_recovery import narrowed, recovery_curves, recove
 from narrowlib.experiments.llm_tables import paper_tables
 from narrowlib.llama import llama_units, n_parameters_of
 from narrowlib.llm import LanguageModel
-from narrowlib.llm_training import LLMTrainingConfig
+from narrowlib.llm_training_config import LLMTrainingConfig
 from narrowlib.pruning import ablated, keep_masks
 
 STEPS = LLMTrainingConfig(

@@ -20,7 +20,8 @@ from narrowlib.llama import n_parameters_of
 from narrowlib.llm import LanguageModel
 from narrowlib.llm_costs import flops_per_token
 from narrowlib.llm_trainer import NarrowTrainer, TrainerCallback
-from narrowlib.llm_training import LLMTrainingConfig, recover
+from narrowlib.llm_training import recover
+from narrowlib.llm_training_config import LLMTrainingConfig
 from narrowlib.students import new_student, student_config
 
 CONFIG = FrontierConfig(

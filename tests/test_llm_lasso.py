@@ -23,7 +23,7 @@ from narrowlib.experiments.llm_lasso import (
 )
 from narrowlib.experiments.llm_pruning import LLMPruningConfig, unit_scores
 from narrowlib.llama import llama_units
-from narrowlib.llm_training import LLMTrainingConfig
+from narrowlib.llm_training_config import LLMTrainingConfig
 from narrowlib.penalties import group_norms
 
 STEPS = LLMTrainingConfig(

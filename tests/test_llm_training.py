@@ -18,7 +18,8 @@ from narrowlib import llm_trainer
 from narrowlib.distillation import Distillation
 from narrowlib.llama import llama_units
 from narrowlib.llm_trainer import NarrowTrainer, TrainerCallback, checkpoints_in
-from narrowlib.llm_training import PAPER_GROUP_LASSO, PAPER_RECOVERY, LLMTrainingConfig, recover, train_group_lasso
+from narrowlib.llm_training import recover, train_group_lasso
+from narrowlib.llm_training_config import PAPER_GROUP_LASSO, PAPER_RECOVERY, LLMTrainingConfig
 from narrowlib.penalties import group_lasso
 from narrowlib.pruning import ablated
 
@@ -254,6 +255,7 @@ def test_paper_settings():
         ({"learning_rate": -1.0}, r"learning_rate is -1.0"),
         ({"schedule": "square"}, "schedule is 'square'; it must be one of linear, cosine, constant"),
         ({"precision": "int8"}, "precision is 'int8'"),
+        ({"compiled": "false"}, "compiled is 'false'; it must be True or False"),
     ],
 )
 def test_bad_configurations_are_refused(changes, message):

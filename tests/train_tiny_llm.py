@@ -9,7 +9,8 @@ from tiny_llamas import tiny_llama, token_ids
 
 from narrowlib.distillation import soft_targets
 from narrowlib.llama import llama_units
-from narrowlib.llm_training import LLMTrainingConfig, recover, train_group_lasso
+from narrowlib.llm_training import recover, train_group_lasso
+from narrowlib.llm_training_config import LLMTrainingConfig
 
 CONFIG = LLMTrainingConfig(
     n_steps=4, learning_rate=1e-2, n_warmup=1, batch_size=8, micro_batch_size=4, weight_decay=0.1,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from narrowlib.distillation import Distillation
 from narrowlib.experiments.llm_pruning import LLMPruningConfig
 from narrowlib.experiments.small_base import SmallBaseConfig
-from narrowlib.llm_training import LLMTrainingConfig
+from narrowlib.llm_training_config import LLMTrainingConfig
 
 METHODS = ("scratch", "distilled", "pruned", "pruned, distilled")
 PAPER_HEADS = (2, 3, 4, 5, 6)
@@ -33,7 +33,7 @@ class FrontierConfig:
         Sizes of the students, see `narrowlib.students.student_config`.
     pairs : sequence of (float, float)
         Sparsities of neurons and residual dimensions of the pruned networks.
-    n_steps, batch_size, micro_batch_size, n_warmup, weight_decay, precision, seed
+    n_steps, batch_size, micro_batch_size, n_warmup, weight_decay, precision, compiled, seed
         Of every run, see `narrowlib.llm_training.LLMTrainingConfig`; the learning rate then falls as a cosine.
     student_rate, recovery_rate : float
         Learning rates from random weights, and after pruning.
@@ -63,6 +63,7 @@ class FrontierConfig:
     hard_weight: float = 0.5
     n_kept: int = 32
     precision: str = "bfloat16"
+    compiled: bool = False
     evaluate_every: int = 10
     seed: int = 0
 
@@ -95,6 +96,7 @@ class FrontierConfig:
             micro_batch_size=min(self.micro_batch_size, self.batch_size),
             weight_decay=self.weight_decay,
             precision=self.precision,
+            compiled=self.compiled,
             seed=self.seed,
             record_every=1,
             evaluate_every=self.evaluate_every,

@@ -14,7 +14,7 @@ from narrowlib.evaluation import loss_per_skill
 from narrowlib.llama import llama_units, n_parameters_of
 from narrowlib.llm_ablation import ablation_losses
 from narrowlib.llm_scores import VARIANTS, score_units
-from narrowlib.llm_training import PAPER_GROUP_LASSO, PAPER_RECOVERY, LLMTrainingConfig
+from narrowlib.llm_training_config import PAPER_GROUP_LASSO, PAPER_RECOVERY, LLMTrainingConfig
 from narrowlib.pruning import ablated, keep_masks
 from narrowlib.scores import ablation_scores, agreement
 from narrowlib.tokens import skill_blocks

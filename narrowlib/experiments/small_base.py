@@ -10,7 +10,8 @@ import torch
 
 from narrowlib.documents import SKILLS, package_documents
 from narrowlib.llm import LanguageModel
-from narrowlib.llm_training import LLMTrainingConfig, recover
+from narrowlib.llm_training import recover
+from narrowlib.llm_training_config import LLMTrainingConfig
 from narrowlib.tokens import END_OF_TEXT, skill_blocks
 from narrowlib.torchvision_import import prepare_torchvision
 from narrowlib.training import pick_device

@@ -25,7 +25,8 @@ from narrowlib.experiments.unlearning_config import BASE, PRUNING, UnlearningCon
 from narrowlib.knowledge import fact_blocks, facts
 from narrowlib.llama import n_parameters_of
 from narrowlib.llm import LanguageModel, load_causal_lm
-from narrowlib.llm_training import LLMTrainingConfig, recover
+from narrowlib.llm_training import recover
+from narrowlib.llm_training_config import LLMTrainingConfig
 from narrowlib.records import digest_of, recorded, source_digest
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Any
 from narrowlib.experiments.llm_lasso import RANKED_BY
 from narrowlib.experiments.llm_pruning import LLMPruningConfig
 from narrowlib.experiments.mnist_config import numbers
-from narrowlib.llm_training import PAPER_GROUP_LASSO, LLMTrainingConfig
+from narrowlib.llm_training_config import PAPER_GROUP_LASSO, LLMTrainingConfig
 
 BASE = "base"
 PRUNING = {"random": "random", "attribution": RANKED_BY, "lasso": RANKED_BY}  # by method, the score that ranks neurons

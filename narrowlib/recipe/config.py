@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from narrowlib.llm_scores import VARIANTS, WITHOUT_DATA
-from narrowlib.llm_training import PRECISIONS
+from narrowlib.llm_training_config import PRECISIONS
 
 KINDS = ("neurons", "residual", "heads")
 DEVICES = ("auto", "cpu", "cuda")

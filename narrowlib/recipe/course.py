@@ -18,7 +18,8 @@ from narrowlib.evaluation import block_losses
 from narrowlib.export import export_vanilla, sliced
 from narrowlib.llama import llama_units, n_parameters_of
 from narrowlib.llm import DEFAULT_NAME, DEFAULT_ON_HUB, LanguageModel, load_causal_lm
-from narrowlib.llm_training import LLMTrainingConfig, recover, train_group_lasso
+from narrowlib.llm_training import recover, train_group_lasso
+from narrowlib.llm_training_config import LLMTrainingConfig
 from narrowlib.recipe import cut, measure
 from narrowlib.recipe.config import RecipeConfig
 from narrowlib.recipe.inputs import Texts

@@ -25,14 +25,17 @@ from execute import chosen_parameters
 sys.path.insert(0, str(chapters.ROOT))
 
 from narrowlib import checkpoints, records
+from narrowlib.compilation import check_compiler
 from narrowlib.downloads import UnavailableError
 from narrowlib.experiments import group_lasso, hierarchy, mnist, nonlocality
 from narrowlib.experiments.lasso_training import GroupLassoConfig
 from narrowlib.experiments.mnist_config import LassoConfig, MethodConfig, MnistConfig, TeacherConfig, numbers
 from narrowlib.experiments.two_trees import NonlocalityConfig, spaced_widths
 from narrowlib.recovery import StepConfig
+from narrowlib.training import pick_device
 
 WHERE = ("device", "checkpoints")  # parameters that say where a run is made, not what
+N_RECORDS = 20  # of a training run of a language model
 WIDTHS = ("narrow_width", "wide_width", "n_widths")  # of the chapter nonlocality
 Tables = Callable[..., dict[str, Any]]
 
@@ -112,7 +115,7 @@ def mnist_tables(values: Mapping[str, Any]) -> dict[str, Any]:
 def llm_pruning_tables(values: Mapping[str, Any]) -> dict[str, Any]:
     from narrowlib.experiments import llm_tables  # needs the extra llm
     from narrowlib.experiments.llm_pruning import LLMPruningConfig
-    from narrowlib.llm_training import LLMTrainingConfig
+    from narrowlib.llm_training_config import LLMTrainingConfig
 
     recovery = LLMTrainingConfig(
         n_steps=values["recovery_steps"],
@@ -120,6 +123,8 @@ def llm_pruning_tables(values: Mapping[str, Any]) -> dict[str, Any]:
         learning_rate=values["learning_rate"],
         n_warmup=values["n_warmup"],
         precision=values["precision"],
+        compiled=values["compiled"],
+        record_every=max(1, values["recovery_steps"] // N_RECORDS),
     )
     lasso = dataclasses.replace(recovery, n_steps=values["lasso_steps"], learning_rate=values["lasso_rate"])
     config = configured(LLMPruningConfig, values, recovery=recovery, lasso=lasso)
@@ -193,6 +198,8 @@ def main() -> int:
         if asked.piece and asked.chapter not in IN_PIECES:
             raise ValueError(f"piece is {asked.piece!r}; only {', '.join(IN_PIECES)} can be made in pieces")
         values = all_parameters(asked.chapter, asked.profile, asked.overrides)
+        if values.get("compiled"):
+            check_compiler(pick_device(values["device"]))
         checkpoints.SECONDS_BETWEEN = asked.save_every
         started = time.monotonic()
         only = {"piece": asked.piece} if asked.piece else {}

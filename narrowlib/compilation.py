@@ -1,0 +1,77 @@
+"""Layers and losses of a language model as compiled code, for as long as it trains."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+Function = TypeVar("Function", bound=Callable)
+
+_COMPILERS = {"cpu": ("CXX", "g++", "clang++"), "cuda": ("CC", "gcc", "clang", "cc")}
+
+
+@contextmanager
+def compiled_layers(model: nn.Module, compiled: bool = True) -> Iterator[Callable[[Function], Function]]:
+    """The decoder layers of a model run as compiled code within the context, and as they were after it.
+
+    The layers of a model are alike, so that one compilation serves all of them: seconds, where compiling the whole
+    model takes minutes.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        A causal language model with its layers in ``model.model.layers``.
+    compiled : bool
+        False leaves everything as it is.
+
+    Yields
+    ------
+    callable
+        Compiles a function, such as a loss, or returns it as it is.
+
+    Raises
+    ------
+    ValueError
+        When code for the model's device cannot be compiled here.
+
+    Notes
+    -----
+    Source: `torch.compile`; its manual calls this regional compilation.
+    """
+    if not compiled:
+        yield lambda function: function
+        return
+    check_compiler(next(model.parameters()).device)
+    layers = model.model.layers
+    torch.compiler.reset()  # what other models left would count against the limit of versions of one layer
+    try:
+        for layer in layers:
+            layer.compile(dynamic=False)
+        yield lambda function: torch.compile(function, dynamic=False)
+    finally:
+        for layer in layers:
+            layer._compiled_call_impl = None
+        torch.compiler.reset()
+
+
+def check_compiler(device: torch.device) -> None:
+    """Raise ValueError when `torch.compile` has nothing to compile with for this device."""
+    variable, *names = _COMPILERS.get(device.type, _COMPILERS["cuda"])
+    asked = os.environ.get(variable, "")
+    if not any(map(shutil.which, asked.split()[:1] or names)):
+        found = f"{variable} is {asked!r}, which is not there" if asked else "there is none"
+        raise ValueError(
+            f"compiled is True, which takes a compiler ({', '.join(names)} or what {variable} names), and {found}; "
+            "install one or set compiled to false"
+        )
+    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
+        raise ValueError(
+            "compiled is True, which takes the package triton on a GPU; install it or set compiled to false"
+        )

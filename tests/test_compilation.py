@@ -1,0 +1,67 @@
+"""Compiled training: the same as without, gone afterwards, and refused in a sentence where it cannot be."""
+
+import shutil
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+import torch
+from tiny_llamas import tiny_llama
+from train_tiny_llm import CONFIG, blocks_of
+
+from narrowlib.compilation import check_compiler, compiled_layers
+from narrowlib.distillation import soft_targets
+from narrowlib.llama import llama_units
+from narrowlib.llm_training import recover
+
+needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="there is no C++ compiler")
+
+
+@needs_compiler
+def test_compiled_training_is_training(monkeypatch):
+    """With masks, a teacher and held-out blocks; all layers share one compilation each for training and evaluation."""
+    taught = soft_targets(blocks_of(), tiny_llama("llama, untied", seed=1), n_kept=5, progress=False)
+    counts, reset, seen = torch._dynamo.utils.counters["stats"], torch.compiler.reset, []
+    monkeypatch.setattr(torch.compiler, "reset", lambda: (seen.append(counts["unique_graphs"]), reset()))
+    frames, models = [], []
+    for compiled in (False, True):
+        model = tiny_llama("llama, tied")
+        groups = llama_units(model, "neurons")
+        masks = {group.name: torch.arange(group.n_units) % 3 > 0 for group in groups}
+        options = {"groups": groups, "masks": masks, "held_out": blocks_of(4, seed=1), "progress": False}
+        frames.append(recover(model, taught, replace(CONFIG, compiled=compiled), **options))
+        models.append(model)
+    pd.testing.assert_frame_equal(*frames, rtol=1e-5)
+    for plain, other in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        torch.testing.assert_close(plain, other, rtol=1e-3, atol=5e-5)
+    before, after = seen
+    assert after - before == 5  # layer and loss, for training and evaluation, and the loss of the teacher
+    assert all(layer._compiled_call_impl is None for layer in models[1].model.layers)
+
+
+@needs_compiler
+def test_layers_are_as_they_were_after_an_error():
+    model = tiny_llama("llama, tied")
+    with pytest.raises(KeyError), compiled_layers(model):
+        assert all(layer._compiled_call_impl is not None for layer in model.model.layers)
+        raise KeyError
+    assert all(layer._compiled_call_impl is None for layer in model.model.layers)
+
+
+def test_without_a_compiler_nothing_begins(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    model, before = tiny_llama("llama, tied"), tiny_llama("llama, tied")
+    with pytest.raises(ValueError, match=r"takes a compiler \(g\+\+, clang\+\+ or what CXX names\), and there is none"):
+        recover(model, blocks_of(), replace(CONFIG, compiled=True), progress=False)
+    assert all(map(torch.equal, model.parameters(), before.parameters()))
+    monkeypatch.setenv("CXX", "nowhere -O2")
+    with pytest.raises(ValueError, match="CXX is 'nowhere -O2', which is not there"):
+        check_compiler(torch.device("cpu"))
+
+
+def test_a_gpu_takes_triton(monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="package triton"):
+        check_compiler(torch.device("cuda"))
