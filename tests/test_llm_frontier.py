@@ -167,6 +167,17 @@ def test_a_killed_study_goes_on_to_the_same_end(tmp_path, monkeypatch):
     assert frame.query("split == 'train'")["seconds"].is_monotonic_increasing  # those before the kill are counted
 
 
+def test_a_record_keeps_the_steps_that_were_read():
+    config = replace(CONFIG, n_steps=7, evaluate_every=3)
+    frame = pd.DataFrame({"step": [0, 1, 2, 3, 3, 4, 5, 6, 6, 7, 7], "smoothed": range(11)})
+    thin = llm_frontier.thinned(frame, config)
+    assert thin["step"].tolist() == [0, 3, 3, 6, 6, 7, 7] and thin["smoothed"].tolist() == [0, 3, 4, 7, 8, 9, 10]
+    assert [llm_frontier.table_name(replace(config, model=name)) for name in ("default", "small")] == [
+        "runs",
+        "small-runs",
+    ]
+
+
 def test_pieces_are_made_one_by_one_and_then_collected(tmp_path, monkeypatch):
     small = replace(CONFIG, student_heads=(1,), pairs=((0.5, 0.5),), n_steps=2)
     where = {"device": "cpu", "checkpoints": tmp_path, "progress": False}
@@ -176,7 +187,8 @@ def test_pieces_are_made_one_by_one_and_then_collected(tmp_path, monkeypatch):
         assert paper_tables(small, piece=name, **where) == {}
     monkeypatch.setattr(llm_frontier, "recover", None)  # nothing is trained a second time
     monkeypatch.setattr(llm_frontier, "load_causal_lm", None)
-    assert list(paper_tables(small, **where)["runs"]["run"].unique()) == list(names[1:])
+    ((name, table),) = paper_tables(small, **where).items()
+    assert name == "runs" and list(table["run"].unique()) == list(names[1:])
     with pytest.raises(ValueError, match="piece is 'scratch-9'; it must be one of prepare, scratch-1"):
         paper_tables(small, piece="scratch-9", **where)
     with pytest.raises(ValueError, match="checkpoints is empty"):

@@ -15,7 +15,7 @@ sys.path[:0] = [str(ROOT), str(Path(workflow.basedir) / "scripts")]
 import record
 
 from narrowlib.experiments.frontier_config import runs_of
-from narrowlib.experiments.llm_frontier import folder_of
+from narrowlib.experiments.llm_frontier import folder_of, table_name
 
 CHAPTER = "llm-frontier"
 PROFILE, SET = config.get("profile", "paper"), config.get("set", "")
@@ -41,7 +41,7 @@ rule collect:
     input:
         [PIECES / f"{run.name}.parquet" for run in runs_of(SETTINGS)],
     output:
-        f"{RESULTS}/{CHAPTER}/runs.parquet",
+        f"{RESULTS}/{CHAPTER}/{table_name(SETTINGS)}.parquet",
     shell:
         "{PYTHON} {RECORD} --folder {RESULTS}"
 

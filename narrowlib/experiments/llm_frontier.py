@@ -202,7 +202,7 @@ def paper_tables(
     checkpoints: str | Path = "",
     progress: bool = True,
 ) -> dict[str, pd.DataFrame]:
-    """The table of all runs, ``runs``, or one piece of the work, which is kept in the folder of the checkpoints.
+    """The table of all runs, or one piece of the work, which is kept in the folder of the checkpoints.
 
     Parameters
     ----------
@@ -214,6 +214,12 @@ def paper_tables(
         Folder to leave off in, see `FrontierStudy`.
     progress : bool
 
+    Returns
+    -------
+    dict of str to DataFrame
+        `FrontierStudy.records` by `table_name`; of the training batches the steps at which the held-out loss was read,
+        and the last.
+
     Raises
     ------
     ValueError
@@ -221,7 +227,7 @@ def paper_tables(
     """
     study = FrontierStudy(config or FrontierConfig(), device=device, checkpoints=checkpoints, progress=progress)
     if not piece:
-        return {"runs": study.records()}
+        return {table_name(study.config): thinned(study.records(), study.config)}
     if piece not in pieces(study.config):
         raise ValueError(f"piece is {piece!r}; it must be one of {', '.join(pieces(study.config))}")
     if study.folder is None:
@@ -231,6 +237,17 @@ def paper_tables(
     else:
         study.record(next(run for run in runs_of(study.config) if run.name == piece))
     return {}
+
+
+def table_name(config: FrontierConfig) -> str:
+    """Name of the table of all runs: records of the small base model and of another lie side by side."""
+    return "small-runs" if config.model == small_base.NAME else "runs"
+
+
+def thinned(records: pd.DataFrame, config: FrontierConfig) -> pd.DataFrame:
+    """The rows at which the held-out loss was read: what is smoothed was smoothed over all steps."""
+    is_kept = (records["step"] % config.evaluate_every == 0) | (records["step"] == config.n_steps)
+    return records[is_kept].reset_index(drop=True)
 
 
 def folder_of(config: FrontierConfig, checkpoints: str | Path) -> Path:
