@@ -62,18 +62,22 @@ class TrainingConfig:
 def pick_device(device: str) -> torch.device:
     """The device of a name: ``"auto"`` is the GPU when there is one, the CPU otherwise.
 
+    Under ``torchrun`` the GPU is each process's own.
+
     Raises
     ------
     ValueError
         When the name is unknown, or the device is not there.
     """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if device not in ("cpu", "cuda"):
+    if device not in ("auto", "cpu", "cuda"):
         raise ValueError(f"device is {device!r}; it must be one of auto, cpu, cuda")
-    if device == "cuda" and not torch.cuda.is_available():
+    has_gpu = torch.cuda.is_available()
+    if device == "cuda" and not has_gpu:
         raise ValueError("device is 'cuda', but torch finds no GPU; use auto or cpu")
-    return torch.device(device)
+    if device == "cpu" or not has_gpu:
+        return torch.device("cpu")
+    rank = torch.distributed.get_node_local_rank(fallback_rank=-1) if torch.distributed.is_available() else -1
+    return torch.device("cuda", rank) if rank >= 0 else torch.device("cuda")
 
 
 def make_generators(seeds: Sequence[int], device: str | torch.device) -> list[torch.Generator]:

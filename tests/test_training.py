@@ -31,6 +31,15 @@ def train(seeds, n_steps=60, record_every=20, batch_size=32, **more):
     return train_stack(stack, draw_batch, generators, config, progress=False, **more), stack
 
 
+def test_each_process_of_several_has_its_own_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    assert pick_device("auto") == pick_device("cuda") == torch.device("cuda")
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert pick_device("auto") == pick_device("cuda") == torch.device("cuda", 3)
+    assert pick_device("cpu") == torch.device("cpu")
+
+
 def test_stack_member_trains_as_it_would_alone():
     together, stack = train((0, 1, 2))
     for run in range(3):
