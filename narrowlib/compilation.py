@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import sysconfig
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -14,11 +16,11 @@ from torch import nn
 
 Function = TypeVar("Function", bound=Callable)
 
-_COMPILERS = {"cpu": ("CXX", "g++", "clang++"), "cuda": ("CC", "gcc", "clang", "cc")}
+_COMPILERS = {"cpu": ("CXX", "g++", "clang++"), "cuda": ("CC", "gcc", "clang")}
 
 
 @contextmanager
-def compiled_layers(model: nn.Module, compiled: bool = True) -> Iterator[Callable[[Function], Function]]:
+def compiled_layers(model: nn.Module, compiled: bool = True) -> Iterator[Callable[[Function], Function] | None]:
     """The decoder layers of a model run as compiled code within the context, and as they were after it.
 
     The layers of a model are alike, so that one compilation serves all of them: seconds, where compiling the whole
@@ -33,8 +35,8 @@ def compiled_layers(model: nn.Module, compiled: bool = True) -> Iterator[Callabl
 
     Yields
     ------
-    callable
-        Compiles a function, such as a loss, or returns it as it is.
+    callable or None
+        Compiles a function, such as a loss; None when nothing is to be compiled.
 
     Raises
     ------
@@ -46,7 +48,7 @@ def compiled_layers(model: nn.Module, compiled: bool = True) -> Iterator[Callabl
     Source: `torch.compile`; its manual calls this regional compilation.
     """
     if not compiled:
-        yield lambda function: function
+        yield None
         return
     check_compiler(next(model.parameters()).device)
     layers = model.model.layers
@@ -70,6 +72,11 @@ def check_compiler(device: torch.device) -> None:
         raise ValueError(
             f"compiled is True, which takes a compiler ({', '.join(names)} or what {variable} names), and {found}; "
             "install one or set compiled to false"
+        )
+    if not Path(sysconfig.get_paths()["include"], "Python.h").is_file():
+        raise ValueError(
+            "compiled is True, which takes the headers of Python (Python.h), and they are not there; install them "
+            "(python3-dev and the like) or set compiled to false"
         )
     if device.type == "cuda" and importlib.util.find_spec("triton") is None:
         raise ValueError(

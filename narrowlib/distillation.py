@@ -155,7 +155,7 @@ def soft_targets(
 
 
 def as_teacher(blocks: Any, distillation: Distillation | None = None, teacher: nn.Module | None = None) -> Any:
-    """Blocks as training takes them: with soft targets as arrays, when those and the loss belong together.
+    """Blocks as training takes them, as arrays; soft targets only when they and the loss belong together.
 
     Raises
     ------
@@ -163,7 +163,7 @@ def as_teacher(blocks: Any, distillation: Distillation | None = None, teacher: n
         When blocks hold soft targets of another temperature than the loss has, or there is a teacher as well.
     """
     if TEMPERATURE not in getattr(blocks, "column_names", ()):
-        return blocks
+        return blocks.with_format("numpy") if hasattr(blocks, "with_format") else blocks
     if teacher is not None:
         raise ValueError("blocks hold soft targets and there is a teacher; there must be one of both")
     temperature, asked = float(blocks[0][TEMPERATURE]), (distillation or Distillation()).temperature

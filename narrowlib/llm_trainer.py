@@ -62,8 +62,9 @@ class NarrowTrainer(Trainer):
     precision : {"float32", "bfloat16"}
         Of matrix products; parameters and losses are float32.  ``args.bf16`` is to stay False: it would have the
         model's logits copied into float32 once more.
-    compiled : callable
-        Gets the losses before they are used, see `narrowlib.compilation.compiled_layers`.
+    compiled : callable, optional
+        Compiles the losses, see `narrowlib.compilation.compiled_layers`.  The first step of the process, in which that
+        happens, is left out of what training took.
     optimizers : tuple
         Optimiser and schedule in place of AdamW and what ``args`` says.
     progress : bool
@@ -83,7 +84,7 @@ class NarrowTrainer(Trainer):
         teacher: nn.Module | None = None,
         distillation: Distillation | None = None,
         precision: str = "float32",
-        compiled: Callable[[Callable], Callable] = lambda function: function,
+        compiled: Callable[[Callable], Callable] | None = None,
         optimizers: tuple = (None, None),
         progress: bool = True,
     ) -> None:
@@ -94,12 +95,14 @@ class NarrowTrainer(Trainer):
         distillation = distillation or Distillation()
         self.hard_weight, self.precision = distillation.hard_weight, precision
         self._hard_loss, self._soft_loss, self._top_loss = map(
-            compiled, (next_token_loss, distillation.soft_loss, distillation.top_loss)
+            compiled or (lambda loss: loss), (next_token_loss, distillation.soft_loss, distillation.top_loss)
         )
         self.teacher = None if teacher is None else teacher.to(args.device).eval()
         self._hard_losses: list[Tensor] = []  # of a step with a teacher, since the last record
         self._began, self._joules_began = time.perf_counter(), joules_so_far(args.device)
-        self._spent = {"seconds": 0.0, "joules": 0.0}  # before this process, and less what evaluation took
+        self._compiles = compiled is not None  # until its first step is done
+        self._earlier = {"seconds": 0.0, "joules": 0.0}  # before this process
+        self._spent = self._earlier  # and less what evaluation took
         self.model_accepts_loss_kwargs = False  # a loss is a mean over its blocks, which are all equally long
         for noisy in (PrinterCallback, ProgressCallback):
             self.remove_callback(noisy)
@@ -135,6 +138,9 @@ class NarrowTrainer(Trainer):
                 logs["hard_loss"] = float(self.accelerator.reduce(hard, "mean"))
                 self._hard_losses = []
             logs |= self._taken()
+            if self.args.world_size > 1:
+                joules = torch.tensor(logs["joules"], dtype=torch.float64, device=self.args.device)
+                logs["joules"] = float(self.accelerator.reduce(joules, "sum"))
         super().log(logs, *args, **more)
 
     def _taken(self) -> dict[str, float]:
@@ -150,7 +156,16 @@ class NarrowTrainer(Trainer):
         loss = super().training_step(model, inputs, num_items_in_batch)
         if self.penalty is not None and self.accelerator.sync_gradients:
             self.penalty()
+        if self._compiles and self.accelerator.sync_gradients:
+            self._compiles = False
+            float(loss)  # the device is done
+            self._spent = self._earlier
+            self._began, self._joules_began = time.perf_counter(), joules_so_far(self.args.device)
         return loss
+
+    def floating_point_ops(self, inputs):
+        """Not counted: it would take longer than it tells."""
+        return 0
 
     @torch.no_grad()
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
@@ -215,7 +230,7 @@ class NarrowTrainer(Trainer):
                 self.optimizer.state[parameters[name]][moment] = file.get_tensor(key).to(device)
         about = json.loads((Path(checkpoint) / _SCHEDULE).read_text(encoding="utf-8"))
         self.lr_scheduler.load_state_dict(about["schedule"])
-        self._spent = about["spent"]
+        self._spent = self._earlier = about["spent"]
         for group, rate in zip(self.optimizer.param_groups, self.lr_scheduler.get_last_lr(), strict=True):
             group["lr"] = rate
 

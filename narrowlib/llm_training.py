@@ -76,7 +76,8 @@ def recover(
         End with the parameters whose held-out loss was the lowest of all records, and not with the last ones.
     tells_costs : bool
         Add the columns ``seconds`` and ``joules``: what training took until then, before a kill too, without
-        evaluation.  NaN where the device tells no energy, and in rows of the held-out loss.
+        evaluation and, where it is compiled, without the first step of each process.  NaN where the device tells no
+        energy, and in rows of the held-out loss.
     progress : bool
         Show a progress bar.
 
@@ -230,6 +231,7 @@ def _arguments(
         ddp_backend="gloo" if device.type == "cpu" and is_one_of_several else None,
         ddp_find_unused_parameters=False,
         dataloader_pin_memory=device.type == "cuda",
+        accelerator_config={"non_blocking": device.type == "cuda"},
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs take several processes, not copies of the model
     share, rest = divmod(config.batch_size, arguments.world_size)

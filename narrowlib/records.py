@@ -142,6 +142,8 @@ def recorded(
 ) -> pd.DataFrame:
     """A table from its record when there is a good one of the same configuration, else computed and recorded.
 
+    Of several processes that computed it together the first records it, and all get that table.
+
     Parameters
     ----------
     name : str
@@ -162,8 +164,21 @@ def recorded(
     except BadRecordError:
         pass
     frame = compute()
-    save(Record(name, frame, config), folder)
+    if is_first_process():
+        save(Record(name, frame, config), folder)
+    if _are_several():
+        torch.distributed.barrier()
+        frame = load(name, folder).frame
     return frame
+
+
+def is_first_process() -> bool:
+    """Whether this process is alone or, under ``torchrun``, the one that writes for all."""
+    return not _are_several() or torch.distributed.get_rank() == 0
+
+
+def _are_several() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def digest_of(settings: Any) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from narrowlib.llama import head_dim_of, is_tied
+from narrowlib.llama import head_dim_of, is_tied, n_parameters_of
 from narrowlib.torchvision_import import prepare_torchvision
 
 if TYPE_CHECKING:
@@ -62,6 +62,15 @@ def student_config(base: PreTrainedModel, n_heads: int) -> LlamaConfig:
         pad_token_id=config.pad_token_id,
         tie_word_embeddings=is_tied(base),
     )
+
+
+def n_parameters_of_student(base: PreTrainedModel, n_heads: int) -> int:
+    """Number of parameters of a student; none is made."""
+    config = student_config(base, n_heads)
+    from transformers import LlamaForCausalLM
+
+    with torch.device("meta"):
+        return n_parameters_of(LlamaForCausalLM(config))
 
 
 def new_student(base: PreTrainedModel, n_heads: int, *, seed: int = 0) -> PreTrainedModel:

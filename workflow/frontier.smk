@@ -29,21 +29,21 @@ PIECES = folder_of(SETTINGS, VALUES["checkpoints"])
 
 PYTHON = shlex.quote(sys.executable)
 LAUNCHER = f"{PYTHON} -m torch.distributed.run --standalone --nproc-per-node={N_GPUS}" if N_GPUS > 1 else PYTHON
+ON_GPUS = f"{PYTHON} workflow/scripts/with_gpus.py"
 RECORD = f"workflow/scripts/record.py {CHAPTER} --profile {shlex.quote(PROFILE)} --set={shlex.quote(SET)}"
 
 wildcard_constraints:
     run="[a-z0-9_-]+",
-
-localrules:
-    collect,
 
 rule collect:
     input:
         [PIECES / f"{run.name}.parquet" for run in runs_of(SETTINGS)],
     output:
         f"{RESULTS}/{CHAPTER}/{table_name(SETTINGS)}.parquet",
+    resources:
+        gpu=1,  # which the record names
     shell:
-        "{PYTHON} {RECORD} --folder {RESULTS}"
+        "{ON_GPUS} 1 {PYTHON} {RECORD} --folder {RESULTS}"
 
 rule prepare:
     output:
@@ -51,7 +51,7 @@ rule prepare:
     resources:
         gpu=1,
     shell:
-        "{PYTHON} {RECORD} --piece prepare"
+        "{ON_GPUS} 1 {PYTHON} {RECORD} --piece prepare"
 
 rule train:
     input:
@@ -61,4 +61,4 @@ rule train:
     resources:
         gpu=N_GPUS,
     shell:
-        "{LAUNCHER} {RECORD} --piece {wildcards.run}"
+        "{ON_GPUS} {N_GPUS} {LAUNCHER} {RECORD} --piece {wildcards.run}"

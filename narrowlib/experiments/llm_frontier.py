@@ -18,10 +18,24 @@ import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
 
-from narrowlib import distillation, llm_costs, llm_scores, llm_trainer, llm_training, students
+from narrowlib import (
+    distillation,
+    documents,
+    export,
+    llama,
+    llm_costs,
+    llm_scores,
+    llm_trainer,
+    llm_training,
+    llm_training_config,
+    pruning,
+    students,
+    tokens,
+    units,
+)
 from narrowlib.distillation import soft_targets
 from narrowlib.downloads import made
-from narrowlib.experiments import llm_pruning, small_base
+from narrowlib.experiments import frontier_config, frontiers, llm_pruning, llm_recovery, small_base
 from narrowlib.experiments.frontier_config import PREPARATION, FrontierConfig, Run, pieces, runs_of
 from narrowlib.experiments.frontiers import HELD_OUT, smoothed
 from narrowlib.experiments.llm_lasso import RANKED_BY
@@ -33,7 +47,7 @@ from narrowlib.llm import LanguageModel, load_causal_lm
 from narrowlib.llm_costs import flops_per_token, seconds_per_token
 from narrowlib.llm_training import recover
 from narrowlib.records import digest_of, recorded, source_digest
-from narrowlib.students import new_student
+from narrowlib.students import n_parameters_of_student, new_student
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -129,7 +143,19 @@ class FrontierStudy:
 
     def prepare(self) -> None:
         """Make what runs share, so that none has to wait for another."""
+        self.check_students()
         _ = self.language_model, self.blocks, self.held_out, self.scores, self.taught_blocks
+
+    def check_students(self) -> None:
+        """Raise ValueError when a student has as many parameters as the base model, or more."""
+        limit = n_parameters_of(self.base)
+        for n_heads in self.config.student_heads:
+            n_parameters = n_parameters_of_student(self.base, n_heads)
+            if n_parameters >= limit:
+                raise ValueError(
+                    f"students holds {n_heads}; with as many heads a network has {n_parameters:,} parameters, and it "
+                    f"must have fewer than its base model, which has {limit:,}"
+                )
 
     def model_of(self, run: Run) -> PreTrainedModel:
         """The network of a run before training."""
@@ -157,6 +183,7 @@ class FrontierStudy:
         return pd.concat([self.record(run) for run in runs_of(self.config)], ignore_index=True)
 
     def _train(self, run: Run) -> pd.DataFrame:
+        self.check_students()
         config, model = self.config, self.model_of(run)
         rate = config.student_rate if isinstance(run.size, int) else config.recovery_rate
         flops = flops_per_token(model, config.block_length)
@@ -252,8 +279,10 @@ def thinned(records: pd.DataFrame, config: FrontierConfig) -> pd.DataFrame:
 
 def folder_of(config: FrontierConfig, checkpoints: str | Path) -> Path:
     """Where the study of a configuration keeps its pieces: results of other settings or other code lie elsewhere."""
-    below = (distillation, llm_costs, llm_pruning, llm_scores, llm_trainer, llm_training, small_base, students)
-    code = source_digest(*below, sys.modules[__name__])
+    below = (distillation, llm_costs, llm_scores, llm_trainer, llm_training, llm_training_config, students)
+    experiments = (frontier_config, frontiers, llm_pruning, llm_recovery, small_base)
+    data = (documents, export, llama, pruning, tokens, units)
+    code = source_digest(*below, *experiments, *data, sys.modules[__name__])
     return Path(checkpoints) / f"frontier-{digest_of([_described(config), torch.__version__, code])}"
 
 

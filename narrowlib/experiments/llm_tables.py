@@ -11,7 +11,21 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from narrowlib import evaluation, llm_ablation, llm_scores, llm_trainer, llm_training
+from narrowlib import (
+    documents,
+    evaluation,
+    export,
+    llama,
+    llm_ablation,
+    llm_scores,
+    llm_trainer,
+    llm_training,
+    llm_training_config,
+    penalties,
+    pruning,
+    tokens,
+    units,
+)
 from narrowlib.documents import SKILLS
 from narrowlib.experiments import llm_lasso, llm_pruning, llm_recovery
 from narrowlib.experiments.llm_lasso import BEFORE, RANKED_BY, Trained, lasso_curves, lasso_recovery, regularised
@@ -94,8 +108,9 @@ def paper_tables(
 def _checkpoint_folder(parent: str | Path, config: LLMPruningConfig) -> Path | None:
     if not parent:
         return None
-    below = (llm_ablation, llm_scores, llm_trainer, llm_training, evaluation, llm_pruning, llm_recovery, llm_lasso)
-    code = source_digest(*below, sys.modules[__name__])
+    below = (evaluation, export, llm_ablation, llm_scores, llm_trainer, llm_training, llm_training_config)
+    below += (documents, llama, penalties, pruning, tokens, units)
+    code = source_digest(*below, llm_lasso, llm_pruning, llm_recovery, sys.modules[__name__])
     return Path(parent) / digest_of([asdict(config), torch.__version__, code])
 
 

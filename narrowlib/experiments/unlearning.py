@@ -13,7 +13,21 @@ import pandas as pd
 import torch
 
 from narrowlib import answers as answering
-from narrowlib import evaluation, knowledge, llm_scores, llm_trainer, llm_training
+from narrowlib import (
+    documents,
+    evaluation,
+    export,
+    knowledge,
+    llama,
+    llm_scores,
+    llm_trainer,
+    llm_training,
+    llm_training_config,
+    penalties,
+    pruning,
+    tokens,
+    units,
+)
 from narrowlib.answers import answer_facts
 from narrowlib.documents import SKILLS
 from narrowlib.evaluation import loss_per_skill
@@ -118,7 +132,8 @@ def unlearning_tables(
 def _checkpoint_folder(parent: str | Path, config: UnlearningConfig) -> Path | None:
     if not parent:
         return None
-    below = (answering, knowledge, llm_scores, llm_trainer, llm_training, evaluation)
+    below = (answering, knowledge, llm_scores, llm_trainer, llm_training, llm_training_config, evaluation)
+    below += (documents, export, llama, penalties, pruning, tokens, units)
     code = source_digest(*below, llm_pruning, llm_recovery, llm_lasso, sys.modules[__name__])
     return Path(parent) / digest_of([asdict(config), torch.__version__, code])
 

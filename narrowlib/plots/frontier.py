@@ -110,7 +110,7 @@ def plot_frontier(
         if theirs:
             label = f"{words}, the paper"
             ax.plot(*zip(*sorted(theirs), strict=True), marker, color=colour, mfc="white", markersize=6, label=label)
-    _scale(ax, drawn, x, y)
+    _scale(ax, drawn, x, y, [tokens for points in (paper or {}).values() for _, tokens in points])
     ax.set(xlabel=_AXES[x], ylabel=_AXES[y])
     ax.legend(fontsize=8)
     return ax
@@ -165,8 +165,8 @@ def short_number(value: float) -> str:
     return f"{value:.3g}"
 
 
-def _scale(ax: Axes, drawn: pd.DataFrame, x: str, y: str) -> None:
-    """Logarithmic axes; where nothing was spent, zero is a place of its own at the foot."""
+def _scale(ax: Axes, drawn: pd.DataFrame, x: str, y: str, others: Sequence[float] = ()) -> None:
+    """Logarithmic axes; where nothing was spent, zero is a place of its own at the foot.  ``others`` have room too."""
     ax.set_xscale("log")
     _short_ticks(ax.xaxis)
     spent = drawn[y]
@@ -177,7 +177,7 @@ def _scale(ax: Axes, drawn: pd.DataFrame, x: str, y: str) -> None:
         return
     least = math.floor(math.log10(positive.min())) if len(positive) else 0
     ax.set_yscale("symlog", linthresh=10.0**least, linscale=0.5)
-    ax.set_ylim(0, 1.5 * positive.max() if len(positive) else 1.0)
+    ax.set_ylim(0, 1.5 * max([*positive, *others], default=1.0))
     _short_ticks(ax.yaxis, [0, *(10.0**power for power in range(least, least + 8))])
 
 

@@ -35,6 +35,7 @@ from narrowlib.recovery import StepConfig
 from narrowlib.training import pick_device
 
 WHERE = ("device", "checkpoints")  # parameters that say where a run is made, not what
+NOT_THE_PAPERS = ("base_steps",)  # of what the paper does not have
 N_RECORDS = 20  # of a training run of a language model
 WIDTHS = ("narrow_width", "wide_width", "n_widths")  # of the chapter nonlocality
 Tables = Callable[..., dict[str, Any]]
@@ -186,7 +187,7 @@ def departures(chapter: str, values: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: {"here": value, "paper": paper[name]}
         for name, value in values.items()
-        if name not in WHERE and value != paper[name]
+        if name not in (*WHERE, *NOT_THE_PAPERS) and value != paper[name]
     }
 
 
@@ -215,6 +216,8 @@ def main() -> int:
         "seconds": round(time.monotonic() - started),  # of this call: pieces that lay ready cost nothing
         "departures": departures(asked.chapter, values),
     }
+    if not records.is_first_process():
+        return 0
     config = {name: value for name, value in values.items() if name not in WHERE}
     for name, frame in tables.items():
         path = records.save(records.Record(name, frame, config, made), asked.folder / asked.chapter)
