@@ -189,16 +189,25 @@ class NarrowTrainer(Trainer):
         return _Order(len(self.train_dataset), n_blocks, self.args.seed)
 
     def _save_checkpoint(self, model, trial):
+        since_record = self._since_record()
         if not self.args.should_save:
             return
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         with replacing(folder) as temporary:
             temporary.mkdir()
-            self._write(temporary)
+            self._write(temporary, since_record)
         for older in checkpoints_in(self.args.output_dir)[:-1]:
             shutil.rmtree(older, ignore_errors=True)
 
-    def _write(self, folder: Path) -> None:
+    def _since_record(self) -> dict[str, Any]:
+        """Losses of the steps since the last record, of all processes, that the next one is to cover."""
+        hard = [float(self.accelerator.reduce(loss, "mean")) for loss in self._hard_losses]
+        if not hasattr(self, "_tr_loss"):  # another version of the Trainer: the next record begins at the checkpoint
+            return {"step": self.state.global_step, "loss": 0.0, "hard": []}
+        loss = float(self.accelerator.reduce(self._tr_loss.clone(), "mean"))
+        return {"step": self._globalstep_last_logged, "loss": loss, "hard": hard}
+
+    def _write(self, folder: Path, since_record: dict[str, Any]) -> None:
         """Parameters, what the optimiser remembers of them, its schedule, and the state of the run."""
         parameters = dict(self.model.named_parameters())
         save_file({name: values.detach().contiguous() for name, values in parameters.items()}, folder / _PARAMETERS)
@@ -209,7 +218,7 @@ class NarrowTrainer(Trainer):
             if isinstance(value, Tensor)
         }
         save_file(moments, folder / _MOMENTS)
-        about = {"schedule": self.lr_scheduler.state_dict(), "spent": self._taken()}
+        about = {"schedule": self.lr_scheduler.state_dict(), "spent": self._taken(), "since record": since_record}
         (folder / _SCHEDULE).write_text(json.dumps(about), encoding="utf-8")
         self.state.save_to_json(folder / _STATE)
 
@@ -231,6 +240,7 @@ class NarrowTrainer(Trainer):
         about = json.loads((Path(checkpoint) / _SCHEDULE).read_text(encoding="utf-8"))
         self.lr_scheduler.load_state_dict(about["schedule"])
         self._spent = self._earlier = about["spent"]
+        self.add_callback(_Resume(self, about["since record"]))
         for group, rate in zip(self.optimizer.param_groups, self.lr_scheduler.get_last_lr(), strict=True):
             group["lr"] = rate
 
@@ -294,6 +304,20 @@ class _Step(TrainerCallback):
         if state.global_step == state.max_steps:  # the last record covers what is left
             control.should_log, control.should_evaluate = True, args.eval_strategy != "no"
         return control
+
+
+class _Resume(TrainerCallback):
+    """The first record after a kill covers the steps before the checkpoint too that no record has covered."""
+
+    def __init__(self, trainer: NarrowTrainer, since_record: Mapping[str, Any]) -> None:
+        self.trainer, self.since_record = trainer, since_record
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        trainer, since = self.trainer, self.since_record
+        if hasattr(trainer, "_tr_loss"):
+            trainer._tr_loss += since["loss"]
+            trainer._globalstep_last_logged = since["step"]
+            trainer._hard_losses = [torch.tensor(loss, device=trainer.args.device) for loss in since["hard"]]
 
 
 class _Bar(TrainerCallback):

@@ -126,12 +126,14 @@ def origin(record: Record) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        A row for the device, the versions, the commit and the time, and one for each parameter that departs.
+        A row for the device, the versions, the commit and the time, a ``note`` if there is one, and a row for each
+        parameter that departs.
     """
     made = record.provenance
     rows = {"device": made.get("device"), "versions": f"Python {made.get('python')}, torch {made.get('torch')}"}
     rows |= {"commit": (made.get("commit") or "unknown")[:12] + (" with changes" if made.get("dirty") else "")}
     rows |= {"recorded": made.get("time")}
+    rows |= {"note": made["note"]} if "note" in made else {}
     for name, value in made.get("departures", {}).items():
         rows[name] = f"{value['here']} in place of {value['paper']}"
     return pd.Series(rows, name="this record").to_frame()

@@ -1,6 +1,7 @@
 """Compiled training: the same as without, gone afterwards, and refused in a sentence where it cannot be."""
 
 import shutil
+import time
 from dataclasses import replace
 
 import pandas as pd
@@ -18,7 +19,8 @@ needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="there is no
 
 
 @needs_compiler
-def test_compiled_training_is_training(monkeypatch):
+@pytest.mark.parametrize(("precision", "near"), [("float32", 1e-5), ("bfloat16", 2e-2)])
+def test_compiled_training_is_training(precision, near, monkeypatch):
     """With masks, a teacher and held-out blocks; all layers share one compilation each for training and evaluation."""
     taught = soft_targets(blocks_of(), tiny_llama("llama, untied", seed=1), n_kept=5, progress=False)
     counts, reset, seen = torch._dynamo.utils.counters["stats"], torch.compiler.reset, []
@@ -29,11 +31,15 @@ def test_compiled_training_is_training(monkeypatch):
         groups = llama_units(model, "neurons")
         masks = {group.name: torch.arange(group.n_units) % 3 > 0 for group in groups}
         options = {"groups": groups, "masks": masks, "held_out": blocks_of(4, seed=1), "progress": False}
-        frames.append(recover(model, taught, replace(CONFIG, compiled=compiled), **options))
+        config = replace(CONFIG, compiled=compiled, precision=precision)
+        started = time.perf_counter()
+        frames.append(recover(model, taught, config, tells_costs=True, **options))
+        elapsed = time.perf_counter() - started
         models.append(model)
-    pd.testing.assert_frame_equal(*frames, rtol=1e-5)
+    assert frames[1]["seconds"].max() < elapsed / 2  # compilation is not counted
+    pd.testing.assert_frame_equal(*(frame.drop(columns=["seconds", "joules"]) for frame in frames), rtol=near)
     for plain, other in zip(models[0].parameters(), models[1].parameters(), strict=True):
-        torch.testing.assert_close(plain, other, rtol=1e-3, atol=5e-5)
+        torch.testing.assert_close(plain, other, rtol=1e-3, atol=5 * near)
     before, after = seen
     assert after - before == 5  # layer and loss, for training and evaluation, and the loss of the teacher
     assert all(layer._compiled_call_impl is None for layer in models[1].model.layers)

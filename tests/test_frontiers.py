@@ -135,6 +135,8 @@ def test_figures_show_what_was_reached_and_say_what_was_not(records):
     words = [text.get_text() for text in ax.get_legend().get_texts()]
     assert "distilled (1 not there)" in words and "pruned, trained on, the paper" in words
     assert ax.get_yscale() == "symlog"  # one network is there before any training
+    low, high = ax.get_ylim()
+    assert all(low <= tokens < high for _, tokens in drawn(ax))
     figure = plot_frontiers(frontiers(records, [3.0, 1.75]))
     assert [ax.get_title() for ax in figure.axes] == ["3.00 nats", "1.75 nats"]
     assert len({ax.get_ylim() for ax in figure.axes}) == 1

@@ -66,6 +66,16 @@ def test_students_keep_the_papers_ratios():
         student_config(base, 0)
 
 
+def test_a_student_that_is_no_smaller_than_its_base_is_refused_before_any_training(monkeypatch):
+    monkeypatch.setattr(llm_frontier, "recover", None)
+    study = llm_frontier.FrontierStudy(replace(CONFIG, student_heads=(1, 4)), device="cpu", progress=False)
+    size = sum(parameter.numel() for parameter in new_student(study.base, 4).parameters())
+    with pytest.raises(ValueError, match=f"students holds 4; with as many heads a network has {size:,} parameters"):
+        study.records()
+    with pytest.raises(ValueError, match="must have fewer than its base model"):
+        study.prepare()
+
+
 @pytest.mark.parametrize("n_kept", [1, 5, 61])
 def test_the_kept_top_of_a_teacher_is_the_divergence_with_one_outcome_for_the_rest(n_kept):
     teacher, ids = tiny_llama(), blocks(3)

@@ -227,6 +227,22 @@ def test_a_killed_run_goes_on_to_the_same_end(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())  # done, and cleared away
 
 
+@pytest.mark.parametrize("step", range(1, 7))
+def test_a_run_may_be_killed_at_any_step(step, tmp_path, monkeypatch):
+    config = replace(CONFIG, n_steps=7, checkpoint_every=3, precision="bfloat16")
+    common = {"held_out": blocks_of(4, seed=1), "progress": False}
+    expected = recover(tiny_llama("llama, tied"), blocks_of(), config, **common)
+    start = NarrowTrainer.__init__
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        killed = Kill(step)
+        patch.setattr(
+            NarrowTrainer, "__init__", lambda self, *a, **k: (start(self, *a, **k), self.add_callback(killed))[0]
+        )
+        recover(tiny_llama("llama, tied"), blocks_of(), config, checkpoint=tmp_path, **common)
+    resumed = recover(tiny_llama("llama, tied"), blocks_of(), config, checkpoint=tmp_path, **common)
+    pd.testing.assert_frame_equal(resumed, expected, check_exact=False, rtol=1e-6)
+
+
 def test_two_processes_are_one(tmp_path):
     script = Path(__file__).with_name("train_tiny_llm.py")
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", script, tmp_path]

@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import pandas as pd
 import torch
 from safetensors.torch import save_file
 from tiny_llamas import tiny_llama, token_ids
@@ -11,6 +12,7 @@ from narrowlib.distillation import soft_targets
 from narrowlib.llama import llama_units
 from narrowlib.llm_training import recover, train_group_lasso
 from narrowlib.llm_training_config import LLMTrainingConfig
+from narrowlib.records import recorded
 
 CONFIG = LLMTrainingConfig(
     n_steps=4, learning_rate=1e-2, n_warmup=1, batch_size=8, micro_batch_size=4, weight_decay=0.1,
@@ -40,7 +42,10 @@ def train(config=CONFIG):
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     frames, model = train()
-    if torch.distributed.get_rank() == 0:
+    rank = torch.distributed.get_rank()
+    table = recorded("shared", {}, lambda: pd.DataFrame({"rank": [rank]}), folder)
+    assert table["rank"].tolist() == [0]  # all have what the first wrote
+    if rank == 0:
         for name, frame in frames.items():
             frame.to_parquet(folder / f"{name}.parquet")
         save_file({name: p.detach().clone() for name, p in model.named_parameters()}, folder / "model.safetensors")
