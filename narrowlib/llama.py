@@ -145,6 +145,7 @@ def checked_groups(model: PreTrainedModel, masks: Mapping[str, Tensor]) -> tuple
         When a mask does not fit its group, or keeps nothing: no unit of a layer, no dimension, no layer.
     """
     groups = units_named(model, masks)
+    gone = tuple(f"layers.{layer}." for layer in removed_layers(groups, masks))
     for group in groups:
         mask = masks[group.name]
         if mask.dtype != torch.bool or tuple(mask.shape) != (group.n_units,):
@@ -152,7 +153,7 @@ def checked_groups(model: PreTrainedModel, masks: Mapping[str, Tensor]) -> tuple
                 f"mask of {group.name!r} is {mask.dtype} of shape {tuple(mask.shape)}; it must be bool of "
                 f"({group.n_units},)"
             )
-        if not is_layer(group) and not mask.any():
+        if not is_layer(group) and not mask.any() and not group.name.startswith(gone):
             raise ValueError(
                 f"mask of {group.name!r} keeps none of {group.n_units} units; it must keep at least one, or the layer "
                 f"be removed as a whole"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,6 +32,10 @@ DEFAULT_ARCHIVE = Archive(
     "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
 )
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_MEANINGS = {  # what transformers tells in a report that is silenced, or not at all
+    "ignore_mismatched_sizes": "its weights have other shapes than its config.json says",
+    "instantiate the backend tokenizer": "it has no tokenizer that can be read",
+}
 _FOLDER_HELPS = "a local folder with config.json, safetensors and a tokenizer can be named instead"
 
 
@@ -90,21 +95,39 @@ def load_causal_lm(
         raise ValueError(f"dtype is {dtype!r}; it must be one of {', '.join(map(str, DTYPES))}")
     place, name = pick_device(device), str(name)
     prepare_torchvision()
-    import transformers
 
     with silenced(progress):
-        source = _source_of(name)
-        described, _ = _read(name, transformers.PreTrainedConfig.get_config_dict, source)
-        check_family(described.get("model_type"))
-        options = {"trust_remote_code": False}
-        config = _read(name, transformers.AutoConfig.from_pretrained, source, **options)
-        _check_memory(name, config, dtype, place)
-        weights = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True}  # never a pickle
-        model, report = _read(name, transformers.AutoModelForCausalLM.from_pretrained, source, **options, **weights)
-        if report["missing_keys"]:
-            missing = sorted(report["missing_keys"])
-            raise UnavailableError(f"{name!r} is incomplete: it lacks {len(missing)} weights, such as {missing[0]}")
-        tokenizer = _read(name, transformers.AutoTokenizer.from_pretrained, source, **options)
+        try:
+            return _loaded(name, dtype, place)
+        except UnavailableError:
+            if name not in OWN or not _own_folder(name).is_dir():
+                raise
+            shutil.rmtree(_own_folder(name), ignore_errors=True)  # damaged on the disk; it can be made again
+            return _loaded(name, dtype, place)
+
+
+def _loaded(name: str, dtype: torch.dtype, place: torch.device) -> LanguageModel:
+    import transformers
+
+    source = _source_of(name)
+    described, _ = _read(name, transformers.PreTrainedConfig.get_config_dict, source)
+    check_family(described.get("model_type"))
+    options = {"trust_remote_code": False}
+    config = _read(name, transformers.AutoConfig.from_pretrained, source, **options)
+    if config.num_hidden_layers < 1:
+        raise UnavailableError(f"{name!r} has {config.num_hidden_layers} layers in its config.json; it must have one")
+    _read(name, lambda _: _check_memory(name, config, dtype, place), source)
+    weights = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True}  # never a pickle
+    model, report = _read(name, transformers.AutoModelForCausalLM.from_pretrained, source, **options, **weights)
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise UnavailableError(f"{name!r} is incomplete: it lacks {len(missing)} weights, such as {missing[0]}")
+    if report["unexpected_keys"]:
+        extra = sorted(report["unexpected_keys"])
+        raise UnavailableError(
+            f"{name!r} has {len(extra)} weights that the model of its config.json has no place for, such as {extra[0]}"
+        )
+    tokenizer = _read(name, transformers.AutoTokenizer.from_pretrained, source, **options)
     return LanguageModel(model.to(place).eval(), tokenizer, name)
 
 
@@ -134,8 +157,10 @@ def silenced(progress: bool = False) -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _default_folder() -> Path:
-    return cache_folder() / "models" / f"{DEFAULT_ARCHIVE.name}-{DEFAULT_ARCHIVE.version}"
+def _own_folder(name: str) -> Path:
+    """Where a model that the library makes itself lies."""
+    versions = {DEFAULT_NAME: f"{DEFAULT_ARCHIVE.name}-{DEFAULT_ARCHIVE.version}", tiny.NAME: f"tiny-{tiny.VERSION}"}
+    return cache_folder() / "models" / versions[name]
 
 
 def _unpack_default(folder: Path) -> None:
@@ -164,12 +189,13 @@ def _unpack_default(folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
+OWN = {DEFAULT_NAME: _unpack_default, tiny.NAME: tiny.write_tiny}  # what the library makes itself
+
+
 def _source_of(name: str) -> str | Path:
     """Folder or name on the hub, refused where it can be neither; what the library has itself is made first."""
-    if name == DEFAULT_NAME:
-        return made(_default_folder(), _unpack_default)
-    if name == tiny.NAME:
-        return made(cache_folder() / "models" / f"{tiny.NAME}-{tiny.VERSION}", tiny.write_tiny)
+    if name in OWN:
+        return made(_own_folder(name), OWN[name])
     folder = Path(name).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
@@ -185,17 +211,29 @@ def _source_of(name: str) -> str | Path:
 
 def _read(name: str, read: Callable[..., Any], source: str | Path, **options: Any) -> Any:
     """What ``from_pretrained`` of transformers gives, or its error in one sentence."""
-    from safetensors import SafetensorError
-
     try:
         return read(source, **options)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever a broken folder makes transformers raise
+        reason = _reason(error)
         if Path(source).is_dir():
             raise UnavailableError(f"{name!r} cannot be loaded from the folder {str(source)!r}: {reason}") from error
         raise UnavailableError(
             f"{name!r} is no folder here and could not be had from the Hugging Face hub ({reason}); {_FOLDER_HELPS}"
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """The error's first line, with its name where the line says nothing without it."""
+    text = str(error)
+    for sign, meaning in _MEANINGS.items():
+        if sign in text:
+            return meaning
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines or isinstance(error, (KeyError, AttributeError, TypeError)):
+        return f"{type(error).__name__} {text}".strip()
+    return " ".join(lines[:2] if lines[0].endswith(":") else lines[:1])
 
 
 def _check_memory(name: str, config: PreTrainedConfig, dtype: torch.dtype, device: torch.device) -> None:

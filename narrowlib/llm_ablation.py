@@ -74,6 +74,11 @@ def ablation_losses(
     device = next(model.parameters()).device
     for group in groups:
         check(group, parameters)
+    unknown = sorted(set(units or ()) - {group.name for group in groups})
+    if unknown:
+        raise ValueError(
+            f"units names {unknown[0]!r}; it must name some of {', '.join(g.name for g in groups[:3])}, ..."
+        )
     sampled = {group.name: _sampled(group, units, device) for group in groups}
     if tokens_per_forward is None:
         tokens_per_forward = GPU_TOKENS if device.type == "cuda" else CPU_TOKENS

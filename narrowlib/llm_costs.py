@@ -10,6 +10,8 @@ from contextlib import suppress
 import torch
 from torch import nn
 
+from narrowlib.llama import head_dim_of
+
 
 def flops_per_token(model: nn.Module, n_tokens: int) -> int:
     """Multiplications and additions of one token's forward pass: every matrix product, attention to all tokens.
@@ -26,7 +28,7 @@ def flops_per_token(model: nn.Module, n_tokens: int) -> int:
     """
     matrices = [module.weight.numel() for module in model.modules() if isinstance(module, nn.Linear)]
     config = model.config
-    attention = 2 * config.num_hidden_layers * config.num_attention_heads * config.head_dim * n_tokens
+    attention = 2 * config.num_hidden_layers * config.num_attention_heads * head_dim_of(model) * n_tokens
     return 2 * (sum(matrices) + attention)
 
 

@@ -29,6 +29,7 @@ from narrowlib.penalties import group_lasso_gradients_
 from narrowlib.units import UnitGroup, check
 
 COSTS = ("seconds", "joules")
+N_TOLD_APART = 256  # blocks by which the checkpoints of one text are told from those of another
 
 
 def recover(
@@ -91,8 +92,8 @@ def recover(
     Raises
     ------
     ValueError
-        When a batch cannot be shared out evenly, blocks or masks do not fit the model, or the best is to be kept
-        without held-out blocks.
+        When a batch cannot be shared out evenly, blocks or masks do not fit the model, its parameters are not float32,
+        or the best is to be kept without held-out blocks.
 
     Notes
     -----
@@ -175,12 +176,15 @@ def _train(
     for group in groups:
         check(group, parameters)
     _check_masks(groups, masks)
+    _check_precision(parameters)
     _block_length(blocks)
+    if held_out is not None:
+        _block_length(held_out, "held_out")
     blocks = as_teacher(blocks, extras.get("distillation"), extras.get("teacher"))
     penalty = None if not strength else partial(group_lasso_gradients_, groups, parameters, strength)
     with TemporaryDirectory() as nowhere:
-        ends = [torch.as_tensor(blocks[place]["input_ids"]) for place in (0, len(blocks) - 1)]
-        run = digest_of(asdict(config), len(blocks), ends, model, groups, masks, strength, extras, keeps_best)
+        texts = [_sampled(each) for each in (blocks, held_out)]
+        run = digest_of(asdict(config), texts, model, groups, masks, strength, extras, keeps_best)
         folder = Path(nowhere) if checkpoint is None else Path(checkpoint) / f"run-{run}"
         last = (checkpoints_in(folder) or [None])[-1]
         arguments = _arguments(config, model, folder, held_out, saves=checkpoint is not None, resumes=last is not None)
@@ -272,10 +276,30 @@ def _frame(history: Sequence[Mapping[str, Any]], tokens_per_step: int, costs: Se
     )
 
 
-def _block_length(blocks: Any) -> int:
+def _block_length(blocks: Any, name: str = "blocks") -> int:
     if not len(blocks) or "input_ids" not in blocks[0]:
-        raise ValueError("blocks is empty or has no column input_ids; it must hold token blocks of one length there")
-    return len(blocks[0]["input_ids"])
+        raise ValueError(f"{name} is empty or has no column input_ids; it must hold token blocks of one length there")
+    length = len(blocks[0]["input_ids"])
+    if length < 2:
+        raise ValueError(f"{name} holds blocks of {length} token; they must have a token and one to predict from it")
+    return length
+
+
+def _sampled(blocks: Any) -> list[Any]:
+    """Number of blocks, and some hundreds of them, evenly spaced, that tell one text from another."""
+    if blocks is None:
+        return []
+    places = {*range(0, len(blocks), max(1, len(blocks) // N_TOLD_APART)), len(blocks) - 1}
+    return [len(blocks), [torch.as_tensor(blocks[place]["input_ids"]) for place in sorted(places)]]
+
+
+def _check_precision(parameters: Mapping[str, Tensor]) -> None:
+    for name, parameter in parameters.items():
+        if parameter.dtype != torch.float32:
+            raise ValueError(
+                f"{name} of the model is {parameter.dtype}; it must be float32, or rounding loses small steps: "
+                "load the model in float32, and set precision to 'bfloat16' for fast matrix products"
+            )
 
 
 def _check_masks(groups: Sequence[UnitGroup], masks: Mapping[str, Tensor] | None) -> None:

@@ -202,6 +202,9 @@ def _remembered_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _check_numbers(n_tokens: int, block_length: int) -> None:
+    for name, value in (("n_tokens", n_tokens), ("block_length", block_length)):
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise ValueError(f"{name} is {value!r}; it must be a whole number")
     if block_length < 2:
         raise ValueError(f"block_length is {block_length}; it must be at least 2: a token and one to predict it from")
     if n_tokens < block_length:

@@ -53,6 +53,34 @@ def test_the_tiny_one_needs_no_network_and_is_always_the_same(tmp_path, monkeypa
     assert loaded.model.num_parameters() < 50_000 and loaded.name == "tiny"
 
 
+def test_a_damaged_copy_of_its_own_is_made_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("NARROWLIB_CACHE", str(tmp_path))
+    whole = [parameter.clone() for parameter in load_causal_lm("tiny", device="cpu").model.parameters()]
+    (weights,) = tmp_path.rglob("model.safetensors")
+    weights.write_bytes(weights.read_bytes()[:100])
+    again = load_causal_lm("tiny", device="cpu").model
+    assert all(map(torch.equal, whole, again.parameters()))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"num_hidden_layers": 2}, "has 9 weights that the model of its config.json has no place for"),
+        ({"num_hidden_layers": 0}, "has 0 layers in its config.json"),
+        ({"hidden_size": 64}, "its weights have other shapes than its config.json says"),
+        ({"hidden_act": "nope"}, "KeyError"),
+        ({"hidden_size": "wide"}, "hidden_size"),
+    ],
+)
+def test_a_config_of_another_model_is_told_in_a_sentence(changes, says, tmp_path):
+    saved(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | changes))
+    with pytest.raises(UnavailableError, match=says) as told:
+        load_causal_lm(tmp_path, device="cpu")
+    assert "\n" not in str(told.value)
+
+
 def test_the_tokenizer_comes_with_it(tmp_path):
     saved(tmp_path)
     tokenizer = load_causal_lm(tmp_path).tokenizer

@@ -89,6 +89,8 @@ def test_bad_input_is_refused():
     groups = llama_units(model, "neurons")
     with pytest.raises(ValueError, match=r"units of 'layers.0.neurons' is \[24\]; .* from 0 to 23"):
         ablation_losses(model, groups, BATCHES, {"layers.0.neurons": torch.tensor([24])})
+    with pytest.raises(ValueError, match=r"units names 'layers.99.neurons'; it must name some of layers.0.neurons"):
+        ablation_losses(model, groups, BATCHES, {"layers.99.neurons": torch.tensor([0])})
     with pytest.raises(ValueError, match="batches is empty"):
         ablation_losses(model, groups, [], progress=False)
     with pytest.raises(ValueError, match="not among the tensors"):

@@ -1,12 +1,13 @@
 """The experiments on language models, on random models of a few thousand parameters."""
 
 import math
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 import torch
 from datasets import Dataset
-from tiny_llamas import tiny_llama, tiny_tokenizer
+from tiny_llamas import TINY, tiny_llama, tiny_tokenizer
 
 from narrowlib.evaluation import block_losses
 from narrowlib.experiments import llm_lasso, llm_pruning, llm_recovery, llm_tables
@@ -23,6 +24,7 @@ from narrowlib.experiments.llm_recovery import narrowed, recovery_curves, recove
 from narrowlib.experiments.llm_tables import paper_tables
 from narrowlib.llama import llama_units, n_parameters_of
 from narrowlib.llm import LanguageModel
+from narrowlib.llm_costs import flops_per_token
 from narrowlib.llm_training_config import LLMTrainingConfig
 from narrowlib.pruning import ablated, keep_masks
 
@@ -115,6 +117,35 @@ def test_recovery_starts_at_the_loss_of_the_pruned_model_and_lowers_it(model, sc
     assert held_out["loss"].iloc[-1] < held_out["loss"].iloc[0]
     assert curves["n_parameters"].eq(n_parameters_of(small)).all()
     assert narrowed(model, scores, "signed", 0.5).config.hidden_size == 32
+
+
+def test_scores_and_ablation_of_a_record_see_the_same_blocks(model):
+    config = replace(CONFIG, n_ablation_blocks=2)
+    table = llm_tables._Study(LanguageModel(model, None, "tiny"), config, None, False).ablation()
+    blocks = config.score_blocks(None).select(range(2))
+    same = unit_scores(model, blocks, variants=("signed",), progress=False)["neurons"]["signed"]
+    units = table[table["kind"] == "neurons"]
+    expected = [float(same[row.group][row.unit]) for row in units.itertuples()]
+    assert units["signed"].tolist() == pytest.approx(expected, rel=1e-4)
+    assert len(table.columns.intersection(llm_pruning.COMPARED)) == len(llm_pruning.COMPARED) == 8
+
+
+@pytest.mark.parametrize("sparsity", [1.0, -0.1, math.nan, "0.5"])
+def test_sparsities_that_leave_nothing_are_refused(sparsity, model, scores):
+    with pytest.raises(ValueError, match="neuron_sparsity is or holds"):
+        narrowed(model, scores, "signed", sparsity)
+    with pytest.raises(ValueError, match="residual_sparsity is or holds"):
+        narrowed(model, scores, "signed", 0.5, sparsity)
+    with pytest.raises(ValueError, match="sparsities is or holds"):
+        pruning_curves(model, "neurons", scores["neurons"], [0.0, sparsity], {}, progress=False)
+
+
+@pytest.mark.parametrize("family", TINY)
+def test_operations_of_every_family(family):
+    """Twice the matrices, and attention's two products: all heads, over the whole length."""
+    other = tiny_llama(family)
+    matrices = sum(module.weight.numel() for module in other.modules() if isinstance(module, torch.nn.Linear))
+    assert flops_per_token(other, 10) == 2 * matrices + 4 * 3 * 32 * 10
 
 
 def test_recovery_measures_by_hand():

@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from datasets import Dataset
 from safetensors.torch import load_file
 from tiny_llamas import tiny_llama, token_ids
 from train_tiny_llm import CONFIG, blocks_of, train
@@ -241,6 +242,43 @@ def test_a_run_may_be_killed_at_any_step(step, tmp_path, monkeypatch):
         recover(tiny_llama("llama, tied"), blocks_of(), config, checkpoint=tmp_path, **common)
     resumed = recover(tiny_llama("llama, tied"), blocks_of(), config, checkpoint=tmp_path, **common)
     pd.testing.assert_frame_equal(resumed, expected, check_exact=False, rtol=1e-6)
+
+
+def test_only_float32_is_trained():
+    """Steps of the paper's size would be lost in the rounding of bfloat16 parameters."""
+    model = tiny_llama("llama, tied", dtype=torch.bfloat16)
+    with pytest.raises(ValueError, match=r"embed_tokens.weight of the model is torch.bfloat16; it must be float32"):
+        recover(model, blocks_of(), CONFIG, progress=False)
+
+
+def test_runs_that_differ_in_their_texts_keep_apart(tmp_path, monkeypatch):
+    """A checkpoint is of its blocks, also in the middle, and of its held-out blocks."""
+    other = blocks_of().to_dict()["input_ids"]
+    other[10] = other[3]
+    texts = [(blocks_of(), blocks_of(4, seed=1)), (blocks_of(), blocks_of(4, seed=2))]
+    texts.append((Dataset.from_dict({"input_ids": other}), blocks_of(4, seed=1)))
+    config, start = replace(CONFIG, checkpoint_every=1), NarrowTrainer.__init__
+    for blocks, held_out in texts:
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(
+                NarrowTrainer, "__init__", lambda self, *a, **k: (start(self, *a, **k), self.add_callback(Kill(3)))[0]
+            )
+            options = {"held_out": held_out, "checkpoint": tmp_path, "progress": False}
+            recover(tiny_llama("llama, tied"), blocks, config, **options)
+    assert len(list(tmp_path.iterdir())) == len(texts)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "held_out", "says"),
+    [
+        ([[1, 2]] * 8, [], "held_out is empty or has no column input_ids"),
+        ([[1], [2]], None, "blocks holds blocks of 1 token"),
+    ],
+)
+def test_texts_that_nothing_can_be_learned_from_are_refused(blocks, held_out, says):
+    blocks, held_out = (None if ids is None else Dataset.from_dict({"input_ids": ids}) for ids in (blocks, held_out))
+    with pytest.raises(ValueError, match=says):
+        recover(tiny_llama("llama, tied"), blocks, CONFIG, held_out=held_out, progress=False)
 
 
 def test_two_processes_are_one(tmp_path):

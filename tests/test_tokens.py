@@ -272,6 +272,8 @@ def test_the_token_between_documents(tokenizer):
         ({"split": "test"}, "split is 'test'; it must be one of train, held-out"),
         ({"source": "pile"}, "source is 'pile'; it must be 'packages' or a data set of the hub"),
         ({"n_tokens": 8}, "n_tokens is 8; it must be at least block_length, 16"),
+        ({"n_tokens": float("nan")}, "n_tokens is nan; it must be a whole number"),
+        ({"block_length": "16"}, "block_length is '16'; it must be a whole number"),
         ({"block_length": 1}, "block_length is 1; it must be at least 2"),
         ({"n_tokens": 10**9}, r"n_tokens is 1000000000; the train packages of python hold \d+ bytes"),
     ],

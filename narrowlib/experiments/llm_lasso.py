@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-RANKED_BY = "absolute per token"  # the score that keeps the loss lowest when many neurons go
+RANKED_BY = "absolute per token"  # the score that keeps the loss lowest when half of the neurons go
 BEFORE = math.nan  # in place of the strength of a group lasso: the model as it was
 FLAT = 0.1  # nats that a flat pruning curve may rise
 

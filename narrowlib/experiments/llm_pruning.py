@@ -29,6 +29,9 @@ KINDS = ("neurons", "residual")
 SAMPLE_SEED = 0  # of the units that are ablated
 MOST_TOKENS = 50_000_000  # of training, out of the pinned packages; longer training sees them again
 
+# Blocks go through the model one by one here, where "absolute per batch" would be "absolute per sequence".
+COMPARED = tuple(variant for variant in VARIANTS if variant != "absolute per batch")
+
 Scores = Mapping[str, Mapping[str, Tensor]]  # by variant, then by group
 
 
@@ -104,7 +107,7 @@ def unit_scores(
     blocks: Dataset,
     *,
     kinds: Sequence[str] = KINDS,
-    variants: Sequence[str] = VARIANTS,
+    variants: Sequence[str] = COMPARED,
     batch_size: int = 1,
     progress: bool = True,
 ) -> dict[str, Scores]:
@@ -141,12 +144,14 @@ def pruning_curves(
     Raises
     ------
     ValueError
-        For a sparsity outside 0 to 1.
+        For a sparsity that is not from 0 to below 1.
 
     Notes
     -----
     Source: Michaud, Parker-Sartori and Tegmark (2025), Fig 5 left.
     """
+    for sparsity in sparsities:
+        check_sparsity("sparsities", sparsity)
     groups = llama_units(model, kind)
     whole = loss_per_skill(model, held_out, batch_size=batch_size, progress=progress)
     frames = []
@@ -161,6 +166,12 @@ def pruning_curves(
             about = {"kind": kind, "variant": variant, "sparsity": sparsity, "n_parameters": n_parameters}
             frames.append(losses[["skill", "loss", "standard_error"]].assign(**about))
     return pd.concat(frames, ignore_index=True)
+
+
+def check_sparsity(name: str, sparsity: float) -> None:
+    """Raise ValueError when a share of units to remove is not from 0 to below 1."""
+    if isinstance(sparsity, bool) or not isinstance(sparsity, (int, float)) or not 0 <= sparsity < 1:
+        raise ValueError(f"{name} is or holds {sparsity!r}; it must be from 0 to below 1")
 
 
 def _n_removed(groups: Sequence[UnitGroup], masks: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from narrowlib.experiments.llm_pruning import WANTED, LLMPruningConfig, Scores
+from narrowlib.experiments.llm_pruning import WANTED, LLMPruningConfig, Scores, check_sparsity
 from narrowlib.export import round_hidden_size, sliced
 from narrowlib.llama import n_parameters_of
 from narrowlib.llm_training import recover
@@ -29,7 +29,14 @@ def narrowed(
 
     Neurons are ranked within their layer, so that all layers stay equally wide; residual dimensions are rounded to what
     a checkpoint can have.
+
+    Raises
+    ------
+    ValueError
+        For a sparsity that is not from 0 to below 1.
     """
+    check_sparsity("neuron_sparsity", neuron_sparsity)
+    check_sparsity("residual_sparsity", residual_sparsity)
     masks = keep_masks(scores["neurons"][variant], neuron_sparsity, scope="per_layer")
     if residual_sparsity:
         hidden = model.config.hidden_size

@@ -139,9 +139,13 @@ class _Study:
 
     def ablation(self) -> pd.DataFrame:
         blocks = self.config.score_blocks(self.tokenizer)
-        blocks = blocks.select(range(min(len(blocks), self.config.n_ablation_blocks)))
+        n_blocks = min(len(blocks), self.config.n_ablation_blocks)
+        all_scores = self.scores
+        if n_blocks < len(blocks):  # both sides are to see the same
+            blocks = blocks.select(range(n_blocks))
+            all_scores = unit_scores(self.model, blocks, progress=self.progress)
         options = {"n_ablated": self.config.n_ablated, "progress": self.progress}
-        tables = [ablation_table(self.model, kind, self.scores[kind], blocks, **options) for kind in KINDS]
+        tables = [ablation_table(self.model, kind, all_scores[kind], blocks, **options) for kind in KINDS]
         return pd.concat(tables, ignore_index=True)
 
     def recovery(self, pairs: Sequence[tuple[float, float]]) -> pd.DataFrame:
