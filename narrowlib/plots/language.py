@@ -10,18 +10,20 @@ from narrowlib.figures import keep_data
 from narrowlib.plots._common import GREY, current_axes
 
 
-def plot_llm_pruning(curves: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+def plot_llm_pruning(curves: pd.DataFrame, *, unit: str = "neurons", ax: Axes | None = None) -> Axes:
     """Loss of a language model on one skill against sparsity, a line per score, with standard errors.
 
     Parameters
     ----------
     curves : DataFrame
         ``variant``, ``sparsity``, ``loss`` and ``standard_error`` (nats per token).
+    unit : str
+        What is removed, for the axis.
     """
     ax = current_axes(ax)
     keep_data(ax, curves[["variant", "sparsity", "loss", "standard_error"]])
     _plot_lines_with_errors(curves, "variant", "loss", ax)
-    ax.set(xlabel="share of neurons removed", ylabel="held-out loss (nats per token)")
+    ax.set(xlabel=f"share of {unit} removed", ylabel="held-out loss (nats per token)")
     ax.legend(title="ranked by", fontsize=9, title_fontsize=9)
     return ax
 
