@@ -45,7 +45,7 @@ def compiled_layers(model: nn.Module, compiled: bool = True) -> Iterator[Callabl
 
     Notes
     -----
-    Source: `torch.compile`; its manual calls this regional compilation.
+    Source: ``torch.compile``; its manual calls this regional compilation.
     """
     if not compiled:
         yield None
@@ -64,7 +64,7 @@ def compiled_layers(model: nn.Module, compiled: bool = True) -> Iterator[Callabl
 
 
 def check_compiler(device: torch.device) -> None:
-    """Raise ValueError when `torch.compile` has nothing to compile with for this device."""
+    """Raise ValueError when ``torch.compile`` has nothing to compile with for this device."""
     variable, *names = _COMPILERS.get(device.type, _COMPILERS["cuda"])
     asked = os.environ.get(variable, "")
     if not any(map(shutil.which, asked.split()[:1] or names)):

@@ -34,7 +34,7 @@ class FrontierConfig:
     pairs : sequence of (float, float)
         Sparsities of neurons and residual dimensions of the pruned networks.
     n_steps, batch_size, micro_batch_size, n_warmup, weight_decay, precision, compiled, seed
-        Of every run, see `narrowlib.llm_training.LLMTrainingConfig`; the learning rate then falls as a cosine.
+        Of every run, see `narrowlib.llm_training_config.LLMTrainingConfig`; the learning rate then falls as a cosine.
     student_rate, recovery_rate : float
         Learning rates from random weights, and after pruning.
     temperature, hard_weight : float

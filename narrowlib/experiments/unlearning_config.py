@@ -102,7 +102,7 @@ def unlearning_config(
     python_batch_size : int
         Blocks per step of both.
     lasso_strength, python_rate, scratch_rate, relearning_steps, relearning_batch_size, relearning_rate, precision
-        See `UnlearningConfig` and `narrowlib.llm_training.LLMTrainingConfig`.
+        See `UnlearningConfig` and `narrowlib.llm_training_config.LLMTrainingConfig`.
     n_records : int
         How often a model is asked while it learns facts again, beside before it.
     facts_per_category : int
