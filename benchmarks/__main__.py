@@ -34,14 +34,21 @@ BENCHMARKS = {
 OUTPUT = Path(__file__).parents[1] / "_build" / "bench.json"
 
 
+def benchmark_of(name: str) -> str | None:
+    """The benchmark of this name, or the one that has a row of it: ``llm-sliced`` for ``llm-sliced-0.5-0.5``."""
+    fitting = [known for known in BENCHMARKS if name == known or name.startswith(f"{known}-")]
+    return max(fitting, key=len, default=None)
+
+
 def main(names: list[str]) -> int:
     """Run the named benchmarks, or all."""
-    unknown = [name for name in names if name not in BENCHMARKS]
+    found = {name: benchmark_of(name) for name in names}
+    unknown = [name for name, benchmark in found.items() if benchmark is None]
     if unknown:
         print(f"ONLY is {unknown[0]!r}; it must be one of {', '.join(BENCHMARKS)}", file=sys.stderr)
         return 2
     try:
-        rows = [asdict(row) for name in names or BENCHMARKS for row in BENCHMARKS[name]()]
+        rows = [asdict(row) for name in dict.fromkeys(found.values()) or BENCHMARKS for row in BENCHMARKS[name]()]
     except UnavailableError as error:  # a model or data that cannot be had
         print(error, file=sys.stderr)
         return 1

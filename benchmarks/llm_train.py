@@ -30,7 +30,7 @@ SMALL = {  # on a CPU: the width of the default model, with fewer layers and wor
     "tie_word_embeddings": True,
 }
 BLOCK_LENGTH = {"cpu": 128, "cuda": 1_024}
-BATCH_SIZE, MICRO_BATCH_SIZE = {"cpu": 4, "cuda": 64}, {"cpu": 4, "cuda": 8}
+BATCH_SIZE, MICRO_BATCH_SIZE = {"cpu": 4, "cuda": 64}, {"cpu": 4, "cuda": 16}
 N_WARMUP, N_STEPS = {"cpu": 2, "cuda": 5}, {"cpu": 6, "cuda": 20}  # steps before the clock starts, and on it
 PRECISION = {"cpu": "float32", "cuda": "bfloat16"}
 MATRIX = {"cpu": 1_024, "cuda": 8_192}

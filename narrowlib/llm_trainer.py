@@ -18,18 +18,17 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm.auto import tqdm
 
 from narrowlib.distillation import TOP_LOG_P, TOP_TOKENS, Distillation, top_of
 from narrowlib.files import replacing
+from narrowlib.llm_callbacks import Bar, Hold, Resume, Step
 from narrowlib.llm_costs import joules_so_far
-from narrowlib.pruning import apply_masks
 from narrowlib.torchvision_import import prepare_torchvision
 from narrowlib.units import UnitGroup
 
 prepare_torchvision()  # transformers imports it on the way to its Trainer
 
-from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments  # noqa: E402
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArguments  # noqa: E402
 
 _STATE = "trainer_state.json"  # as the Trainer calls it
 _PARAMETERS, _MOMENTS, _SCHEDULE = "parameters.safetensors", "optimizer.safetensors", "schedule.json"
@@ -106,10 +105,10 @@ class NarrowTrainer(Trainer):
         self.model_accepts_loss_kwargs = False  # a loss is a mean over its blocks, which are all equally long
         for noisy in (PrinterCallback, ProgressCallback):
             self.remove_callback(noisy)
-        self.add_callback(_Bar(progress))
-        self.add_callback(_Step())
+        self.add_callback(Bar(progress))
+        self.add_callback(Step())
         if masks:
-            self.add_callback(_Hold(groups, model, {name: mask.to(args.device) for name, mask in masks.items()}))
+            self.add_callback(Hold(groups, model, {name: mask.to(args.device) for name, mask in masks.items()}))
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Cross entropy of the next token from float32 logits; in training with a teacher, the distillation loss."""
@@ -240,7 +239,7 @@ class NarrowTrainer(Trainer):
         about = json.loads((Path(checkpoint) / _SCHEDULE).read_text(encoding="utf-8"))
         self.lr_scheduler.load_state_dict(about["schedule"])
         self._spent = self._earlier = about["spent"]
-        self.add_callback(_Resume(self, about["since record"]))
+        self.add_callback(Resume(self, about["since record"]))
         for group, rate in zip(self.optimizer.param_groups, self.lr_scheduler.get_last_lr(), strict=True):
             group["lr"] = rate
 
@@ -281,75 +280,3 @@ class _Order(torch.utils.data.Sampler):
             order = torch.randperm(self.n_blocks, generator=generator)[:left]
             yield from order.tolist()
             left -= len(order)
-
-
-class _Hold(TrainerCallback):
-    def __init__(self, groups: Sequence[UnitGroup], model: nn.Module, masks: Mapping[str, Tensor]) -> None:
-        self.groups, self.parameters, self.masks = groups, dict(model.named_parameters()), masks
-
-    def on_train_begin(self, *_: Any, **__: Any) -> None:
-        apply_masks(self.groups, self.parameters, self.masks)
-
-    def on_optimizer_step(self, *_: Any, **__: Any) -> None:
-        apply_masks(self.groups, self.parameters, self.masks)
-
-
-class _Step(TrainerCallback):
-    """What a step draws at random, such as dropout, depends on its number alone, so that no state need be kept."""
-
-    def on_step_begin(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
-        torch.manual_seed(((args.seed * 1_000_003 + state.global_step) * 1009 + args.process_index) % 2**63)
-
-    def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> Any:
-        if state.global_step == state.max_steps:  # the last record covers what is left
-            control.should_log, control.should_evaluate = True, args.eval_strategy != "no"
-        return control
-
-
-class _Resume(TrainerCallback):
-    """The first record after a kill covers the steps before the checkpoint too that no record has covered."""
-
-    def __init__(self, trainer: NarrowTrainer, since_record: Mapping[str, Any]) -> None:
-        self.trainer, self.since_record = trainer, since_record
-
-    def on_train_begin(self, *_: Any, **__: Any) -> None:
-        trainer, since = self.trainer, self.since_record
-        if hasattr(trainer, "_tr_loss"):
-            trainer._tr_loss += since["loss"]
-            trainer._globalstep_last_logged = since["step"]
-            trainer._hard_losses = [torch.tensor(loss, device=trainer.args.device) for loss in since["hard"]]
-
-
-class _Bar(TrainerCallback):
-    def __init__(self, progress: bool) -> None:
-        self.progress, self.bar = progress, None
-
-    def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
-        is_shown = self.progress and state.is_world_process_zero
-        self.bar = tqdm(
-            total=state.max_steps, initial=state.global_step, desc="train", unit="step", disable=not is_shown
-        )
-
-    def on_step_end(self, *_: Any, **__: Any) -> None:
-        self.bar.update()
-
-    def on_log(self, args: TrainingArguments, state: Any, control: Any, logs: dict | None = None, **_: Any) -> None:
-        if self.bar is not None and "loss" in (logs or {}):
-            self.bar.set_postfix(loss=f"{logs['loss']:.3f}")
-
-    def on_train_end(self, *_: Any, **__: Any) -> None:
-        self.bar.close()
-
-
-class Tell(TrainerCallback):
-    """Calls a function with the number of steps done: before training, and at every record of its loss."""
-
-    def __init__(self, on_record: Callable[[int], None]) -> None:
-        self.on_record = on_record
-
-    def on_train_begin(self, args: TrainingArguments, state: Any, control: Any, **_: Any) -> None:
-        self.on_record(state.global_step)
-
-    def on_log(self, args: TrainingArguments, state: Any, control: Any, logs: dict | None = None, **_: Any) -> None:
-        if "loss" in (logs or {}):
-            self.on_record(state.global_step)

@@ -23,7 +23,8 @@ from narrowlib.checkpoints import digest_of
 from narrowlib.compilation import compiled_layers
 from narrowlib.distillation import Distillation, as_teacher
 from narrowlib.llm_best import KeepBest
-from narrowlib.llm_trainer import NarrowTrainer, Tell, TrainingArguments, checkpoints_in
+from narrowlib.llm_callbacks import Tell
+from narrowlib.llm_trainer import NarrowTrainer, TrainingArguments, checkpoints_in
 from narrowlib.llm_training_config import PAPER_GROUP_LASSO, PAPER_RECOVERY, LLMTrainingConfig
 from narrowlib.penalties import group_lasso_gradients_
 from narrowlib.units import UnitGroup, check

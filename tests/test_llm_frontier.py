@@ -18,8 +18,9 @@ from narrowlib.experiments.frontier_config import FrontierConfig, Run, parse_pai
 from narrowlib.experiments.llm_frontier import FrontierStudy, paper_tables
 from narrowlib.llama import n_parameters_of
 from narrowlib.llm import LanguageModel
+from narrowlib.llm_callbacks import TrainerCallback
 from narrowlib.llm_costs import flops_per_token
-from narrowlib.llm_trainer import NarrowTrainer, TrainerCallback
+from narrowlib.llm_trainer import NarrowTrainer
 from narrowlib.llm_training import recover
 from narrowlib.llm_training_config import LLMTrainingConfig
 from narrowlib.students import new_student, student_config

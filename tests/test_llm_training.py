@@ -18,7 +18,8 @@ from train_tiny_llm import CONFIG, blocks_of, train
 from narrowlib import llm_trainer
 from narrowlib.distillation import Distillation
 from narrowlib.llama import llama_units
-from narrowlib.llm_trainer import NarrowTrainer, TrainerCallback, checkpoints_in
+from narrowlib.llm_callbacks import TrainerCallback
+from narrowlib.llm_trainer import NarrowTrainer, checkpoints_in
 from narrowlib.llm_training import recover, train_group_lasso
 from narrowlib.llm_training_config import PAPER_GROUP_LASSO, PAPER_RECOVERY, LLMTrainingConfig
 from narrowlib.penalties import group_lasso

@@ -23,6 +23,7 @@ from narrowlib import (
     documents,
     export,
     llama,
+    llm_callbacks,
     llm_costs,
     llm_scores,
     llm_trainer,
@@ -279,7 +280,16 @@ def thinned(records: pd.DataFrame, config: FrontierConfig) -> pd.DataFrame:
 
 def folder_of(config: FrontierConfig, checkpoints: str | Path) -> Path:
     """Where the study of a configuration keeps its pieces: results of other settings or other code lie elsewhere."""
-    below = (distillation, llm_costs, llm_scores, llm_trainer, llm_training, llm_training_config, students)
+    below = (
+        distillation,
+        llm_costs,
+        llm_scores,
+        llm_callbacks,
+        llm_trainer,
+        llm_training,
+        llm_training_config,
+        students,
+    )
     experiments = (frontier_config, frontiers, llm_pruning, llm_recovery, small_base)
     data = (documents, export, llama, pruning, tokens, units)
     code = source_digest(*below, *experiments, *data, sys.modules[__name__])

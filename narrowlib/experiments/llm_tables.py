@@ -17,6 +17,7 @@ from narrowlib import (
     export,
     llama,
     llm_ablation,
+    llm_callbacks,
     llm_scores,
     llm_trainer,
     llm_training,
@@ -108,7 +109,16 @@ def paper_tables(
 def _checkpoint_folder(parent: str | Path, config: LLMPruningConfig) -> Path | None:
     if not parent:
         return None
-    below = (evaluation, export, llm_ablation, llm_scores, llm_trainer, llm_training, llm_training_config)
+    below = (
+        evaluation,
+        export,
+        llm_ablation,
+        llm_scores,
+        llm_callbacks,
+        llm_trainer,
+        llm_training,
+        llm_training_config,
+    )
     below += (documents, llama, penalties, pruning, tokens, units)
     code = source_digest(*below, llm_lasso, llm_pruning, llm_recovery, sys.modules[__name__])
     return Path(parent) / digest_of([asdict(config), torch.__version__, code])

@@ -19,6 +19,7 @@ from narrowlib import (
     export,
     knowledge,
     llama,
+    llm_callbacks,
     llm_scores,
     llm_trainer,
     llm_training,
@@ -132,7 +133,16 @@ def unlearning_tables(
 def _checkpoint_folder(parent: str | Path, config: UnlearningConfig) -> Path | None:
     if not parent:
         return None
-    below = (answering, knowledge, llm_scores, llm_trainer, llm_training, llm_training_config, evaluation)
+    below = (
+        answering,
+        knowledge,
+        llm_scores,
+        llm_callbacks,
+        llm_trainer,
+        llm_training,
+        llm_training_config,
+        evaluation,
+    )
     below += (documents, export, llama, penalties, pruning, tokens, units)
     code = source_digest(*below, llm_pruning, llm_recovery, llm_lasso, sys.modules[__name__])
     return Path(parent) / digest_of([asdict(config), torch.__version__, code])

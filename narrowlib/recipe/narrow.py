@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from narrowlib import checkpoints, evaluation, export, llm_best, llm_scores, llm_trainer, llm_training, pruning
+from narrowlib import (
+    checkpoints,
+    evaluation,
+    export,
+    llm_best,
+    llm_callbacks,
+    llm_scores,
+    llm_trainer,
+    llm_training,
+    pruning,
+)
 from narrowlib.llama import n_parameters_of
 from narrowlib.llm import load_causal_lm
 from narrowlib.recipe import course, cut, inputs, measure
@@ -23,8 +33,8 @@ if TYPE_CHECKING:
 
 DISK_BYTES = 36  # per trained parameter: two checkpoints of three floats each while one is written, and three models
 _CODE = (
-    course, cut, inputs, measure, checkpoints, evaluation, export, llm_best, llm_scores, llm_trainer, llm_training,
-    pruning,
+    course, cut, inputs, measure, checkpoints, evaluation, export, llm_best, llm_callbacks, llm_scores, llm_trainer,
+    llm_training, pruning,
 )  # fmt: skip
 
 
