@@ -7,6 +7,7 @@ from tiny_llamas import TINY, random_masks, tiny_llama, tiny_tokens
 from narrowlib.llama import check_family, head_dim_of, llama_units, n_parameters_of, units_named
 from narrowlib.pruning import ablated, keep_masks
 from narrowlib.scores import random_scores
+from narrowlib.torchvision_import import prepare_torchvision
 from narrowlib.units import check, unit_sums
 
 KINDS = ("neurons", "residual", "heads", "layers")
@@ -190,3 +191,25 @@ def test_another_family_is_refused():
         other = GPT2LMHeadModel(GPT2Config(n_layer=1, n_head=2, n_embd=8))
     with pytest.raises(ValueError, match=r"family 'gpt2'; supported are"):
         llama_units(other, "neurons")
+
+
+def test_the_papers_networks_have_the_papers_sizes():
+    """Michaud, Parker-Sartori and Tegmark (2025), Fig 6: millions left of Llama-3.2-1B, counted without weights."""
+    prepare_torchvision()
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    with torch.device("meta"):
+        model = LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=128_256, hidden_size=2_048, intermediate_size=8_192, num_hidden_layers=16,
+                num_attention_heads=32, num_key_value_heads=8, head_dim=64, tie_word_embeddings=True,
+            )
+        )  # fmt: skip
+    assert n_parameters_of(model) == 1_235_814_400
+    sizes = {(0.5, 0.2): 667, (0.5, 0.5): 417, (0.8, 0.5): 296, (0.9, 0.5): 256, (0.95, 0.5): 235, (0.8, 0.8): 118}
+    for (neurons, residual), millions in sizes.items():
+        groups, shares = (*llama_units(model, "neurons"), *llama_units(model, "residual")), {}
+        for group in groups:
+            sparsity = residual if group.name == "residual" else neurons
+            shares[group.name] = torch.arange(group.n_units) >= int(group.n_units * sparsity)  # as the paper rounds
+        assert round(n_parameters_of(model, shares) / 1e6) == millions

@@ -9,6 +9,7 @@ from narrowlib.distillation import Distillation
 from narrowlib.experiments.llm_pruning import LLMPruningConfig
 from narrowlib.experiments.small_base import SmallBaseConfig
 from narrowlib.llm_training_config import LLMTrainingConfig
+from narrowlib.tokens import PACKAGES
 
 METHODS = ("scratch", "distilled", "pruned", "pruned, distilled")
 PAPER_HEADS = (2, 3, 4, 5, 6)
@@ -27,7 +28,7 @@ class FrontierConfig:
         `narrowlib.llm.load_causal_lm`; the paper's is ``"meta-llama/Llama-3.2-1B"``.
     base_steps : int
         Training steps of the small one.
-    block_length, n_score_blocks, n_held_out_blocks : int
+    block_length, n_score_blocks, n_held_out_blocks, source
         See `narrowlib.experiments.llm_pruning.LLMPruningConfig`.
     student_heads : sequence of int
         Sizes of the students, see `narrowlib.students.student_config`.
@@ -50,6 +51,7 @@ class FrontierConfig:
     block_length: int = 1_024
     n_score_blocks: int = 1_024
     n_held_out_blocks: int = 64
+    source: str = PACKAGES
     student_heads: Sequence[int] = PAPER_HEADS
     pairs: Sequence[tuple[float, float]] = PAPER_PAIRS
     n_steps: int = 300
@@ -78,7 +80,8 @@ class FrontierConfig:
     @property
     def pruning(self) -> LLMPruningConfig:
         """How blocks are chosen."""
-        return LLMPruningConfig(self.model, self.block_length, self.n_score_blocks, self.n_held_out_blocks)
+        of_blocks = {name: getattr(self, name) for name in ("block_length", "n_score_blocks", "n_held_out_blocks")}
+        return LLMPruningConfig(self.model, source=self.source, **of_blocks)
 
     @property
     def distillation(self) -> Distillation:

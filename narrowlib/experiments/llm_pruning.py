@@ -17,7 +17,7 @@ from narrowlib.llm_scores import VARIANTS, score_units
 from narrowlib.llm_training_config import PAPER_GROUP_LASSO, PAPER_RECOVERY, LLMTrainingConfig
 from narrowlib.pruning import ablated, keep_masks
 from narrowlib.scores import ablation_scores, agreement
-from narrowlib.tokens import skill_blocks
+from narrowlib.tokens import PACKAGES, skill_blocks
 from narrowlib.units import UnitGroup
 
 if TYPE_CHECKING:
@@ -53,6 +53,9 @@ class LLMPruningConfig:
         Units of a kind that are ablated one by one; all when there are fewer.
     n_ablation_blocks : int
         Blocks that this is done on.
+    source : str
+        Of the Python: ``"packages"``, or a data set of the hub, see `narrowlib.tokens.skill_blocks`; the paper's is
+        ``"codeparrot/github-code"``.
     recovery, lasso : LLMTrainingConfig
         How pruned models are trained on, and how the group lasso is run.
     """
@@ -63,6 +66,7 @@ class LLMPruningConfig:
     n_held_out_blocks: int = 64
     n_ablated: int = 500
     n_ablation_blocks: int = 16
+    source: str = PACKAGES
     recovery: LLMTrainingConfig = PAPER_RECOVERY
     lasso: LLMTrainingConfig = PAPER_GROUP_LASSO
 
@@ -84,11 +88,15 @@ class LLMPruningConfig:
 
     def training_blocks(self, tokenizer: PreTrainedTokenizerBase, training: LLMTrainingConfig) -> Dataset:
         """Blocks of the wanted skill for a training run, each seen once, as far as there are so many."""
-        n_tokens = min(training.n_steps * training.batch_size * self.block_length, MOST_TOKENS)
+        n_tokens = training.n_steps * training.batch_size * self.block_length
+        if self.source == PACKAGES:
+            n_tokens = min(n_tokens, MOST_TOKENS)
         return self._blocks(tokenizer, WANTED, "train", n_tokens)
 
     def _blocks(self, tokenizer: PreTrainedTokenizerBase, skill: str, split: str, n_tokens: int) -> Dataset:
-        return skill_blocks(tokenizer, skill, split=split, n_tokens=n_tokens, block_length=self.block_length)
+        source = self.source if skill == WANTED else PACKAGES
+        where = {"split": split, "block_length": self.block_length, "source": source}
+        return skill_blocks(tokenizer, skill, n_tokens=n_tokens, **where)
 
 
 class Batches:

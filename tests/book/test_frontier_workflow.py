@@ -97,3 +97,17 @@ def test_a_command_sees_the_gpus_it_got(given, seen, tmp_path, monkeypatch, capf
     monkeypatch.setattr(sys, "argv", ["with_gpus.py", "1", sys.executable, "-c", tell])
     assert with_gpus.main() == 3
     assert capfd.readouterr().out.strip() == seen
+
+
+def test_the_papers_own_settings_are_a_profile_away():
+    """Michaud, Parker-Sartori and Tegmark (2025), section 5."""
+    config = record.frontier_config(record.all_parameters("llm-frontier", "llama", ""))
+    assert config.model == "meta-llama/Llama-3.2-1B" and config.pruning.source == "codeparrot/github-code"
+    assert config.n_steps * config.batch_size * config.block_length == 20_000 * 65_536
+    values = record.all_parameters("llm-pruning", "llama", "")
+    assert {
+        "lasso_steps": 70_000,
+        "lasso_rate": 2e-6,
+        "learning_rate": 5e-5,
+        "n_warmup": 1_000,
+    }.items() <= values.items()
