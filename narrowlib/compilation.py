@@ -65,7 +65,7 @@ def compiled_layers(model: nn.Module, compiled: bool = True) -> Iterator[Callabl
 
 def check_compiler(device: torch.device) -> None:
     """Raise ValueError when ``torch.compile`` has nothing to compile with for this device."""
-    variable, *names = _COMPILERS.get(device.type, _COMPILERS["cuda"])
+    variable, *names = _COMPILERS[device.type]
     asked = os.environ.get(variable, "")
     if not any(map(shutil.which, asked.split()[:1] or names)):
         found = f"{variable} is {asked!r}, which is not there" if asked else "there is none"

@@ -103,10 +103,10 @@ def score_units(
     return {variant: scores[variant] for variant in variants}
 
 
-def summed_token_loss(logits: Tensor, ids: Tensor) -> Tensor:
-    """Cross entropy of the next token in nats, from float32 logits, summed: (n, t, vocabulary), (n, t) -> ()."""
+def next_token_loss(logits: Tensor, ids: Tensor, *, reduction: str = "mean") -> Tensor:
+    """Cross entropy of the next token in nats, from float32 logits, mean or sum: (n, t, vocabulary), (n, t) -> ()."""
     logits = logits[:, :-1].to(torch.promote_types(logits.dtype, torch.float32))
-    return F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="sum")
+    return F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction=reduction)
 
 
 def _scores_without_data(
@@ -133,7 +133,7 @@ def _scores_from_data(
             hooks.callback(handle.remove)
         for ids in tqdm(batches, desc="score units", unit="batch", disable=not progress):
             ids = ids.to(device)  # (sequences, tokens)
-            loss = summed_token_loss(model(input_ids=ids, use_cache=False).logits, ids)
+            loss = next_token_loss(model(input_ids=ids, use_cache=False).logits, ids, reduction="sum")
             loss.backward()
             n_predicted += ids.shape[0] * (ids.shape[1] - 1)
             for each in totals.values():

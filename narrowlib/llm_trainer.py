@@ -17,12 +17,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from narrowlib.distillation import TOP_LOG_P, TOP_TOKENS, Distillation, top_of
 from narrowlib.files import replacing
 from narrowlib.llm_callbacks import Bar, Hold, Resume, Step
 from narrowlib.llm_costs import joules_so_far
+from narrowlib.llm_scores import next_token_loss
 from narrowlib.torchvision_import import prepare_torchvision
 from narrowlib.units import UnitGroup
 
@@ -245,11 +245,6 @@ class NarrowTrainer(Trainer):
 
     def _load_rng_state(self, checkpoint):
         """Nothing to do: the seed of a step is made from its number."""
-
-
-def next_token_loss(logits: Tensor, ids: Tensor) -> Tensor:
-    """Mean cross entropy in nats, from float32 logits: (n, t, vocabulary), (n, t) -> ()."""
-    return F.cross_entropy(logits[:, :-1].float().flatten(0, 1), ids[:, 1:].flatten())
 
 
 def checkpoints_in(folder: str | Path) -> list[Path]:

@@ -1,6 +1,6 @@
 """Compiled training: the same as without, gone afterwards, and refused in a sentence where it cannot be."""
 
-import shutil
+import sysconfig
 import time
 from dataclasses import replace
 
@@ -15,7 +15,17 @@ from narrowlib.distillation import soft_targets
 from narrowlib.llama import llama_units
 from narrowlib.llm_training import recover
 
-needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="there is no C++ compiler")
+
+def lacking() -> str | None:
+    """What compiled code takes and this machine does not have."""
+    try:
+        check_compiler(torch.device("cpu"))
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+needs_compiler = pytest.mark.skipif(lacking() is not None, reason=str(lacking()))
 
 
 @needs_compiler
@@ -66,8 +76,12 @@ def test_without_a_compiler_nothing_begins(monkeypatch):
         check_compiler(torch.device("cpu"))
 
 
-def test_a_gpu_takes_triton(monkeypatch):
+def test_a_gpu_takes_triton_and_headers(tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr(sysconfig, "get_paths", lambda: {"include": str(tmp_path)})
+    with pytest.raises(ValueError, match=r"headers of Python \(Python\.h\), and they are not there"):
+        check_compiler(torch.device("cuda"))
+    (tmp_path / "Python.h").touch()
     with pytest.raises(ValueError, match="package triton"):
         check_compiler(torch.device("cuda"))

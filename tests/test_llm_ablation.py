@@ -7,7 +7,7 @@ from tiny_llamas import TINY, tiny_llama, token_ids
 from narrowlib import llm_ablation
 from narrowlib.llama import llama_units
 from narrowlib.llm_ablation import ablation_losses
-from narrowlib.llm_scores import score_units, summed_token_loss
+from narrowlib.llm_scores import next_token_loss, score_units
 from narrowlib.pruning import ablated
 from narrowlib.scores import ablation_scores, agreement
 from narrowlib.units import Slice, UnitGroup
@@ -18,7 +18,7 @@ BATCHES = [token_ids(2, 9, seed=0), token_ids(2, 9, seed=1)]
 @torch.no_grad()
 def losses_by_hand(model, groups, units, batches):
     def mean_loss():
-        total = sum(summed_token_loss(model(input_ids=ids).logits, ids) for ids in batches)
+        total = sum(next_token_loss(model(input_ids=ids).logits, ids, reduction="sum") for ids in batches)
         return total / sum(ids[:, 1:].numel() for ids in batches)
 
     losses = {group.name: [] for group in groups}

@@ -9,7 +9,7 @@ import torch
 from tiny_llamas import TINY, tiny_llama, token_ids
 
 from narrowlib.llama import llama_units
-from narrowlib.llm_scores import VARIANTS, score_units, summed_token_loss
+from narrowlib.llm_scores import VARIANTS, next_token_loss, score_units
 from narrowlib.pruning import apply_masks
 from narrowlib.scores import attribution_scores
 from narrowlib.units import Slice, UnitGroup, unit_sums
@@ -20,7 +20,7 @@ BATCHES = [token_ids(3, 9, seed=0), token_ids(3, 9, seed=1)]
 
 
 def mean_loss(model, ids):
-    return summed_token_loss(model(input_ids=ids).logits, ids) / (ids.shape[0] * (ids.shape[1] - 1))
+    return next_token_loss(model(input_ids=ids).logits, ids)
 
 
 def gradients_of(model, ids):
@@ -104,7 +104,7 @@ def test_per_token_and_per_sequence(model):
     hooks = [module.register_forward_hook(keep) for module in (mlp.gate_proj, mlp.up_proj, mlp.down_proj)]
     total, signed_activation, squares, n = 0, 0, 0, 0
     for ids in BATCHES:
-        summed_token_loss(model(input_ids=ids).logits, ids).backward()
+        next_token_loss(model(input_ids=ids).logits, ids, reduction="sum").backward()
         h = kept[mlp.down_proj][0]
         shares = sum(y * y.grad for y in (kept[mlp.gate_proj][1], kept[mlp.up_proj][1])) + h * h.grad
         total = total + shares.abs().sum((0, 1))

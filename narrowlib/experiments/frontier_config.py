@@ -80,8 +80,9 @@ class FrontierConfig:
     @property
     def pruning(self) -> LLMPruningConfig:
         """How blocks are chosen."""
-        of_blocks = {name: getattr(self, name) for name in ("block_length", "n_score_blocks", "n_held_out_blocks")}
-        return LLMPruningConfig(self.model, source=self.source, **of_blocks)
+        return LLMPruningConfig(
+            self.model, self.block_length, self.n_score_blocks, self.n_held_out_blocks, source=self.source
+        )
 
     @property
     def distillation(self) -> Distillation:

@@ -18,25 +18,10 @@ import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
 
-from narrowlib import (
-    distillation,
-    documents,
-    export,
-    llama,
-    llm_callbacks,
-    llm_costs,
-    llm_scores,
-    llm_trainer,
-    llm_training,
-    llm_training_config,
-    pruning,
-    students,
-    tokens,
-    units,
-)
+from narrowlib import distillation, llm_costs, students
 from narrowlib.distillation import soft_targets
 from narrowlib.downloads import made
-from narrowlib.experiments import frontier_config, frontiers, llm_pruning, llm_recovery, small_base
+from narrowlib.experiments import frontier_config, frontiers, llm_recovery, small_base
 from narrowlib.experiments.frontier_config import PREPARATION, FrontierConfig, Run, pieces, runs_of
 from narrowlib.experiments.frontiers import HELD_OUT, smoothed
 from narrowlib.experiments.llm_lasso import RANKED_BY
@@ -280,19 +265,8 @@ def thinned(records: pd.DataFrame, config: FrontierConfig) -> pd.DataFrame:
 
 def folder_of(config: FrontierConfig, checkpoints: str | Path) -> Path:
     """Where the study of a configuration keeps its pieces: results of other settings or other code lie elsewhere."""
-    below = (
-        distillation,
-        llm_costs,
-        llm_scores,
-        llm_callbacks,
-        llm_trainer,
-        llm_training,
-        llm_training_config,
-        students,
-    )
-    experiments = (frontier_config, frontiers, llm_pruning, llm_recovery, small_base)
-    data = (documents, export, llama, pruning, tokens, units)
-    code = source_digest(*below, *experiments, *data, sys.modules[__name__])
+    own = (distillation, frontier_config, frontiers, llm_costs, llm_recovery, small_base, students)
+    code = source_digest(*llm_recovery.CODE, *own, sys.modules[__name__])
     return Path(checkpoints) / f"frontier-{digest_of([_described(config), torch.__version__, code])}"
 
 

@@ -8,6 +8,20 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from narrowlib import (
+    documents,
+    export,
+    llama,
+    llm_callbacks,
+    llm_scores,
+    llm_trainer,
+    llm_training,
+    llm_training_config,
+    pruning,
+    tokens,
+    units,
+)
+from narrowlib.experiments import llm_pruning
 from narrowlib.experiments.llm_pruning import WANTED, LLMPruningConfig, Scores, check_sparsity
 from narrowlib.export import round_hidden_size, sliced
 from narrowlib.llama import n_parameters_of
@@ -16,6 +30,12 @@ from narrowlib.pruning import keep_masks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+# Code that decides what comes out of pruning a language model and training it on, beside that of an experiment's own.
+CODE = (
+    documents, export, llama, llm_callbacks, llm_pruning, llm_scores, llm_trainer, llm_training, llm_training_config,
+    pruning, tokens, units,
+)  # fmt: skip
 
 
 def narrowed(

@@ -11,24 +11,9 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from narrowlib import (
-    documents,
-    evaluation,
-    export,
-    llama,
-    llm_ablation,
-    llm_callbacks,
-    llm_scores,
-    llm_trainer,
-    llm_training,
-    llm_training_config,
-    penalties,
-    pruning,
-    tokens,
-    units,
-)
+from narrowlib import evaluation, llm_ablation, penalties
 from narrowlib.documents import SKILLS
-from narrowlib.experiments import llm_lasso, llm_pruning, llm_recovery
+from narrowlib.experiments import llm_lasso, llm_recovery
 from narrowlib.experiments.llm_lasso import BEFORE, RANKED_BY, Trained, lasso_curves, lasso_recovery, regularised
 from narrowlib.experiments.llm_pruning import (
     KINDS,
@@ -109,18 +94,8 @@ def paper_tables(
 def _checkpoint_folder(parent: str | Path, config: LLMPruningConfig) -> Path | None:
     if not parent:
         return None
-    below = (
-        evaluation,
-        export,
-        llm_ablation,
-        llm_scores,
-        llm_callbacks,
-        llm_trainer,
-        llm_training,
-        llm_training_config,
-    )
-    below += (documents, llama, penalties, pruning, tokens, units)
-    code = source_digest(*below, llm_lasso, llm_pruning, llm_recovery, sys.modules[__name__])
+    own = (evaluation, llm_ablation, llm_lasso, llm_recovery, penalties)
+    code = source_digest(*llm_recovery.CODE, *own, sys.modules[__name__])
     return Path(parent) / digest_of([asdict(config), torch.__version__, code])
 
 

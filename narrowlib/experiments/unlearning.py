@@ -13,26 +13,11 @@ import pandas as pd
 import torch
 
 from narrowlib import answers as answering
-from narrowlib import (
-    documents,
-    evaluation,
-    export,
-    knowledge,
-    llama,
-    llm_callbacks,
-    llm_scores,
-    llm_trainer,
-    llm_training,
-    llm_training_config,
-    penalties,
-    pruning,
-    tokens,
-    units,
-)
+from narrowlib import evaluation, knowledge, penalties
 from narrowlib.answers import answer_facts
 from narrowlib.documents import SKILLS
 from narrowlib.evaluation import loss_per_skill
-from narrowlib.experiments import llm_lasso, llm_pruning, llm_recovery
+from narrowlib.experiments import llm_lasso, llm_recovery
 from narrowlib.experiments.llm_lasso import BEFORE, RANKED_BY, Trained, regularised
 from narrowlib.experiments.llm_pruning import WANTED, Scores, unit_scores
 from narrowlib.experiments.llm_recovery import narrowed
@@ -133,18 +118,8 @@ def unlearning_tables(
 def _checkpoint_folder(parent: str | Path, config: UnlearningConfig) -> Path | None:
     if not parent:
         return None
-    below = (
-        answering,
-        knowledge,
-        llm_scores,
-        llm_callbacks,
-        llm_trainer,
-        llm_training,
-        llm_training_config,
-        evaluation,
-    )
-    below += (documents, export, llama, penalties, pruning, tokens, units)
-    code = source_digest(*below, llm_pruning, llm_recovery, llm_lasso, sys.modules[__name__])
+    own = (answering, evaluation, knowledge, llm_lasso, llm_recovery, penalties)
+    code = source_digest(*llm_recovery.CODE, *own, sys.modules[__name__])
     return Path(parent) / digest_of([asdict(config), torch.__version__, code])
 
 

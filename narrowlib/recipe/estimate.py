@@ -12,7 +12,7 @@ import torch
 from narrowlib.export import sliced
 from narrowlib.llama import n_parameters_of
 from narrowlib.llm import load_causal_lm
-from narrowlib.llm_scores import summed_token_loss
+from narrowlib.llm_scores import next_token_loss
 from narrowlib.recipe import cut
 from narrowlib.recipe.config import RecipeConfig
 from narrowlib.recipe.course import N_RECORDS, training_config
@@ -125,7 +125,7 @@ def _rates(model: PreTrainedModel, config: RecipeConfig) -> dict[str, float]:
     def train() -> None:
         with torch.autocast(model.device.type, torch.bfloat16, enabled=is_low):
             logits = model(input_ids=ids, use_cache=False).logits
-        summed_token_loss(logits, ids).backward()
+        next_token_loss(logits, ids, reduction="sum").backward()
 
     n_tokens = config.block_length
     rates = {"read": _timed(read, model) / n_tokens, "train": _timed(train, model) / n_tokens}

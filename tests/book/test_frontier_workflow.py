@@ -69,12 +69,12 @@ def test_unknown_pieces_are_refused_in_one_sentence(monkeypatch, capsys, tmp_pat
 
 def test_jobs_on_one_machine_get_gpus_of_their_own(tmp_path):
     there = ["0", "1", "2"]
-    first = with_gpus.claimed(2, there, tmp_path)
+    first = with_gpus.claimed(2, there, tmp_path, 0.01)
     assert list(first) == ["0", "1"]
     found, done = [], threading.Event()
 
     def second():
-        found.append(with_gpus.claimed(2, there, tmp_path, pause=0.01))
+        found.append(with_gpus.claimed(2, there, tmp_path, 0.01))
         done.set()
 
     thread = threading.Thread(target=second, daemon=True)
@@ -83,7 +83,7 @@ def test_jobs_on_one_machine_get_gpus_of_their_own(tmp_path):
     first["0"].release()
     assert done.wait(10) and list(found[0]) == ["0", "2"]
     with pytest.raises(ValueError, match="gpus is 4; it must be at most 3"):
-        with_gpus.claimed(4, there, tmp_path)
+        with_gpus.claimed(4, there, tmp_path, 0.01)
 
 
 @pytest.mark.parametrize(("given", "seen"), [(None, "0"), ("5", "5"), ("4,5", "4")])
@@ -92,7 +92,7 @@ def test_a_command_sees_the_gpus_it_got(given, seen, tmp_path, monkeypatch, capf
     if given:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
-    monkeypatch.setattr(with_gpus.claimed, "__defaults__", (tmp_path, 0.01))
+    monkeypatch.setattr(with_gpus, "LOCKS", tmp_path)
     tell = "import os, sys; print(os.environ['CUDA_VISIBLE_DEVICES']); sys.exit(3)"
     monkeypatch.setattr(sys, "argv", ["with_gpus.py", "1", sys.executable, "-c", tell])
     assert with_gpus.main() == 3

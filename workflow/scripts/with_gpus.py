@@ -29,7 +29,7 @@ def gpus() -> list[str]:
     return [str(number) for number in range(torch.cuda.device_count())]
 
 
-def claimed(n_wanted: int, there: list[str], folder: Path = LOCKS, pause: float = PAUSE) -> dict[str, FileLock]:
+def claimed(n_wanted: int, there: list[str], folder: Path, pause: float) -> dict[str, FileLock]:
     """Held locks of so many GPUs, by their names; waits until they are free.
 
     Raises
@@ -62,7 +62,7 @@ def main() -> int:
     if not there or (VARIABLE in os.environ and len(there) == n_wanted):  # on a CPU, or given to this job
         return subprocess.call(command)
     try:
-        held = claimed(n_wanted, there)
+        held = claimed(n_wanted, there, LOCKS, PAUSE)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
