@@ -51,11 +51,11 @@ help:  ## this list
 
 book: environment  ## install, execute what is stale, render; says where the site is
 	$(call install,book)
-	@$(PY) workflow/scripts/build.py --profile "$$PROFILE" --cores $(CORES)
+	@$(PY) -m companion.build --profile "$$PROFILE" --cores $(CORES)
 
 pdf: book  ## build the book and print it to _build/html/narrow-ai.pdf; needs Chromium
 	$(call install,pdf)
-	@$(PY) workflow/scripts/pdf.py
+	@$(PY) -m companion.pdf
 
 test: environment  ## install what the tests need and run them
 	$(call install,$(BOOK_AND_TEST))
@@ -63,16 +63,16 @@ test: environment  ## install what the tests need and run them
 
 run: environment  ## execute one chapter: CHAPTER=, PROFILE=, P="name=value ...", AGAIN=1
 	$(call install,book)
-	@$(PY) workflow/scripts/execute.py "$$CHAPTER" --profile "$$PROFILE" --set="$$PARAMETERS" $(if $(AGAIN),--again)
+	@$(PY) -m companion.execute "$$CHAPTER" --profile "$$PROFILE" --set="$$PARAMETERS" $(if $(AGAIN),--again)
 
 record: environment  ## run one chapter's experiment at the paper's scale and record it for the book: CHAPTER=, P=, PROFILE=cpu without a GPU
 	$(call install,book)
-	@$(PY) workflow/scripts/record.py "$$CHAPTER" --profile "$$RECORDED" --set="$$PARAMETERS"
+	@$(PY) -m companion.record "$$CHAPTER" --profile "$$RECORDED" --set="$$PARAMETERS"
 
 records: environment  ## record every chapter that has a record, one after another; PROFILE=cpu without a GPU
 	$(call install,book)
-	@for chapter in $$($(PY) -c 'import sys; sys.path.insert(0, "workflow/scripts"); import record; print(*record.RECORDED)'); do \
-	    $(PY) workflow/scripts/record.py "$$chapter" --profile "$$RECORDED" --set="$$PARAMETERS"; \
+	@for chapter in $$($(PY) -c "from companion import record; print(*record.RECORDED)"); do \
+	    $(PY) -m companion.record "$$chapter" --profile "$$RECORDED" --set="$$PARAMETERS"; \
 	done
 
 gpu: environment  ## say which GPU is used, or stop where there is none
@@ -82,27 +82,27 @@ gpu: environment  ## say which GPU is used, or stop where there is none
 
 notebooks: environment  ## write plain notebooks, as on the branch of notebooks, to _build/notebooks
 	$(call install,book)
-	@$(PY) workflow/scripts/notebooks.py
+	@$(PY) -m companion.notebooks
 
 course: environment  ## write notebooks for students and teacher to _build/course (CHAPTERS="methods hierarchy" for some)
 	$(call install,book)
-	@$(PY) workflow/scripts/course.py $$CHAPTERS
+	@$(PY) -m companion.course $$CHAPTERS
 
 grade: environment  ## run and grade the students' notebooks in FOLDER
 	$(call install,book)
-	@$(PY) workflow/scripts/grade.py "$$FOLDER"
+	@$(PY) -m companion.grade "$$FOLDER"
 
 links: book  ## ask every other site that the book links to whether the page is there
 	@"$(ENV)/bin/jupyter-book" build _build/stage --path-output _build/links --builder linkcheck
 
 branch:  ## push _build/notebooks to the branch of notebooks
-	@$(PYTHON) workflow/scripts/publish.py branch
+	@$(PYTHON) -m companion.publish branch
 
 archive:  ## pack site, notebooks and student notebooks into _build/release, with checksums
-	@$(PYTHON) workflow/scripts/publish.py archive
+	@$(PYTHON) -m companion.publish archive
 
 release:  ## make the release TAG with what make archive made
-	@$(PYTHON) workflow/scripts/publish.py release --tag "$$TAG"
+	@$(PYTHON) -m companion.publish release --tag "$$TAG"
 
 serve: book  ## build the book and serve it on PORT (8000)
 	@echo "http://localhost:$(PORT)/ (stop with Ctrl-C)"
@@ -124,7 +124,7 @@ reliability: environment  ## kill runs, compare bytes, build again and again (ON
 
 clean-cache: environment  ## remove what was fetched and made from it, and say how much that frees
 	$(call install,book)
-	@$(PY) workflow/scripts/clean_cache.py
+	@$(PY) -m companion.clean_cache
 
 clean:  ## remove everything built, executed notebooks included; the environment stays
 	rm -rf _build .snakemake .pytest_cache .ruff_cache .hypothesis

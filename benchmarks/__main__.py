@@ -16,7 +16,7 @@ from benchmarks.llm_sliced import llm_sliced
 from benchmarks.llm_train import llm_train
 from benchmarks.mlp_ablation import mlp_ablation
 from benchmarks.mnist_grid import mnist_grid
-from narrowlib.downloads import UnavailableError
+from narrowlib.store.downloads import UnavailableError
 
 BENCHMARKS = {
     "cmsp-train": cmsp_train,

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from benchmarks.harness import Row, measure_side_by_side
 from benchmarks.language_model import default_model, name_of, random_blocks
-from narrowlib.llama import llama_units
+from narrowlib.devices import pick_device
+from narrowlib.llm.units import llama_units
 from narrowlib.penalties import group_lasso_gradients_
-from narrowlib.training import pick_device
 
 N_TOKENS = {"cpu": (4, 256), "cuda": (16, 1024)}  # of one step; the paper's have 108 sequences, with the same penalty
 STRENGTH = 3e-4

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from narrowlib.llm import load_causal_lm
-from narrowlib.records import provenance
+from narrowlib.llm.models import load_causal_lm
+from narrowlib.store.records import provenance
 
 
 def default_model(device: torch.device, dtype: torch.dtype = torch.float32) -> nn.Module:

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from benchmarks.harness import Row, measure_side_by_side
 from benchmarks.language_model import default_model, name_of, random_blocks
-from narrowlib.llama import llama_units
-from narrowlib.llm_ablation import ablation_losses
-from narrowlib.llm_scores import score_units
+from narrowlib.devices import pick_device
+from narrowlib.llm.ablation import ablation_losses
+from narrowlib.llm.scores import score_units
+from narrowlib.llm.units import llama_units
 from narrowlib.pruning import ablated
-from narrowlib.training import pick_device
 from narrowlib.units import UnitGroup, unit_sums
 
 N_TOKENS = {"cpu": (1, 128), "cuda": (8, 1024)}  # sequences and their length

@@ -7,12 +7,12 @@ from torch import Tensor
 
 from benchmarks.harness import Row, measure_side_by_side
 from benchmarks.language_model import default_model, name_of, random_blocks
-from narrowlib.export import round_hidden_size, sliced
-from narrowlib.llama import llama_units, units_named
-from narrowlib.llm_costs import flops_per_token
+from narrowlib.devices import pick_device
+from narrowlib.llm.costs import flops_per_token
+from narrowlib.llm.export import round_hidden_size, sliced
+from narrowlib.llm.units import llama_units, units_named
 from narrowlib.pruning import ablated, keep_masks
 from narrowlib.scores import random_scores
-from narrowlib.training import pick_device
 
 SPARSITIES = ((0.5, 0.5), (0.8, 0.5))  # of neurons and of residual dimensions, as in the paper
 N_TOKENS = {"cpu": (2, 256), "cuda": (16, 1024)}  # sequences and their length

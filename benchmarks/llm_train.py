@@ -13,12 +13,11 @@ from torch import nn
 
 from benchmarks.harness import Row, measure_side_by_side, seconds_of
 from benchmarks.language_model import default_model, random_blocks
-from narrowlib.llm_costs import flops_per_token
-from narrowlib.llm_training import recover
-from narrowlib.llm_training_config import LLMTrainingConfig
-from narrowlib.records import provenance
-from narrowlib.torchvision_import import prepare_torchvision
-from narrowlib.training import pick_device
+from narrowlib.devices import pick_device, prepare_torchvision
+from narrowlib.llm.costs import flops_per_token
+from narrowlib.llm.settings import LLMTrainingConfig
+from narrowlib.llm.training import recover
+from narrowlib.store.records import provenance
 
 SMALL = {  # on a CPU: the width of the default model, with fewer layers and words
     "vocab_size": 8_192,

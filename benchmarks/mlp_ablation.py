@@ -10,10 +10,11 @@ from torch.nn import functional as F
 
 from benchmarks.harness import Row, measure_side_by_side
 from narrowlib.cmsp import CMSP, sample_batch
-from narrowlib.gradients import cross_entropy
-from narrowlib.models import MLPStack, losses_without_neurons
-from narrowlib.records import provenance
-from narrowlib.training import make_generators, pick_device
+from narrowlib.devices import pick_device
+from narrowlib.stacks.gradients import cross_entropy
+from narrowlib.stacks.networks import MLPStack, losses_without_neurons
+from narrowlib.stacks.training import make_generators
+from narrowlib.store.records import provenance
 
 WIDTH, N_SAMPLES = 512, 2_000
 BASELINE_NEURONS = 16  # of each layer; the others would take as long

@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.harness import Row, measure_side_by_side
-from narrowlib.digits import Digits, mnist_digits
-from narrowlib.experiments.mnist_config import EVEN, LassoConfig, MnistConfig
-from narrowlib.experiments.mnist_lasso import shrink
-from narrowlib.models import MLPStack
-from narrowlib.records import provenance
-from narrowlib.training import make_generators, pick_device
+from narrowlib.chapters.mnist.config import EVEN, LassoConfig, MnistConfig
+from narrowlib.chapters.mnist.lasso import shrink
+from narrowlib.data.digits import Digits, mnist_digits
+from narrowlib.devices import pick_device
+from narrowlib.stacks.networks import MLPStack
+from narrowlib.stacks.training import make_generators
+from narrowlib.store.records import provenance
 
 SIZES = (784, 1200, 1200, 10)
 BATCH_SIZE, MAX_NORM = 16, 1.0

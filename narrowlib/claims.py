@@ -107,8 +107,8 @@ def assess(
     ours : mapping
         A value for every quantity that the claim names, no more and no less.
     record : Record, optional
-        The record that the values come from, see `narrowlib.records.paper_record`; without one they are of this run.
-        At the paper's scale, when the record departs from it in nothing, a value has to be near the paper's own as
+        The record that the values come from, see `narrowlib.store.records.paper_record`; without one they are of this
+        run. At the paper's scale, when the record departs from it in nothing, a value has to be near the paper's own as
         well.
     claims : mapping, optional
         By default those of the book.

@@ -38,7 +38,8 @@ def ablation_scores(loss: Tensor, losses_without: Mapping[str, Tensor]) -> dict[
     loss : Tensor, shape () or (n_runs,)
         Mean loss of the whole model.
     losses_without : mapping of str to Tensor, shape (n_units,) or (n_runs, n_units)
-        Mean loss on the same samples without each unit, by group, see `narrowlib.models.losses_without_neurons`.
+        Mean loss on the same samples without each unit, by group, see
+        `narrowlib.stacks.networks.losses_without_neurons`.
 
     Returns
     -------

@@ -16,9 +16,9 @@ from pathlib import Path
 from bs4 import BeautifulSoup
 
 from reliability.kills import N_KILLS, changed, identity
-from tests.trees import executed, make_tiny_project
+from tests.trees import environment_of, executed, make_tiny_project
 
-COMMAND = [sys.executable, "workflow/scripts/build.py", "--cores", "2"]
+COMMAND = [sys.executable, "-m", "companion.build", "--cores", "2"]
 
 
 def builds(n_kills: int = N_KILLS) -> list[dict[str, object]]:
@@ -29,7 +29,7 @@ def builds(n_kills: int = N_KILLS) -> list[dict[str, object]]:
         make_tiny_project(tree)
         fresh = shutil.copytree(tree, Path(name, "fresh"))
         began = time.monotonic()
-        subprocess.run(COMMAND, cwd=tree, check=True, capture_output=True)
+        subprocess.run(COMMAND, cwd=tree, env=environment_of(tree), check=True, capture_output=True)
         seconds, expected = time.monotonic() - began, site(tree)
         while n_done < n_kills:
             again, finished = shutil.copytree(fresh, Path(name, f"round-{n_ends}")), {}
@@ -38,7 +38,7 @@ def builds(n_kills: int = N_KILLS) -> list[dict[str, object]]:
                 repeated += changed(finished)
                 finished = {path: identity(path) for path in executed(again)}
                 kept = max(kept, len(finished))
-            subprocess.run(COMMAND, cwd=again, check=True, capture_output=True)
+            subprocess.run(COMMAND, cwd=again, env=environment_of(again), check=True, capture_output=True)
             repeated += changed(finished)
             different += site(again) != expected
             n_ends += 1
@@ -57,7 +57,9 @@ def builds(n_kills: int = N_KILLS) -> list[dict[str, object]]:
 def kill(tree: Path, after: float) -> bool:
     """Start a build and kill it, with all that it started, after so many seconds; False when it was through before."""
     with (tree / "log").open("ab") as log:
-        build = subprocess.Popen(COMMAND, cwd=tree, stdout=log, stderr=log, start_new_session=True)
+        build = subprocess.Popen(
+            COMMAND, cwd=tree, env=environment_of(tree), stdout=log, stderr=log, start_new_session=True
+        )
     time.sleep(after)
     if build.poll() is None:
         os.killpg(build.pid, signal.SIGKILL)

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "workflow" / "scripts"))
 
-import record  # noqa: E402 (a script beside the workflow)
+from companion import record  # noqa: E402 (a script beside the workflow)
 
-from narrowlib.experiments import group_lasso, llm_tables  # noqa: E402 (late, as those of the script)
+from narrowlib.chapters.language import tables as llm_tables  # noqa: E402 (late, as those of the script)
+from narrowlib.chapters.two_trees import group_lasso  # noqa: E402
 
 # What no profile makes small: these tables have the paper's sparsities and pairs at every scale.
 group_lasso.paper_tables = partial(group_lasso.paper_tables, sparsities=(0.0, 0.5, 0.9))

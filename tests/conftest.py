@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 from trees import ROOT, TRANSIENT, make_book
 
-sys.path.insert(0, str(ROOT / "workflow" / "scripts"))
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads of two processes wait for each other
 

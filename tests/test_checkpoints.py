@@ -12,11 +12,12 @@ import pytest
 import test_training
 import torch
 
-from narrowlib import checkpoints, training
-from narrowlib.experiments import hierarchy
-from narrowlib.experiments.hierarchy import HierarchyConfig, learning_curves
-from narrowlib.models import MLPStack
-from narrowlib.training import TrainingConfig, make_generators
+from narrowlib.chapters.hierarchy import experiment as hierarchy
+from narrowlib.chapters.hierarchy.experiment import HierarchyConfig, learning_curves
+from narrowlib.stacks import training
+from narrowlib.stacks.networks import MLPStack
+from narrowlib.stacks.training import TrainingConfig, make_generators
+from narrowlib.store import checkpoints
 
 TINY = HierarchyConfig(2, 2, 6, n_seeds=3, width=16, batch_size=16, n_steps=40, learning_rate=1e-2)
 
@@ -163,7 +164,7 @@ def test_real_kill(tmp_path):
     """SIGKILL in the middle, then the same command again."""
     code = (
         "import sys; from narrowlib import checkpoints; checkpoints.SECONDS_BETWEEN = 0.05\n"
-        "from narrowlib.experiments.hierarchy import HierarchyConfig, learning_curves\n"
+        "from narrowlib.chapters.hierarchy.experiment import HierarchyConfig, learning_curves\n"
         "config = HierarchyConfig(2, 2, 6, n_seeds=2, width=16, batch_size=16, n_steps=int(sys.argv[2]))\n"
         "learning_curves(config, device='cpu', checkpoints=sys.argv[1], progress=False).to_parquet(sys.argv[3])"
     )

@@ -9,7 +9,7 @@ import pytest
 from IPython.core.formatters import DisplayFormatter
 
 from narrowlib.claims import MEDIA_TYPE, Assessment, assess, assess_all, is_near, load_claims, satisfies, verdict
-from narrowlib.records import Record
+from narrowlib.store.records import Record
 
 BOOK = Path(__file__).parents[1] / "book"
 

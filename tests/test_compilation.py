@@ -10,10 +10,10 @@ import torch
 from tiny_llamas import tiny_llama
 from train_tiny_llm import CONFIG, blocks_of
 
-from narrowlib.compilation import check_compiler, compiled_layers
-from narrowlib.distillation import soft_targets
-from narrowlib.llama import llama_units
-from narrowlib.llm_training import recover
+from narrowlib.llm.compilation import check_compiler, compiled_layers
+from narrowlib.llm.distillation import soft_targets
+from narrowlib.llm.training import recover
+from narrowlib.llm.units import llama_units
 
 
 def lacking() -> str | None:

@@ -11,9 +11,10 @@ from importlib.util import find_spec
 import pytest
 import torch
 
-from narrowlib import digits, downloads
-from narrowlib.digits import Digits, mnist_digits
-from narrowlib.downloads import UnavailableError
+from narrowlib.data import digits
+from narrowlib.data.digits import Digits, mnist_digits
+from narrowlib.store import downloads
+from narrowlib.store.downloads import UnavailableError
 
 PUBLISHED_COUNTS = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]  # of each digit in the training set
 
@@ -129,6 +130,6 @@ def test_a_cache_that_cannot_be_written_is_named(cache, small, monkeypatch):
 
 @pytest.mark.skipif(find_spec("torchvision") is None, reason="torchvision is an extra")
 def test_torchvision_can_be_imported_beside_this_torch():
-    code = "from narrowlib.digits import _mirrors; assert _mirrors(); import torchvision.datasets; _mirrors()"
+    code = "from narrowlib.data.digits import _mirrors; assert _mirrors(); import torchvision.datasets; _mirrors()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -8,8 +8,8 @@ import zipfile
 
 import pytest
 
-from narrowlib import downloads
-from narrowlib.downloads import Archive, UnavailableError, cache_folder, fetch, made, members
+from narrowlib.store import downloads
+from narrowlib.store.downloads import Archive, UnavailableError, cache_folder, fetch, made, members
 
 CONTENT = b"what the archive holds"
 ARCHIVE = Archive("pypi", "a-package", "1.0", "a_package-1.0-py3-none-any.whl", hashlib.sha256(CONTENT).hexdigest())

@@ -9,16 +9,16 @@ import torch
 from tiny_llamas import TINY, random_masks, tiny_llama, tiny_tokenizer, tiny_tokens
 from torch.nn import functional as F
 
-from narrowlib.export import export_vanilla, round_hidden_size, sliced
-from narrowlib.llama import llama_units, n_parameters_of, units_named
-from narrowlib.llm import LanguageModel, load_causal_lm
+from narrowlib.llm.export import export_vanilla, round_hidden_size, sliced
+from narrowlib.llm.models import LanguageModel, load_causal_lm
+from narrowlib.llm.units import llama_units, n_parameters_of, units_named
 from narrowlib.pruning import ablated, apply_masks, keep_masks
 from narrowlib.scores import random_scores
 
 SAME = {"rtol": 0, "atol": 1e-4}  # on logits of scale 10
 RELOAD = """
 import sys, torch
-from narrowlib.torchvision_import import prepare_torchvision
+from narrowlib.devices import prepare_torchvision
 prepare_torchvision()
 from transformers import AutoModelForCausalLM
 from safetensors.torch import load_file, save_file

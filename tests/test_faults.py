@@ -15,11 +15,12 @@ import pytest
 import torch
 from faults import send, server
 
-from narrowlib import digits, downloads, records
-from narrowlib.downloads import Archive, UnavailableError, fetch
-from narrowlib.experiments import mnist
-from narrowlib.models import MLPStack
-from narrowlib.training import make_generators
+from narrowlib.chapters.mnist import experiment as mnist
+from narrowlib.data import digits
+from narrowlib.stacks.networks import MLPStack
+from narrowlib.stacks.training import make_generators
+from narrowlib.store import downloads, records
+from narrowlib.store.downloads import Archive, UnavailableError, fetch
 
 ROOT = Path(__file__).parents[1]
 
@@ -145,8 +146,7 @@ def test_damaged_networks_are_trained_again(tmp_path):
 
 OUT_OF_MEMORY = """
 import resource, sys
-sys.path.insert(0, "workflow/scripts")
-import plainly, record
+from companion import plainly, record
 from pathlib import Path
 held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (held + 300_000_000,) * 2)

@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
-from narrowlib import figures
-from narrowlib.figures import MEDIA_TYPE, as_csv, figure_data, keep_data, publish_data
-from narrowlib.plots.neurons import plot_norms
+from narrowlib.chapters import style as figures
+from narrowlib.chapters.style import MEDIA_TYPE, as_csv, figure_data, keep_data, publish_data
+from narrowlib.chapters.two_trees.figures.neurons import plot_norms
 
 NORMS = pd.DataFrame({"step": [0, 5, 0, 5], "neuron": [0, 0, 1, 1], "norm": [1.0, 0.5, 2.0, 1 / 3]})
 

@@ -11,10 +11,10 @@ import pytest
 import test_training
 from faults import full_disk, read_only, small_disk
 
-from narrowlib import checkpoints, files
-from narrowlib.downloads import UnavailableError, made
-from narrowlib.files import inside, replacing
-from narrowlib.records import Record, load, save
+from narrowlib.store import checkpoints, files
+from narrowlib.store.downloads import UnavailableError, made
+from narrowlib.store.files import inside, replacing
+from narrowlib.store.records import Record, load, save
 
 ROOT = Path(__file__).parents[1]
 
@@ -162,18 +162,18 @@ WRITERS = {"write_text", "write_bytes", "save_file", "to_parquet", "to_csv", "to
 WRITERS |= {"savefig", "dump", "writestr"}
 SAFE = {"replacing", "writing", "made", "_kept_file", "TemporaryDirectory"}
 ALLOWED = {
-    "narrowlib/figures.py:as_csv": "into memory",
-    "narrowlib/distillation.py:soft_targets": "called by made",
-    "narrowlib/llm.py:_unpack_default": "called by made",
-    "narrowlib/tokens.py:_write_blocks": "called by made",
-    "narrowlib/llm_trainer.py:_write": "called inside replacing",
+    "narrowlib/chapters/style.py:as_csv": "into memory",
+    "narrowlib/llm/distillation.py:soft_targets": "called by made",
+    "narrowlib/llm/models.py:_unpack_default": "called by made",
+    "narrowlib/data/tokens.py:_write_blocks": "called by made",
+    "narrowlib/llm/trainer.py:_write": "called inside replacing",
     "narrowlib/recipe/course.py:_leave_masks": "called by a step, inside writing",
-    "narrowlib/experiments/recipe.py:write_sources": "sources for a reader to look at, written again by every run",
-    "narrowlib/tiny.py:write_tiny": "called by made",
-    "workflow/scripts/build.py:one_at_a_time": "a lock",
-    "workflow/scripts/publish.py:pack": "its checksum is written last, and compared before a release",
-    "workflow/scripts/publish.py:write_archives": "the same",
-    "workflow/scripts/render.py:run_jupyter_book": "a log",
+    "narrowlib/chapters/own_model/experiment.py:write_sources": "sources for a reader, written again by every run",
+    "narrowlib/llm/tiny.py:write_tiny": "called by made",
+    "workflow/companion/build.py:one_at_a_time": "a lock",
+    "workflow/companion/publish.py:pack": "its checksum is written last, and compared before a release",
+    "workflow/companion/publish.py:write_archives": "the same",
+    "workflow/companion/render.py:run_jupyter_book": "a log",
 }
 
 
@@ -203,7 +203,7 @@ def writing_functions(path):
 def test_everything_that_is_kept_is_written_whole():
     found = {
         f"{path.relative_to(ROOT).as_posix()}:{name}"
-        for folder in ("narrowlib", "workflow/scripts")
+        for folder in ("narrowlib", "workflow/companion")
         for path in (ROOT / folder).rglob("*.py")
         for name in writing_functions(path)
     }

@@ -6,8 +6,14 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
-from narrowlib.claims import load_claims
-from narrowlib.experiments.frontiers import (
+from narrowlib.chapters.frontier.figures import (
+    plot_frontier,
+    plot_frontiers,
+    plot_gains,
+    plot_learning_curves,
+    short_number,
+)
+from narrowlib.chapters.frontier.outcomes import (
     common_target,
     frontier,
     frontier_measures,
@@ -16,7 +22,7 @@ from narrowlib.experiments.frontiers import (
     spaced_targets,
     teacher_gains,
 )
-from narrowlib.plots.frontier import plot_frontier, plot_frontiers, plot_gains, plot_learning_curves, short_number
+from narrowlib.claims import load_claims
 
 RUNS = {  # method, parameters: losses after 0, 100, 200 tokens
     ("pruned", 10): (4.0, 2.0, 1.0),

@@ -13,9 +13,10 @@ from fuzzing import fuzzed
 from hypothesis import given
 from hypothesis import strategies as st
 
-from narrowlib import claims, downloads, records
-from narrowlib.downloads import INDEXES, Archive
+from narrowlib import claims
 from narrowlib.pruning import keep_masks
+from narrowlib.store import downloads, records
+from narrowlib.store.downloads import INDEXES, Archive
 from narrowlib.units import Slice, UnitGroup, check, unit_sums
 
 SCALARS = st.none() | st.booleans() | st.integers(-9, 9) | st.floats() | st.text(max_size=8) | st.dates()

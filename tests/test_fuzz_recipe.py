@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from narrowlib.recipe import cli
-from narrowlib.recipe.config import RecipeConfig, read_config
-from narrowlib.recipe.inputs import open_texts
+from narrowlib.recipe.intake import open_texts
+from narrowlib.recipe.settings import RecipeConfig, read_config
 
 DEFAULTS = {field.name: field.default for field in fields(RecipeConfig) if field.name != "keep"}
 SCALARS = st.none() | st.booleans() | st.integers(-2, 10**7) | st.floats() | st.text(max_size=8)

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from narrowlib.gradients import StackGradient, cross_entropy
-from narrowlib.models import MLPStack
-from narrowlib.training import make_generators
+from narrowlib.stacks.gradients import StackGradient, cross_entropy
+from narrowlib.stacks.networks import MLPStack
+from narrowlib.stacks.training import make_generators
 
 
 def random_batch(n_classes, shape=(3, 40), n_inputs=5, seed=0):

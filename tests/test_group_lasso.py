@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 import torch
 
-from narrowlib.cmsp import task_name
-from narrowlib.experiments import group_lasso, lasso_training, nonlocality, recovery, two_trees
-from narrowlib.experiments.group_lasso import (
+from narrowlib.chapters.two_trees import curves as recovery
+from narrowlib.chapters.two_trees import group_lasso, lasso_training, nonlocality
+from narrowlib.chapters.two_trees import networks as two_trees
+from narrowlib.chapters.two_trees.group_lasso import (
     STATES,
     lasso_outcome,
     network_edges,
@@ -17,8 +18,9 @@ from narrowlib.experiments.group_lasso import (
     prox_gap,
     strength_sweep,
 )
-from narrowlib.experiments.lasso_training import GroupLassoConfig, regularise
-from narrowlib.experiments.two_trees import OTHER, WANTED, NonlocalityConfig, ablation, train_networks
+from narrowlib.chapters.two_trees.lasso_training import GroupLassoConfig, regularise
+from narrowlib.chapters.two_trees.networks import OTHER, WANTED, NonlocalityConfig, ablation, train_networks
+from narrowlib.cmsp import task_name
 from narrowlib.penalties import group_norms
 from narrowlib.pruning import ablated, keep_masks
 

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from narrowlib.experiments import hierarchy
-from narrowlib.experiments.hierarchy import (
+from narrowlib.chapters.hierarchy import experiment as hierarchy
+from narrowlib.chapters.hierarchy.experiment import (
     HierarchyConfig,
     compare_counts,
     converged_runs,

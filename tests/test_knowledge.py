@@ -9,15 +9,16 @@ import torch
 from datasets import Dataset
 from tiny_llamas import tiny_llama
 
-from narrowlib import harness
-from narrowlib.answers import answer_facts
-from narrowlib.downloads import UnavailableError
-from narrowlib.experiments import llm_pruning, unlearning
-from narrowlib.experiments.unlearning import relearn, unlearning_tables
-from narrowlib.experiments.unlearning_config import UnlearningConfig, unlearning_config
-from narrowlib.knowledge import Fact, documents, fact_blocks, facts
-from narrowlib.llm import LanguageModel
-from narrowlib.llm_training_config import LLMTrainingConfig
+from narrowlib.chapters.language import pruning as llm_pruning
+from narrowlib.chapters.unlearning import experiment as unlearning
+from narrowlib.chapters.unlearning.config import UnlearningConfig, unlearning_config
+from narrowlib.chapters.unlearning.experiment import relearn, unlearning_tables
+from narrowlib.data.facts import Fact, documents, fact_blocks, facts
+from narrowlib.llm import harness
+from narrowlib.llm.answers import answer_facts
+from narrowlib.llm.models import LanguageModel
+from narrowlib.llm.settings import LLMTrainingConfig
+from narrowlib.store.downloads import UnavailableError
 
 WORDS = sorted(
     {word for fact in facts() for word in re.findall(r"\w+|[^\w\s]+", " ".join((fact.sentence, *fact.choices)))}

@@ -4,10 +4,10 @@ import pytest
 import torch
 from tiny_llamas import TINY, random_masks, tiny_llama, tiny_tokens
 
-from narrowlib.llama import check_family, head_dim_of, llama_units, n_parameters_of, units_named
+from narrowlib.devices import prepare_torchvision
+from narrowlib.llm.units import check_family, head_dim_of, llama_units, n_parameters_of, units_named
 from narrowlib.pruning import ablated, keep_masks
 from narrowlib.scores import random_scores
-from narrowlib.torchvision_import import prepare_torchvision
 from narrowlib.units import check, unit_sums
 
 KINDS = ("neurons", "residual", "heads", "layers")

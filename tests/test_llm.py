@@ -7,12 +7,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_llamas import TINY, random_masks, tiny_llama, tiny_tokenizer, tiny_tokens
 
-from narrowlib import llm
-from narrowlib.downloads import UnavailableError
-from narrowlib.export import export_vanilla
-from narrowlib.llama import llama_units, n_parameters_of, units_named
-from narrowlib.llm import load_causal_lm
+from narrowlib.llm import models as llm
+from narrowlib.llm.export import export_vanilla
+from narrowlib.llm.models import load_causal_lm
+from narrowlib.llm.units import llama_units, n_parameters_of, units_named
 from narrowlib.pruning import ablated
+from narrowlib.store.downloads import UnavailableError
 
 
 def saved(folder, family="llama, tied"):
@@ -44,7 +44,7 @@ def test_the_tiny_one_needs_no_network_and_is_always_the_same(tmp_path, monkeypa
     losses, text = [], "import numpy\n# na\u00efve"
     for cache in ("one", "two"):
         monkeypatch.setenv("NARROWLIB_CACHE", str(tmp_path / cache))
-        monkeypatch.setattr("narrowlib.downloads.fetch", None)
+        monkeypatch.setattr("narrowlib.store.downloads.fetch", None)
         loaded = load_causal_lm("tiny", device="cpu")
         ids = loaded.tokenizer(text, return_tensors="pt").input_ids
         assert ids.shape[1] == len(text.encode()) and loaded.tokenizer.decode(ids[0]) == text  # a token is a byte

@@ -4,10 +4,10 @@ import pytest
 import torch
 from tiny_llamas import TINY, tiny_llama, token_ids
 
-from narrowlib import llm_ablation
-from narrowlib.llama import llama_units
-from narrowlib.llm_ablation import ablation_losses
-from narrowlib.llm_scores import next_token_loss, score_units
+from narrowlib.llm import ablation as llm_ablation
+from narrowlib.llm.ablation import ablation_losses
+from narrowlib.llm.scores import next_token_loss, score_units
+from narrowlib.llm.units import llama_units
 from narrowlib.pruning import ablated
 from narrowlib.scores import ablation_scores, agreement
 from narrowlib.units import Slice, UnitGroup

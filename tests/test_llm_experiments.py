@@ -9,9 +9,11 @@ import torch
 from datasets import Dataset
 from tiny_llamas import TINY, tiny_llama, tiny_tokenizer
 
-from narrowlib.evaluation import block_losses
-from narrowlib.experiments import llm_lasso, llm_pruning, llm_recovery, llm_tables
-from narrowlib.experiments.llm_pruning import (
+from narrowlib.chapters.language import lasso as llm_lasso
+from narrowlib.chapters.language import pruning as llm_pruning
+from narrowlib.chapters.language import recovery as llm_recovery
+from narrowlib.chapters.language import tables as llm_tables
+from narrowlib.chapters.language.pruning import (
     LLMPruningConfig,
     ablation_table,
     agreements,
@@ -20,12 +22,13 @@ from narrowlib.experiments.llm_pruning import (
     pruning_curves,
     unit_scores,
 )
-from narrowlib.experiments.llm_recovery import narrowed, recovery_curves, recovery_measures
-from narrowlib.experiments.llm_tables import paper_tables
-from narrowlib.llama import llama_units, n_parameters_of
-from narrowlib.llm import LanguageModel
-from narrowlib.llm_costs import flops_per_token
-from narrowlib.llm_training_config import LLMTrainingConfig
+from narrowlib.chapters.language.recovery import narrowed, recovery_curves, recovery_measures
+from narrowlib.chapters.language.tables import paper_tables
+from narrowlib.llm.costs import flops_per_token
+from narrowlib.llm.evaluation import block_losses
+from narrowlib.llm.models import LanguageModel
+from narrowlib.llm.settings import LLMTrainingConfig
+from narrowlib.llm.units import llama_units, n_parameters_of
 from narrowlib.pruning import ablated, keep_masks
 
 STEPS = LLMTrainingConfig(

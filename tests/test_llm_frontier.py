@@ -11,19 +11,20 @@ import torch
 from datasets import Dataset
 from tiny_llamas import tiny_llama, tiny_tokenizer
 
-from narrowlib import llm_costs
-from narrowlib.distillation import Distillation, soft_targets
-from narrowlib.experiments import llm_frontier, llm_pruning
-from narrowlib.experiments.frontier_config import FrontierConfig, Run, parse_pairs, pieces, runs_of
-from narrowlib.experiments.llm_frontier import FrontierStudy, paper_tables
-from narrowlib.llama import n_parameters_of
-from narrowlib.llm import LanguageModel
-from narrowlib.llm_callbacks import TrainerCallback
-from narrowlib.llm_costs import flops_per_token
-from narrowlib.llm_trainer import NarrowTrainer
-from narrowlib.llm_training import recover
-from narrowlib.llm_training_config import LLMTrainingConfig
-from narrowlib.students import new_student, student_config
+from narrowlib.chapters.frontier import experiment as llm_frontier
+from narrowlib.chapters.frontier.config import FrontierConfig, Run, parse_pairs, pieces, runs_of
+from narrowlib.chapters.frontier.experiment import FrontierStudy, paper_tables
+from narrowlib.chapters.language import pruning as llm_pruning
+from narrowlib.llm import costs as llm_costs
+from narrowlib.llm.callbacks import TrainerCallback
+from narrowlib.llm.costs import flops_per_token
+from narrowlib.llm.distillation import Distillation, soft_targets
+from narrowlib.llm.models import LanguageModel
+from narrowlib.llm.settings import LLMTrainingConfig
+from narrowlib.llm.students import new_student, student_config
+from narrowlib.llm.trainer import NarrowTrainer
+from narrowlib.llm.training import recover
+from narrowlib.llm.units import n_parameters_of
 
 CONFIG = FrontierConfig(
     block_length=8, n_score_blocks=3, n_held_out_blocks=4, student_heads=(1, 2), pairs=((0.5, 0.5), (0.75, 0.25)),

@@ -8,8 +8,9 @@ import torch
 from datasets import Dataset
 from tiny_llamas import tiny_llama, tiny_tokenizer, token_ids
 
-from narrowlib.experiments import llm_lasso, llm_pruning
-from narrowlib.experiments.llm_lasso import (
+from narrowlib.chapters.language import lasso as llm_lasso
+from narrowlib.chapters.language import pruning as llm_pruning
+from narrowlib.chapters.language.lasso import (
     BEFORE,
     RANKED_BY,
     Trained,
@@ -21,9 +22,9 @@ from narrowlib.experiments.llm_lasso import (
     overtaking_measures,
     regularised,
 )
-from narrowlib.experiments.llm_pruning import LLMPruningConfig, unit_scores
-from narrowlib.llama import llama_units
-from narrowlib.llm_training_config import LLMTrainingConfig
+from narrowlib.chapters.language.pruning import LLMPruningConfig, unit_scores
+from narrowlib.llm.settings import LLMTrainingConfig
+from narrowlib.llm.units import llama_units
 from narrowlib.penalties import group_norms
 
 STEPS = LLMTrainingConfig(

@@ -15,13 +15,13 @@ from safetensors.torch import load_file
 from tiny_llamas import tiny_llama, token_ids
 from train_tiny_llm import CONFIG, blocks_of, train
 
-from narrowlib import llm_trainer
-from narrowlib.distillation import Distillation
-from narrowlib.llama import llama_units
-from narrowlib.llm_callbacks import TrainerCallback
-from narrowlib.llm_trainer import NarrowTrainer, checkpoints_in
-from narrowlib.llm_training import recover, train_group_lasso
-from narrowlib.llm_training_config import PAPER_GROUP_LASSO, PAPER_RECOVERY, LLMTrainingConfig
+from narrowlib.llm import trainer as llm_trainer
+from narrowlib.llm.callbacks import TrainerCallback
+from narrowlib.llm.distillation import Distillation
+from narrowlib.llm.settings import PAPER_GROUP_LASSO, PAPER_RECOVERY, LLMTrainingConfig
+from narrowlib.llm.trainer import NarrowTrainer, checkpoints_in
+from narrowlib.llm.training import recover, train_group_lasso
+from narrowlib.llm.units import llama_units
 from narrowlib.penalties import group_lasso
 from narrowlib.pruning import ablated
 

@@ -9,10 +9,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from narrowlib.digits import Digits
-from narrowlib.experiments import mnist
-from narrowlib.experiments.mnist import Comparison, compare
-from narrowlib.experiments.mnist_config import (
+from narrowlib.chapters.mnist import experiment as mnist
+from narrowlib.chapters.mnist.config import (
     EVEN,
     LassoConfig,
     MethodConfig,
@@ -21,9 +19,10 @@ from narrowlib.experiments.mnist_config import (
     even_goal,
     numbers,
 )
-from narrowlib.experiments.mnist_lasso import padded, prune_while_training
-from narrowlib.experiments.mnist_methods import attribution, prune_by_attribution, train_teacher
-from narrowlib.experiments.mnist_outcomes import (
+from narrowlib.chapters.mnist.experiment import Comparison, compare
+from narrowlib.chapters.mnist.lasso import padded, prune_while_training
+from narrowlib.chapters.mnist.methods import attribution, prune_by_attribution, train_teacher
+from narrowlib.chapters.mnist.outcomes import (
     best_networks,
     best_settings,
     dominance,
@@ -33,9 +32,10 @@ from narrowlib.experiments.mnist_outcomes import (
     share_regained,
     smallest_regained,
 )
-from narrowlib.models import MLPStack
-from narrowlib.recovery import StepConfig, accuracies
-from narrowlib.training import make_generators
+from narrowlib.data.digits import Digits
+from narrowlib.stacks.cohort import StepConfig, accuracies
+from narrowlib.stacks.networks import MLPStack
+from narrowlib.stacks.training import make_generators
 
 STEP = StepConfig(8)
 CONFIG = MnistConfig(
@@ -157,7 +157,7 @@ def test_narrowing_the_tensors_changes_nothing(digits, comparison, monkeypatch):
     even = digits.only(EVEN)
     config = replace(CONFIG, lasso=replace(CONFIG.lasso, strengths=(0.1,)), max_points=1_500)
     narrowed, _ = prune_while_training(config, comparison.teacher, even, progress=False)
-    monkeypatch.setattr("narrowlib.experiments.mnist_lasso.WORTH_NARROWING", 0.0)
+    monkeypatch.setattr("narrowlib.chapters.mnist.lasso.WORTH_NARROWING", 0.0)
     whole, _ = prune_while_training(config, comparison.teacher, even, progress=False)
     assert narrowed.runs["points"].tolist() == whole.runs["points"].tolist()
     np.testing.assert_allclose(narrowed.runs["accuracy"], whole.runs["accuracy"], atol=0.02)

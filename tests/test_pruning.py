@@ -7,10 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from narrowlib.models import MLPStack
 from narrowlib.pruning import ablated, apply_masks, count_removed, keep_masks, slice_state
 from narrowlib.scores import random_scores
-from narrowlib.training import make_generators
+from narrowlib.stacks.networks import MLPStack
+from narrowlib.stacks.training import make_generators
 from narrowlib.units import Slice, UnitGroup
 
 N_RUNS = 3

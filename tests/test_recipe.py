@@ -15,14 +15,14 @@ from bs4 import BeautifulSoup
 from datasets import Dataset
 from tiny_llamas import tiny_llama, tiny_tokenizer
 
-from narrowlib.llm_best import KeepBest
-from narrowlib.llm_training import recover
+from narrowlib.llm.best import KeepBest
+from narrowlib.llm.training import recover
 from narrowlib.recipe import course, cut
-from narrowlib.recipe import narrow as narrow_module
+from narrowlib.recipe import narrowing as narrow_module
 from narrowlib.recipe.cli import main
-from narrowlib.recipe.config import RecipeConfig
-from narrowlib.recipe.narrow import narrow
+from narrowlib.recipe.narrowing import narrow
 from narrowlib.recipe.report import Report
+from narrowlib.recipe.settings import RecipeConfig
 
 SMALL = {
     "block_length": 16, "batch_size": 2, "score_tokens": 64, "recovery_tokens": 128, "held_out_tokens": 64,
@@ -111,7 +111,7 @@ def test_the_same_call_again_changes_nothing(work, done, capsys):
 
 KILLED = """
 import os, signal, sys
-from narrowlib import llm_trainer
+from narrowlib.llm import trainer as llm_trainer
 from narrowlib.recipe.cli import main
 saved, real = [], llm_trainer.NarrowTrainer._save_checkpoint
 def dying(self, *given):

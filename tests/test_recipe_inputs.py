@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 from tiny_llamas import tiny_tokenizer
 
-from narrowlib import documents
-from narrowlib.recipe.inputs import TXT_CHARACTERS, open_texts
+from narrowlib.data import documents
+from narrowlib.recipe.intake import TXT_CHARACTERS, open_texts
 
 DOCUMENTS = [f"document w{number} " * 3 for number in range(20)]
 
@@ -86,7 +86,7 @@ def test_data_set_of_the_hub_is_split_by_repository(monkeypatch):
 
 
 def test_a_built_in_skill_has_splits_of_its_own(monkeypatch):
-    from narrowlib.recipe import inputs
+    from narrowlib.recipe import intake as inputs
 
     monkeypatch.setattr(inputs, "package_documents", lambda skill, split, seed: [documents.Document(skill, "", split)])
     assert split("english") == {"train": {"train"}, "held-out": {"held-out"}}

@@ -5,8 +5,8 @@ import json
 import pandas as pd
 import pytest
 
-from narrowlib import records
-from narrowlib.records import BadRecordError, Record, load, provenance, save
+from narrowlib.store import records
+from narrowlib.store.records import BadRecordError, Record, load, provenance, save
 
 
 @pytest.fixture

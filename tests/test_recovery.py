@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from narrowlib.gradients import StackGradient, clip_gradients_, distillation_loss
-from narrowlib.models import MLPStack
 from narrowlib.pruning import apply_masks, slice_state
-from narrowlib.recovery import Cohort, Goal, StepConfig, accuracies, labelled, predictions, recover
-from narrowlib.training import make_generators
+from narrowlib.stacks.cohort import Cohort, Goal, StepConfig, accuracies, labelled, predictions, recover
+from narrowlib.stacks.gradients import StackGradient, clip_gradients_, distillation_loss
+from narrowlib.stacks.networks import MLPStack
+from narrowlib.stacks.training import make_generators
 
 SIZES = (6, 8, 7, 3)
 GENERATOR = torch.Generator().manual_seed(0)
@@ -145,7 +145,7 @@ def test_who_leaves_does_not_disturb_who_stays():
 
 def test_predictions_do_not_depend_on_the_blocks(monkeypatch):
     whole = predictions(stack(), X)
-    monkeypatch.setattr("narrowlib.recovery.BLOCK_BYTES", 1_000)
+    monkeypatch.setattr("narrowlib.stacks.cohort.BLOCK_BYTES", 1_000)
     assert torch.equal(predictions(stack(), X), whole)
 
 

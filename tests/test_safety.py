@@ -13,13 +13,15 @@ import pytest
 import torch
 from tiny_llamas import tiny_llama
 
-from narrowlib import digits, documents, downloads, llm
-from narrowlib.documents import SKILLS, SPLITS, pinned_sources
+from narrowlib.data import digits, documents
+from narrowlib.data.documents import SKILLS, SPLITS, pinned_sources
+from narrowlib.llm import models as llm
+from narrowlib.store import downloads
 
 ROOT = Path(__file__).parents[1]
 SOURCES = [
     path
-    for folder in ("narrowlib", "workflow/scripts", "benchmarks", "reliability", "book/_ext")
+    for folder in ("narrowlib", "workflow/companion", "benchmarks", "reliability", "book/_ext")
     for path in sorted((ROOT / folder).rglob("*.py"))
 ]
 FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "imp"}
@@ -61,10 +63,10 @@ NETWORK_MODULES = {
 }
 # Who may start processes or ask the network, and for what.
 TALKERS = {
-    "narrowlib/digits.py": "MNIST from torchvision's mirrors, compared with its sums",
-    "narrowlib/downloads.py": "pip and npm, for pinned packages",
-    "narrowlib/llm.py": "silences the log of the hub's client",
-    "narrowlib/records.py": "git, for the commit",
+    "narrowlib/data/digits.py": "MNIST from torchvision's mirrors, compared with its sums",
+    "narrowlib/store/downloads.py": "pip and npm, for pinned packages",
+    "narrowlib/llm/models.py": "silences the log of the hub's client",
+    "narrowlib/store/records.py": "git, for the commit",
 }
 
 

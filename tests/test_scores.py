@@ -5,8 +5,6 @@ import math
 import pytest
 import torch
 
-from narrowlib.gradients import StackGradient, cross_entropy
-from narrowlib.models import MLPStack, losses_without_neurons
 from narrowlib.pruning import ablated
 from narrowlib.scores import (
     ablation_scores,
@@ -16,7 +14,9 @@ from narrowlib.scores import (
     random_scores,
     weight_norm_scores,
 )
-from narrowlib.training import make_generators
+from narrowlib.stacks.gradients import StackGradient, cross_entropy
+from narrowlib.stacks.networks import MLPStack, losses_without_neurons
+from narrowlib.stacks.training import make_generators
 from narrowlib.units import Slice, UnitGroup
 
 N_RUNS, N_SAMPLES = 2, 60

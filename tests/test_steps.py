@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from narrowlib import steps
 from narrowlib.cmsp import CMSP, CMSPSampler, broad_tasks, sample_batch
-from narrowlib.gradients import cross_entropy
-from narrowlib.models import MLPStack
-from narrowlib.steps import STEPS_PER_GRAPH, Sampler, StackSteps
-from narrowlib.training import make_generators
+from narrowlib.stacks import steps
+from narrowlib.stacks.gradients import cross_entropy
+from narrowlib.stacks.networks import MLPStack
+from narrowlib.stacks.steps import STEPS_PER_GRAPH, Sampler, StackSteps
+from narrowlib.stacks.training import make_generators
 
 PROBLEM = CMSP(2, 2, 8, broad_tasks(2))
 N_STEPS = 3 * STEPS_PER_GRAPH + 5

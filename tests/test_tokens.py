@@ -8,10 +8,11 @@ import zipfile
 import pytest
 import yaml
 
-from narrowlib import documents, downloads, tokens
-from narrowlib.documents import SKILLS, SPLITS, Document, package_documents, pinned_sources, sources
-from narrowlib.downloads import UnavailableError
-from narrowlib.tokens import code_blocks, end_of_text, skill_blocks, token_blocks
+from narrowlib.data import documents, tokens
+from narrowlib.data.documents import SKILLS, SPLITS, Document, package_documents, pinned_sources, sources
+from narrowlib.data.tokens import code_blocks, end_of_text, skill_blocks, token_blocks
+from narrowlib.store import downloads
+from narrowlib.store.downloads import UnavailableError
 
 LENGTH = 16
 END = 256

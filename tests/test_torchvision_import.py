@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
-from narrowlib import torchvision_import
+from narrowlib import devices as torchvision_import
 
 IMPORT = """
-from narrowlib import torchvision_import
+from narrowlib import devices as torchvision_import
 torchvision_import.prepare_torchvision()
 torchvision_import.prepare_torchvision()
 import torch, torchvision, torchvision.datasets

@@ -9,15 +9,9 @@ import torch
 from torch.nn import functional as F
 
 from narrowlib.cmsp import CMSP, broad_tasks, sample_batch
-from narrowlib.models import MLPStack
-from narrowlib.training import (
-    TrainingConfig,
-    make_generators,
-    pick_device,
-    record_steps,
-    runs_per_chunk,
-    train_stack,
-)
+from narrowlib.devices import pick_device
+from narrowlib.stacks.networks import MLPStack
+from narrowlib.stacks.training import TrainingConfig, make_generators, record_steps, runs_per_chunk, train_stack
 
 PROBLEM = CMSP(2, 2, 8, broad_tasks(2))
 SIZES = (PROBLEM.n_inputs, 16, 16, 2)

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from narrowlib.models import MLPStack
-from narrowlib.training import make_generators
+from narrowlib.stacks.networks import MLPStack
+from narrowlib.stacks.training import make_generators
 from narrowlib.units import Slice, UnitGroup, check, spread, unit_norms, unit_sums
 
 IN_OUT = (Slice("up", 0), Slice("down", 1))

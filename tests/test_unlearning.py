@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from narrowlib.claims import load_claims
-from narrowlib.experiments.unlearning_measures import (
+from narrowlib.chapters.unlearning.figures import plot_before_after, plot_relearning
+from narrowlib.chapters.unlearning.measures import (
     accuracies,
     arrows,
     clear_wins,
@@ -14,7 +14,7 @@ from narrowlib.experiments.unlearning_measures import (
     tokens_to_relearn,
     unlearning_measures,
 )
-from narrowlib.plots.unlearning import plot_before_after, plot_relearning
+from narrowlib.claims import load_claims
 
 
 def answers_of(**rates):

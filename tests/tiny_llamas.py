@@ -32,7 +32,7 @@ SIZES = {
 
 def tiny_llama(family="llama, tied", *, seed=0, dtype=torch.float32, **options):
     """A random model: norm weights off 1, biases off 0, logits of scale 10."""
-    from narrowlib.torchvision_import import prepare_torchvision
+    from narrowlib.devices import prepare_torchvision
 
     prepare_torchvision()
     import transformers

@@ -8,11 +8,11 @@ import torch
 from safetensors.torch import save_file
 from tiny_llamas import tiny_llama, token_ids
 
-from narrowlib.distillation import soft_targets
-from narrowlib.llama import llama_units
-from narrowlib.llm_training import recover, train_group_lasso
-from narrowlib.llm_training_config import LLMTrainingConfig
-from narrowlib.records import recorded
+from narrowlib.llm.distillation import soft_targets
+from narrowlib.llm.settings import LLMTrainingConfig
+from narrowlib.llm.training import recover, train_group_lasso
+from narrowlib.llm.units import llama_units
+from narrowlib.store.records import recorded
 
 CONFIG = LLMTrainingConfig(
     n_steps=4, learning_rate=1e-2, n_warmup=1, batch_size=8, micro_batch_size=4, weight_decay=0.1,

@@ -68,9 +68,14 @@ def make_tiny_project(tree: Path) -> None:
 
 def make_book(tree: Path, profile: str = "quick") -> subprocess.CompletedProcess[str]:
     """What `make book` calls, in another tree."""
-    command = [sys.executable, "workflow/scripts/build.py", "--profile", profile, "--cores", "2"]
-    environment = {**os.environ, "REPOSITORY": REPOSITORY}
-    return subprocess.run(command, cwd=tree, capture_output=True, text=True, env=environment)
+    command = [sys.executable, "-m", "companion.build", "--profile", profile, "--cores", "2"]
+    return subprocess.run(command, cwd=tree, capture_output=True, text=True, env=environment_of(tree))
+
+
+def environment_of(tree: Path) -> dict[str, str]:
+    """Environment in which the library and the workflow are those of a tree, whichever are installed."""
+    code = os.pathsep.join([str(tree), str(tree / "workflow")])
+    return {**os.environ, "REPOSITORY": REPOSITORY, "PYTHONPATH": code}
 
 
 def executed(tree: Path) -> set[Path]:

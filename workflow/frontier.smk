@@ -11,11 +11,10 @@ import sys
 from pathlib import Path
 
 ROOT = Path(workflow.basedir).parent
-sys.path[:0] = [str(ROOT), str(Path(workflow.basedir) / "scripts")]
-import record
+from companion import record
 
-from narrowlib.experiments.frontier_config import runs_of
-from narrowlib.experiments.llm_frontier import folder_of, table_name
+from narrowlib.chapters.frontier.config import runs_of
+from narrowlib.chapters.frontier.experiment import folder_of, table_name
 
 CHAPTER = "llm-frontier"
 PROFILE, SET = config.get("profile", "paper"), config.get("set", "")
@@ -29,8 +28,8 @@ PIECES = folder_of(SETTINGS, VALUES["checkpoints"])
 
 PYTHON = shlex.quote(sys.executable)
 LAUNCHER = f"{PYTHON} -m torch.distributed.run --standalone --nproc-per-node={N_GPUS}" if N_GPUS > 1 else PYTHON
-ON_GPUS = f"{PYTHON} workflow/scripts/with_gpus.py"
-RECORD = f"workflow/scripts/record.py {CHAPTER} --profile {shlex.quote(PROFILE)} --set={shlex.quote(SET)}"
+ON_GPUS = f"{PYTHON} -m companion.with_gpus"
+RECORD = f"-m companion.record {CHAPTER} --profile {shlex.quote(PROFILE)} --set={shlex.quote(SET)}"
 
 wildcard_constraints:
     run="[a-z0-9_-]+",

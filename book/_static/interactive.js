@@ -1,5 +1,5 @@
 // Figures in which something can be moved. A hidden element beside the figure holds what to draw as json, see
-// workflow/scripts/interactive.py. Without this script, and on paper, the figure itself is shown.
+// workflow/companion/interactive.py. Without this script, and on paper, the figure itself is shown.
 (() => {
   const DASHES = ["", "7 3", "2 3", "8 3 2 3", "12 3", "4 2"];
   const MARKS = [

@@ -1,4 +1,4 @@
-"""The command ``narrow``: its flags are the settings of `narrowlib.recipe.config.RecipeConfig`."""
+"""The command ``narrow``: its flags are the settings of `narrowlib.recipe.settings.RecipeConfig`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from narrowlib.recipe.config import RecipeConfig, meanings, read_config
+from narrowlib.recipe.settings import RecipeConfig, meanings, read_config
 
 app = typer.Typer(
     help="Narrow a language model to what your documents need.",
@@ -88,7 +88,7 @@ def _run_command(
 
         _print(estimate(chosen).to_string(header=False))
         return
-    from narrowlib.recipe.narrow import run
+    from narrowlib.recipe.narrowing import run
 
     _print_report(run(chosen, out, progress=not quiet))
 
@@ -136,7 +136,7 @@ def _report_command(folder: Folder) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; what cannot be done is told in one sentence, with the exit code 2."""
-    from narrowlib.downloads import UnavailableError
+    from narrowlib.store.downloads import UnavailableError
 
     try:
         code = app(args=arguments, prog_name="narrow", standalone_mode=False) or 0

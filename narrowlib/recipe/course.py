@@ -13,19 +13,19 @@ import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
 
-from narrowlib.distillation import Distillation
-from narrowlib.evaluation import block_losses
-from narrowlib.export import export_vanilla, sliced
-from narrowlib.llama import llama_units, n_parameters_of
-from narrowlib.llm import DEFAULT_NAME, DEFAULT_ON_HUB, LanguageModel, load_causal_lm
-from narrowlib.llm_training import recover, train_group_lasso
-from narrowlib.llm_training_config import LLMTrainingConfig
+from narrowlib.llm.distillation import Distillation
+from narrowlib.llm.evaluation import block_losses
+from narrowlib.llm.export import export_vanilla, sliced
+from narrowlib.llm.models import DEFAULT_NAME, DEFAULT_ON_HUB, LanguageModel, load_causal_lm
+from narrowlib.llm.settings import LLMTrainingConfig
+from narrowlib.llm.training import recover, train_group_lasso
+from narrowlib.llm.units import llama_units, n_parameters_of
 from narrowlib.recipe import cut, measure
-from narrowlib.recipe.config import RecipeConfig
-from narrowlib.recipe.inputs import Texts
+from narrowlib.recipe.intake import Texts
 from narrowlib.recipe.report import Report, write_report
+from narrowlib.recipe.settings import RecipeConfig
 from narrowlib.recipe.stages import Result, Stages, writing
-from narrowlib.records import provenance
+from narrowlib.store.records import provenance
 
 if TYPE_CHECKING:
     from datasets import Dataset

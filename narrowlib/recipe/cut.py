@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from narrowlib.export import round_hidden_size
-from narrowlib.llama import llama_units, n_parameters_of
-from narrowlib.llm_scores import score_units
+from narrowlib.llm.export import round_hidden_size
+from narrowlib.llm.scores import score_units
+from narrowlib.llm.units import llama_units, n_parameters_of
 from narrowlib.pruning import count_removed, keep_masks
-from narrowlib.recipe.config import RecipeConfig
+from narrowlib.recipe.settings import RecipeConfig
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -28,7 +28,7 @@ def counts_at(model: PreTrainedModel, shares: Mapping[str, float]) -> dict[str, 
     """Units of every kind that a model keeps per layer when these shares of them go.
 
     At least one unit is left.  Residual dimensions are rounded to what a checkpoint can have, which may take some of
-    them away when heads go, see `narrowlib.export.round_hidden_size`.
+    them away when heads go, see `narrowlib.llm.export.round_hidden_size`.
 
     Parameters
     ----------

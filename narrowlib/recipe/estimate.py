@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import torch
 
-from narrowlib.export import sliced
-from narrowlib.llama import n_parameters_of
-from narrowlib.llm import load_causal_lm
-from narrowlib.llm_scores import next_token_loss
+from narrowlib.llm.export import sliced
+from narrowlib.llm.models import load_causal_lm
+from narrowlib.llm.scores import next_token_loss
+from narrowlib.llm.units import n_parameters_of
 from narrowlib.recipe import cut
-from narrowlib.recipe.config import RecipeConfig
 from narrowlib.recipe.course import N_RECORDS, training_config
-from narrowlib.recipe.narrow import DISK_BYTES, texts_of
+from narrowlib.recipe.narrowing import DISK_BYTES, texts_of
+from narrowlib.recipe.settings import RecipeConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -27,7 +27,7 @@ _LOGITS = 3  # copies of the logits that a training step holds, in float32
 
 
 def estimate(config: RecipeConfig) -> pd.DataFrame:
-    """What to expect of `narrowlib.recipe.narrow.run` with these settings; nothing is written but token blocks.
+    """What to expect of `narrowlib.recipe.narrowing.run` with these settings; nothing is written but token blocks.
 
     Rates are of one training step's forward and backward pass over a block, and of one forward pass, each timed once
     after a warm-up on the model as it is and on one cut to the end of the way.
@@ -41,7 +41,7 @@ def estimate(config: RecipeConfig) -> pd.DataFrame:
     Raises
     ------
     ValueError
-        As `narrowlib.recipe.narrow.run`.
+        As `narrowlib.recipe.narrowing.run`.
     """
     texts = texts_of(config)
     language_model = load_causal_lm(config.model, device=config.device)

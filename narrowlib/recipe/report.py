@@ -16,7 +16,7 @@ from matplotlib import rc_context
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from narrowlib.files import replacing
+from narrowlib.store.files import replacing
 
 NUMBERS, PAGE, CARD = "report.json", "report.html", "README.md"
 _LOOKS = {  # of a split: colour of seaborn's colorblind palette, marker

@@ -14,8 +14,8 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
-from narrowlib.downloads import UnavailableError, replacing
-from narrowlib.records import digest_of
+from narrowlib.store.downloads import UnavailableError, replacing
+from narrowlib.store.records import digest_of
 
 Result = dict[str, Any]  # what json holds
 _ABOUT = "result.json"

@@ -9,14 +9,14 @@ from typing import Any
 import pandas as pd
 import torch
 
-from narrowlib.llama import llama_units
-from narrowlib.llm import load_causal_lm
-from narrowlib.llm_scores import score_units
-from narrowlib.recipe.config import RecipeConfig
+from narrowlib.llm.models import load_causal_lm
+from narrowlib.llm.scores import score_units
+from narrowlib.llm.units import llama_units
 from narrowlib.recipe.cut import in_batches
 from narrowlib.recipe.measure import losses_of
-from narrowlib.recipe.narrow import texts_of
+from narrowlib.recipe.narrowing import texts_of
 from narrowlib.recipe.report import Report
+from narrowlib.recipe.settings import RecipeConfig
 from narrowlib.recipe.stages import writing
 
 WRITERS = {".parquet": "to_parquet", ".csv": "to_csv"}
@@ -51,14 +51,14 @@ def loss_table(folder: str | Path, settings: Mapping[str, Any], *, progress: boo
     Parameters
     ----------
     folder : path
-        What `narrowlib.recipe.narrow.run` left behind.
+        What `narrowlib.recipe.narrowing.run` left behind.
     settings : mapping of str to Any
         In place of those of the run.
 
     Returns
     -------
     DataFrame
-        See `narrowlib.evaluation.loss_per_skill`, with ``text`` for the skill.
+        See `narrowlib.llm.evaluation.loss_per_skill`, with ``text`` for the skill.
     """
     made_with = Report.read(folder).numbers["made from"]["settings"]
     config = RecipeConfig.of({**made_with, **settings})

@@ -5,11 +5,11 @@ import shutil
 import subprocess
 import sys
 
-import chapters
 import nbformat
 import pytest
 from bs4 import BeautifulSoup
-from trees import ROOT, executed, make_book
+from companion import chapters
+from trees import ROOT, environment_of, executed, make_book
 
 MAX_CODE_WIDTH = 85  # columns that a page shows without scrolling
 MAX_CELL_LINES = 16
@@ -47,8 +47,8 @@ def test_two_runs_give_the_same_bytes(smoke_book, tmp_path):
     (path,) = (tree / "_build" / "executed" / "hierarchy").glob("*.ipynb")
     before = normalised(path)
     times = nbformat.read(path, as_version=4).metadata["papermill"]["start_time"]
-    command = [sys.executable, "workflow/scripts/execute.py", "hierarchy", "--profile", "smoke", "--again"]
-    subprocess.run(command, cwd=tree, check=True, capture_output=True)
+    command = [sys.executable, "-m", "companion.execute", "hierarchy", "--profile", "smoke", "--again"]
+    subprocess.run(command, cwd=tree, env=environment_of(tree), check=True, capture_output=True)
     assert nbformat.read(path, as_version=4).metadata["papermill"]["start_time"] != times
     assert normalised(path) == before
 

@@ -4,13 +4,9 @@ import re
 import subprocess
 import sys
 
-import chapters
-import course
-import exercises
-import grade
-import myst
 import nbformat
 import pytest
+from companion import chapters, course, exercises, grade, myst
 from trees import ROOT
 
 COURSE = [chapter for chapter in chapters.names() if exercises.read_exercises(chapter)]
@@ -165,7 +161,7 @@ def test_checked_exercises_of_another_form_are_refused(cells, says, monkeypatch)
 
 
 def test_command_refuses_what_is_no_chapter():
-    command = [sys.executable, ROOT / "workflow" / "scripts" / "course.py", "methodz"]
+    command = [sys.executable, "-m", "companion.course", "methodz"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 2 and result.stderr.startswith("CHAPTERS holds 'methodz'; it must hold some of ")
 

@@ -1,9 +1,8 @@
 """Where the book departs from the paper: what the file may hold, and what is made of it."""
 
-import chapters
-import differences
 import pytest
 import yaml
+from companion import chapters, differences
 
 ONE = {"chapters": ["hierarchy"], "what": "seeds", "paper": "a | b", "here": "fewer", "why": "time"}
 

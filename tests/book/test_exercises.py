@@ -3,9 +3,9 @@
 import re
 from itertools import pairwise
 
-import chapters
 import matplotlib
 import pytest
+from companion import chapters
 
 CHECKED = ("nonlocality", "group-lasso", "llm-frontier")
 ANSWER = re.compile(r"(\w+) = None  # your answer.*")

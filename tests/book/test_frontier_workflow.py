@@ -7,9 +7,8 @@ import threading
 from collections import Counter
 
 import pytest
-import record
-import with_gpus
 import yaml
+from companion import record, with_gpus
 from trees import ROOT
 
 SLURM = ROOT / "workflow" / "profiles" / "slurm"
@@ -45,7 +44,7 @@ def test_the_profile_is_for_slurm():
 
 
 def test_the_paper_profile_asks_for_five_sizes_of_each_way_and_tens_of_millions_of_tokens():
-    from narrowlib.experiments.frontier_config import METHODS, runs_of
+    from narrowlib.chapters.frontier.config import METHODS, runs_of
 
     config = record.frontier_config(record.all_parameters("llm-frontier", "paper", ""))
     counted = Counter(run.method for run in runs_of(config))

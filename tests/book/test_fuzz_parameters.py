@@ -4,16 +4,15 @@ import importlib
 import pkgutil
 import re
 
-import chapters
 import pytest
-import record
 import yaml
-from chapters import ParameterError
+from companion import chapters, record
+from companion.chapters import ParameterError
 from fuzzing import CASES, fuzzed
 from hypothesis import given
 from hypothesis import strategies as st
 
-from narrowlib import experiments
+from narrowlib import chapters as rooms
 
 KIND = "parameters of every chapter, one by one and together"
 TYPES = {"int": int, "float": float, "bool": bool, "str": str}
@@ -57,7 +56,7 @@ def assert_one_line(error):
 def without_training():
     """Experiments that take their configuration and compute nothing."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in pkgutil.iter_modules(experiments.__path__, "narrowlib.experiments."):
+        for module in pkgutil.walk_packages(rooms.__path__, "narrowlib.chapters."):
             loaded = importlib.import_module(module.name)
             for name in list(vars(loaded)):
                 if name.endswith("_tables"):

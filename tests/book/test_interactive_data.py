@@ -2,14 +2,9 @@
 
 import json
 
-import chapters
-import collect
-import interactive
-import pdf
 import pytest
-import scorecard
-import stage
 from bs4 import BeautifulSoup
+from companion import chapters, collect, interactive, pdf, scorecard, stage
 
 CSV = "skill,sparsity,rise,error\nc <b>,0,0,\npython,0,0,0.1\npython,0.5,1.5,0.2\nc <b>,0.5,,0.2\n"
 ASKED = {"x": "sparsity", "y": "rise", "series": "skill", "slider": "sparsity", "error": "error"}

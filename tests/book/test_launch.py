@@ -3,10 +3,9 @@
 import importlib.util
 from types import SimpleNamespace
 
-import chapters
-import downloads
 import pytest
 import yaml
+from companion import chapters, downloads
 from trees import ROOT
 
 _spec = importlib.util.spec_from_file_location("launch", ROOT / "book" / "_ext" / "launch.py")

@@ -2,12 +2,9 @@
 
 import re
 
-import chapters
-import downloads
-import myst
 import nbformat
-import notebooks
 import pytest
+from companion import chapters, downloads, myst, notebooks
 
 MYST_LEFT = re.compile(r"\{(term|cite(:\w+)?|doc|numref|eq|ref|prf:ref)\}`|^[`:]{3,}\{", re.MULTILINE)
 

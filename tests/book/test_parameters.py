@@ -4,10 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import chapters
 import pytest
-from chapters import ParameterError, parse_parameters
-from execute import chosen_parameters
+from companion import chapters
+from companion.chapters import ParameterError, parse_parameters
+from companion.execute import chosen_parameters
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -155,7 +155,7 @@ def test_profiles_name_only_chapters():
     ],
 )
 def test_command_refuses_in_one_sentence(arguments, says):
-    command = [sys.executable, ROOT / "workflow" / "scripts" / "execute.py", *arguments]
+    command = [sys.executable, "-m", "companion.execute", *arguments]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 2
     assert result.stdout == ""
@@ -165,8 +165,8 @@ def test_command_refuses_in_one_sentence(arguments, says):
 def test_refusing_loads_nothing_heavy():
     """Why a refusal takes well under a second: neither papermill nor torch is imported for it."""
     code = (
-        "import sys; sys.path.insert(0, 'workflow/scripts')\n"
-        "import chapters, execute\n"
+        "import sys\n"
+        "from companion import chapters, execute\n"
         "try: execute.chosen_parameters('hierarchy', 'quick', 'n_seeds=0')\n"
         "except chapters.ParameterError: print(*sys.modules)"
     )

@@ -4,8 +4,8 @@ import hashlib
 import subprocess
 import zipfile
 
-import publish
 import pytest
+from companion import publish
 
 
 def git(folder, *words):

@@ -5,13 +5,11 @@ import re
 from urllib.parse import urlsplit
 from xml.etree import ElementTree
 
-import api
-import chapters
-import finish
 import nbformat
 import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
+from companion import api, chapters, finish
 from test_chapters import MIN_ALT_TEXT, page_of
 
 MOST_BYTES = 2_500_000  # of a file of a figure

@@ -2,18 +2,16 @@
 
 import json
 
-import chapters
-import differences
 import pandas as pd
 import pytest
-import record
+from companion import chapters, differences, record
 
-from narrowlib import records
-from narrowlib.experiments.hierarchy import HierarchyConfig
-from narrowlib.experiments.lasso_training import GroupLassoConfig
-from narrowlib.experiments.mnist_config import MnistConfig
-from narrowlib.experiments.nonlocality import PAPER_WIDTHS
-from narrowlib.experiments.two_trees import NonlocalityConfig
+from narrowlib.chapters.hierarchy.experiment import HierarchyConfig
+from narrowlib.chapters.mnist.config import MnistConfig
+from narrowlib.chapters.two_trees.lasso_training import GroupLassoConfig
+from narrowlib.chapters.two_trees.networks import NonlocalityConfig
+from narrowlib.chapters.two_trees.nonlocality import PAPER_WIDTHS
+from narrowlib.store import records
 
 
 def run(monkeypatch, *arguments):
@@ -71,7 +69,7 @@ def test_mnist_and_its_chapter_have_the_same_paper(monkeypatch):
 
 
 def test_language_models_get_the_parameters_of_their_chapter(monkeypatch):
-    from narrowlib.experiments import llm_tables
+    from narrowlib.chapters.language import tables as llm_tables
 
     asked = []
     monkeypatch.setattr(llm_tables, "paper_tables", lambda config, **more: asked.append((config, more)))
@@ -89,8 +87,8 @@ def test_language_models_get_the_parameters_of_their_chapter(monkeypatch):
 
 
 def test_unlearning_gets_the_parameters_of_its_chapter(monkeypatch):
-    from narrowlib.experiments import unlearning
-    from narrowlib.experiments import unlearning_config as settings
+    from narrowlib.chapters.unlearning import config as settings
+    from narrowlib.chapters.unlearning import experiment as unlearning
 
     asked = []
     monkeypatch.setattr(unlearning, "unlearning_tables", lambda config, **where: asked.append(config))
@@ -112,7 +110,7 @@ def test_a_record_says_what_made_it_and_how_that_departs_from_the_paper(tmp_path
     assert set(kept.frame["setting"]) == {setting.name for setting in HierarchyConfig().settings}
 
     before = pd.read_parquet(tmp_path / "hierarchy" / "learning-curves.parquet")
-    monkeypatch.setattr("narrowlib.experiments.hierarchy.train_stack", None)  # nothing is trained a second time
+    monkeypatch.setattr("narrowlib.chapters.hierarchy.experiment.train_stack", None)  # nothing is trained a second time
     assert run(monkeypatch, "hierarchy", "--profile", "smoke", "--set", settings, "--folder", tmp_path) == 0
     pd.testing.assert_frame_equal(records.load("learning-curves", tmp_path / "hierarchy").frame, before)
 

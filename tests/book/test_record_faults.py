@@ -3,14 +3,12 @@
 import ast
 import json
 
-import clean_cache
-import plainly
 import pytest
-import record
+from companion import clean_cache, plainly, record
 from faults import full_disk, read_only
 from trees import ROOT
 
-from narrowlib import checkpoints, downloads, records
+from narrowlib.store import checkpoints, downloads, records
 
 
 @pytest.fixture
@@ -97,7 +95,7 @@ def test_clean_cache_knows_every_folder_that_the_library_makes():
 
 
 def test_archives_that_were_cut_off_are_not_released(tmp_path, monkeypatch):
-    import publish
+    from companion import publish
 
     for name, path in (("BUILD", tmp_path), ("RELEASE", tmp_path / "release")):
         monkeypatch.setattr(publish, name, path)

@@ -4,19 +4,14 @@ import json
 import math
 from xml.etree import ElementTree
 
-import api
-import chapters
-import collect
-import finish
-import made
 import nbformat
 import pandas as pd
-import provenance
 import pytest
-import scorecard
-import stage
+from companion import api, chapters, collect, finish, made, provenance, scorecard, stage
 
-from narrowlib import claims, figures, records
+from narrowlib import claims
+from narrowlib.chapters import style as figures
+from narrowlib.store import records
 
 RULES = {"what": "share | of runs", "paper": 0.7, "source": "a table", "holds": ">= 0.5", "tolerance": 0.1}
 CLAIMS = {
@@ -227,7 +222,7 @@ def test_a_page_with_an_unknown_table_is_refused():
 
 def test_every_public_module_has_a_page():
     pages = api.pages()
-    assert api.page_of("narrowlib.experiments.hierarchy") in pages and len(pages) == len(api.modules())
+    assert api.page_of("narrowlib.chapters.hierarchy.experiment") in pages and len(pages) == len(api.modules())
     below = api.with_pages({"parts": [{"chapters": [{"file": api.INDEX}]}]})["parts"][0]["chapters"][0]["sections"]
     assert [entry["file"] for entry in below] == list(pages)
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from trees import CHAPTERS, executed, make_book, make_tiny_project
+from trees import CHAPTERS, environment_of, executed, make_book, make_tiny_project
 
 
 @pytest.fixture(scope="module")
@@ -210,14 +210,17 @@ def test_many_runs_do_not_push_out_the_books_own(tree):
 
 
 def run(tree, chapter, parameters):
-    command = [sys.executable, "workflow/scripts/execute.py", chapter, "--set", parameters]
-    return subprocess.run(command, cwd=tree, capture_output=True, text=True)
+    command = [sys.executable, "-m", "companion.execute", chapter, "--set", parameters]
+    return subprocess.run(command, cwd=tree, env=environment_of(tree), capture_output=True, text=True)
 
 
 def test_two_runs_of_a_chapter_at_once(tree):
     edit(tree / "book" / "third.md", "print('value', n)", "import time; time.sleep(3); print('value', n)")
-    command = [sys.executable, "workflow/scripts/execute.py", "third", "--set"]
-    runs = [subprocess.Popen([*command, f"n={n}"], cwd=tree, stdout=subprocess.PIPE, text=True) for n in (5, 6)]
+    command = [sys.executable, "-m", "companion.execute", "third", "--set"]
+    runs = [
+        subprocess.Popen([*command, f"n={n}"], cwd=tree, env=environment_of(tree), stdout=subprocess.PIPE, text=True)
+        for n in (5, 6)
+    ]
     for n, process in zip((5, 6), runs, strict=True):
         path = process.communicate()[0].strip()
         assert process.returncode == 0 and f"value {n}" in (tree / path).read_text()
@@ -225,9 +228,12 @@ def test_two_runs_of_a_chapter_at_once(tree):
 
 def test_second_build_waits_for_the_first(tree):
     edit(tree / "book" / "third.md", "print('value', n)", "import time; time.sleep(4); print('value', 77)")
-    command = [sys.executable, "workflow/scripts/build.py"]
+    command = [sys.executable, "-m", "companion.build"]
     builds = [
-        subprocess.Popen(command, cwd=tree, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in "ab"
+        subprocess.Popen(
+            command, cwd=tree, env=environment_of(tree), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for _ in "ab"
     ]
     errors = [build.communicate()[1] for build in builds]
     assert [build.returncode for build in builds] == [0, 0]
@@ -237,8 +243,10 @@ def test_second_build_waits_for_the_first(tree):
 
 def test_killed_build_does_not_stand_in_the_way(tree):
     edit(tree / "book" / "third.md", "print('value', n)", "import time; time.sleep(5); print('value', 78)")
-    command = [sys.executable, "workflow/scripts/build.py"]
-    build = subprocess.Popen(command, cwd=tree, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    command = [sys.executable, "-m", "companion.build"]
+    build = subprocess.Popen(
+        command, cwd=tree, env=environment_of(tree), stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     while "[third] cell 3" not in build.stderr.readline():
         pass
     os.killpg(build.pid, signal.SIGKILL)
@@ -249,8 +257,8 @@ def test_killed_build_does_not_stand_in_the_way(tree):
 
 def test_build_waits_for_what_a_killed_one_started(tree):
     edit(tree / "book" / "third.md", "print('value', n)", "import time; time.sleep(6); print('value', 79)")
-    command = [sys.executable, "workflow/scripts/build.py"]
-    build = subprocess.Popen(command, cwd=tree, stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, "-m", "companion.build"]
+    build = subprocess.Popen(command, cwd=tree, env=environment_of(tree), stderr=subprocess.PIPE, text=True)
     while "[third] cell 3" not in build.stderr.readline():
         pass
     build.kill()  # and not what it started

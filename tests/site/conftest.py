@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from narrowlib.downloads import Archive, UnavailableError, fetch, members
+from narrowlib.store.downloads import Archive, UnavailableError, fetch, members
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]

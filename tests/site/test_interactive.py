@@ -3,8 +3,8 @@
 import gzip
 import re
 
-import pdf
 import pytest
+from companion import pdf
 
 MOVED = {"llm-pruning": "fig-llm-skills", "group-lasso": "fig-group-lasso-strength-curves"}
 MOST_BYTES = 500_000  # compressed, of what the first page loads of the book's own

@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-import api
-import chapters
 import nbformat
 import pytest
+from companion import api, chapters
 from trees import REPOSITORY
 
 PAGES = [*chapters.pages(), api.page_of("narrowlib.pruning")]

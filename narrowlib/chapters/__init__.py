@@ -1,0 +1,1 @@
+"""The experiments and figures of the book, one package per chapter or pair of chapters."""

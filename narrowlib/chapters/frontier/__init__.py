@@ -1,0 +1,1 @@
+"""Chapter llm-frontier: claim L3."""

@@ -1,0 +1,1 @@
+"""Chapter hierarchy: claims H1, H2 and H3."""

@@ -1,0 +1,336 @@
+"""Claims H1, H2, H3: what a network learns first, what it needs breadth for, and whether depth helps."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+
+import pandas as pd
+import torch
+from scipy.stats import binomtest, fisher_exact
+
+from narrowlib import cmsp
+from narrowlib.cmsp import CMSP, CMSPSampler, broad_tasks
+from narrowlib.devices import pick_device
+from narrowlib.stacks import gradients, steps, training
+from narrowlib.stacks import networks as models
+from narrowlib.stacks.gradients import PRECISIONS
+from narrowlib.stacks.networks import MLPStack
+from narrowlib.stacks.training import (
+    BITS_PER_NAT,
+    TrainingConfig,
+    make_generators,
+    record_steps,
+    runs_per_chunk,
+    train_stack,
+)
+from narrowlib.store.records import recorded, source_digest
+
+N_CLASSES = 2
+N_RECORDS = 200  # points of a learning curve, at most
+FINAL_SHARE = 0.02  # of the training steps, the last ones: what a run has come to is its mean loss over them
+CONVERGED_BITS = 0.1  # loss on the composite below which a run counts as converged (the paper's)
+SIGNIFICANT = 0.05  # probability below which two counts are held to differ
+LEARNED_BITS = 0.5  # loss below which a task counts as learned: half way between chance and perfect
+
+
+@dataclass(frozen=True)
+class HierarchyConfig:
+    """Settings of the hierarchy experiment; the defaults are the paper's.
+
+    With ``leave_below`` above 0, a run trains no more once its loss on every task has been below so many bits
+    for a whole record.  That spares the work that comes after the end; a run that would have come back up is not seen.
+    """
+
+    n_subtasks: int = 4
+    subset_size: int = 4
+    n_task_bits: int = 64
+    n_seeds: int = 40
+    width: int = 128
+    batch_size: int = 2_000  # samples per task and step
+    n_steps: int = 200_000  # of broad training; narrow training takes n_subtasks + 1 times as many
+    learning_rate: float = 1e-3
+    precision: str = "float32"
+    first_seed: int = 0
+    leave_below: float = 0.0  # bits
+
+    def __post_init__(self) -> None:
+        for name in ("n_seeds", "width", "batch_size"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1")
+        if self.n_subtasks < 2:
+            raise ValueError(f"n_subtasks is {self.n_subtasks}; a composite needs at least 2")
+        if isinstance(self.leave_below, bool) or not 0 <= self.leave_below < CONVERGED_BITS:
+            raise ValueError(
+                f"leave_below is {self.leave_below!r}; it must be 0 or more, and below {CONVERGED_BITS} bits, "
+                "where a run counts as converged"
+            )
+        _ = self.problem, self.settings  # both check the rest
+
+    @property
+    def problem(self) -> CMSP:
+        """Every atomic task and the composite of them all."""
+        return CMSP(self.n_subtasks, self.subset_size, self.n_task_bits, broad_tasks(self.n_subtasks))
+
+    @property
+    def settings(self) -> tuple[Setting, ...]:
+        """The four kinds of runs that the claims compare."""
+        broad = self.problem
+        narrow = broad.only(broad.tasks[-1])
+        deep = (broad.n_inputs, self.width, self.width, N_CLASSES)
+        shallow = (broad.n_inputs, self.width, N_CLASSES)
+        wide = (broad.n_inputs, matched_width(deep), N_CLASSES)
+        return (
+            Setting("broad, depth 3", broad, deep, self._training(self.n_steps)),
+            Setting("narrow, depth 3", narrow, deep, self._training(self.n_steps * broad.n_tasks)),
+            Setting("broad, depth 2", broad, shallow, self._training(self.n_steps)),
+            Setting("broad, depth 2, wide", broad, wide, self._training(self.n_steps)),
+        )
+
+    def _training(self, n_steps: int) -> TrainingConfig:
+        record_every = -(-n_steps // N_RECORDS)
+        return TrainingConfig(n_steps, self.learning_rate, record_every=record_every, precision=self.precision)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One kind of run: what it is trained on, its shape, and for how long."""
+
+    name: str
+    problem: CMSP
+    sizes: tuple[int, ...]
+    training: TrainingConfig
+
+
+def matched_width(sizes: Sequence[int]) -> int:
+    """Width that gives a network of one hidden layer as many parameters as ``sizes``, or as near as can be.
+
+    Examples
+    --------
+    >>> matched_width((68, 128, 128, 2))
+    361
+    """
+    n_parameters = sum((fan_in + 1) * fan_out for fan_in, fan_out in pairwise(sizes))
+    n_in, n_out = sizes[0], sizes[-1]
+    return max(1, round((n_parameters - n_out) / (n_in + 1 + n_out)))
+
+
+def learning_curves(
+    config: HierarchyConfig, *, device: str = "auto", checkpoints: str | Path = "", progress: bool = True
+) -> pd.DataFrame:
+    """Loss on every task while training, for the four settings of the claims and every seed.
+
+    Broad runs see ``batch_size`` fresh samples of every task at each step.  Narrow runs see
+    ``batch_size`` samples of the composite, for as many times more steps as there are tasks: at their end
+    they have seen as many samples in total as a broad run, and that many times more of the composite.
+    The same seed starts from the same weights in every setting of the same shape.
+
+    Parameters
+    ----------
+    config : HierarchyConfig
+    device : {"auto", "cpu", "cuda"}
+    checkpoints : path, optional
+        Folder to leave off in: finished runs are kept there and unfinished ones saved about once a minute.  The
+        same call of the same code goes on from them after a kill, to the same table.  Empty: nothing is kept.
+    progress : bool
+        Show one progress bar per setting and chunk of seeds.
+
+    Returns
+    -------
+    DataFrame
+        One row per setting, seed, record and task: ``setting``, ``data`` (broad or narrow), ``depth``,
+        ``width``, ``n_parameters``, ``seed``, ``step``, ``n_samples`` (all tasks), ``n_composite_samples``,
+        ``task``, ``kind`` (atomic or composite), ``loss`` in bits.
+
+    Notes
+    -----
+    Source: Michaud, Parker-Sartori and Tegmark (2025), Fig 2 and 7.
+    """
+    where = pick_device(device)
+    folder = _checkpoint_folder(Path(checkpoints), config, where) if checkpoints else None
+    frames = []
+    for setting in config.settings:
+        for seeds in _chunks(setting, config, where):
+            name = re.sub(r"\W+", "-", f"{setting.name}-{seeds[0]}-{seeds[-1]}")
+            train = partial(_train, setting, config, seeds, where, folder and folder / f"{name}.safetensors", progress)
+            frames.append(recorded(name, asdict(config), train, folder))
+    return pd.concat(frames, ignore_index=True)
+
+
+def paper_tables(
+    config: HierarchyConfig, *, device: str = "auto", checkpoints: str | Path = "", progress: bool = True
+) -> dict[str, pd.DataFrame]:
+    """What the book records of a run at the paper's scale: see `learning_curves`."""
+    curves = learning_curves(config, device=device, checkpoints=checkpoints, progress=progress)
+    return {"learning-curves": curves}
+
+
+def _checkpoint_folder(parent: Path, config: HierarchyConfig, device: torch.device) -> Path:
+    """A folder for exactly these runs: what is left of other settings, code or devices lies elsewhere."""
+    code = source_digest(cmsp, gradients, models, steps, training, sys.modules[__name__])
+    made_by = [asdict(config), device.type, torch.__version__, code]
+    return parent / hashlib.sha256(json.dumps(made_by).encode()).hexdigest()[:16]
+
+
+def _chunks(setting: Setting, config: HierarchyConfig, device: torch.device) -> Iterator[range]:
+    """The seeds, in ranges that are trained side by side."""
+    chunk = runs_per_chunk(setting.sizes, setting.problem.n_tasks * config.batch_size, device)
+    seeds = range(config.first_seed, config.first_seed + config.n_seeds)
+    return (seeds[start : start + chunk] for start in range(0, len(seeds), chunk))
+
+
+def _train(
+    setting: Setting,
+    config: HierarchyConfig,
+    seeds: range,
+    device: torch.device,
+    checkpoint: Path | None,
+    progress: bool,
+) -> pd.DataFrame:
+    generators = make_generators(seeds, device)
+    stack = MLPStack(setting.sizes, generators)
+    losses = train_stack(
+        stack,
+        CMSPSampler(setting.problem, config.batch_size, PRECISIONS[config.precision]),
+        generators,
+        setting.training,
+        leave=partial(_is_learned, config.leave_below / BITS_PER_NAT) if config.leave_below else None,
+        checkpoint=checkpoint,
+        progress=progress,
+        description=f"{setting.name}, seeds {seeds[0]} to {seeds[-1]}",
+    )
+    return _tidy(losses * BITS_PER_NAT, setting, stack, seeds, config.batch_size)
+
+
+def _is_learned(nats: float, record: torch.Tensor) -> torch.Tensor:
+    return (record < nats).all(1)
+
+
+def _tidy(bits: torch.Tensor, setting: Setting, stack: MLPStack, seeds: Sequence[int], batch_size: int) -> pd.DataFrame:
+    problem = setting.problem
+    index = pd.MultiIndex.from_product(
+        [record_steps(setting.training), seeds, problem.task_names], names=["step", "seed", "task"]
+    )
+    frame = pd.DataFrame({"loss": bits.numpy().ravel()}, index=index).reset_index()
+    frame = frame.dropna(subset="loss")  # of runs that have left
+    kinds = {name: "atomic" if len(task) == 1 else "composite" for name, task in zip(problem.task_names, problem.tasks)}
+    return frame.assign(
+        setting=setting.name,
+        data="broad" if problem.n_tasks > 1 else "narrow",
+        depth=stack.depth,
+        width=setting.sizes[1],
+        n_parameters=stack.n_parameters,
+        n_samples=frame["step"] * batch_size * problem.n_tasks,
+        n_composite_samples=frame["step"] * batch_size,
+        kind=frame["task"].map(kinds),
+    )
+
+
+def converged_runs(curves: pd.DataFrame, threshold: float = CONVERGED_BITS) -> pd.DataFrame:
+    """How many runs of every setting end with a loss on the composite below ``threshold`` bits.
+
+    Returns
+    -------
+    DataFrame
+        One row per setting, in the order of ``curves``: ``setting``, ``n_parameters``, ``converged``,
+        ``n_seeds``, ``share``, and the 95% Wilson interval of the share, ``low`` and ``high``.
+    """
+    final = final_losses(curves)
+    grouped = final.groupby("setting", sort=False)
+    table = grouped.agg(
+        n_parameters=("n_parameters", "first"),
+        converged=("loss", lambda loss: int((loss < threshold).sum())),
+        n_seeds=("loss", "size"),
+    )
+    return _with_shares(table.reset_index())
+
+
+def counted_runs(counts: Mapping[str, Sequence[int]]) -> pd.DataFrame:
+    """Counts that stand elsewhere, as `converged_runs` gives ours.
+
+    Parameters
+    ----------
+    counts : mapping of str to (int, int)
+        By setting: runs that converged, and runs in all.
+
+    Returns
+    -------
+    DataFrame
+        ``setting``, ``converged``, ``n_seeds``, ``share``, ``low``, ``high``.
+    """
+    rows = [(setting, converged, n_seeds) for setting, (converged, n_seeds) in counts.items()]
+    return _with_shares(pd.DataFrame(rows, columns=["setting", "converged", "n_seeds"]))
+
+
+def _with_shares(table: pd.DataFrame) -> pd.DataFrame:
+    """With the share of runs that converged and its 95% Wilson interval."""
+    intervals = [binomtest(k, n).proportion_ci(method="wilson") for k, n in zip(table["converged"], table["n_seeds"])]
+    return table.assign(
+        share=table["converged"] / table["n_seeds"],
+        low=[interval.low for interval in intervals],
+        high=[interval.high for interval in intervals],
+    )
+
+
+def compare_counts(ours: pd.DataFrame, paper: pd.DataFrame) -> pd.DataFrame:
+    """Whether two counts of converged runs may come from the same chance of converging.
+
+    Parameters
+    ----------
+    ours, paper : DataFrame
+        See `converged_runs` and `counted_runs`; with the same settings.
+
+    Returns
+    -------
+    DataFrame
+        One row per setting: ``setting``, ``ours`` and ``paper`` (as "k of n"), ``p_value`` of Fisher's exact test that
+        both have the same chance, and ``agree``, whether that is not rejected at 5%.
+    """
+    both = ours.merge(paper, on="setting", suffixes=("_ours", "_paper"), validate="one_to_one")
+    p_values = []
+    for row in both.itertuples():
+        counts = [(row.converged_ours, row.n_seeds_ours), (row.converged_paper, row.n_seeds_paper)]
+        p_values.append(float(fisher_exact([[k, n - k] for k, n in counts]).pvalue))
+    told = {
+        name: [f"{k} of {n}" for k, n in zip(both[f"converged_{name}"], both[f"n_seeds_{name}"])]
+        for name in ("ours", "paper")
+    }
+    table = pd.DataFrame({"setting": both["setting"], **told, "p_value": p_values})
+    return table.assign(agree=table["p_value"] >= SIGNIFICANT)
+
+
+def final_losses(curves: pd.DataFrame) -> pd.DataFrame:
+    """Mean loss of every run on the composite over the last `FINAL_SHARE` of its steps: a row per setting and seed."""
+    composite = curves[curves["kind"] == "composite"]
+    n_steps = composite.groupby(["setting", "seed"])["step"].transform("max")
+    last = composite[composite["step"] > (1 - FINAL_SHARE) * n_steps]
+    grouped = last.groupby(["setting", "seed"], sort=False)
+    return grouped.agg(n_parameters=("n_parameters", "first"), loss=("loss", "mean")).reset_index()
+
+
+def samples_to_learn(curves: pd.DataFrame, threshold: float = LEARNED_BITS) -> pd.DataFrame:
+    """Samples that every broad run of depth 3 had seen when it had learned each task.
+
+    A task counts as learned from the first record with a loss below ``threshold`` bits.
+
+    Returns
+    -------
+    DataFrame
+        One row per seed: ``last_atomic`` and ``composite`` in samples of all tasks (NaN when not all atomic
+        tasks, or not the composite, were learned), ``ratio`` of the second to the first.
+    """
+    broad = curves[curves["setting"] == "broad, depth 3"]
+    learned = broad[broad["loss"] < threshold].groupby(["seed", "task", "kind"])["n_samples"].min()
+    every_task = pd.MultiIndex.from_frame(broad[["seed", "task", "kind"]].drop_duplicates())
+    last = learned.reindex(every_task).groupby(["seed", "kind"]).agg(lambda times: times.max(skipna=False))
+    table = last.unstack("kind").rename(columns={"atomic": "last_atomic"}).rename_axis(columns=None)
+    table = table[["last_atomic", "composite"]].reset_index()
+    return table.assign(ratio=table["composite"] / table["last_atomic"])

@@ -1,0 +1,149 @@
+"""Figures of CMSP: what a sample looks like, and how tasks are learned."""
+
+from __future__ import annotations
+
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+
+from narrowlib.chapters.style import GREY, current_axes, draw_chance, keep_data
+
+_PALE = "#ededed"
+
+
+def plot_samples(samples: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Inputs of a task as rows of bits, the bits that count marked, the label at the end of the row.
+
+    Parameters
+    ----------
+    samples : DataFrame
+        ``sample`` (row), ``position`` (column), ``bit``, ``role`` (control, a sub-task's name, or unused),
+        ``counted`` (whether the bit enters the label), ``task``, ``label``.
+    """
+    ax = current_axes(ax)
+    keep_data(ax, samples)
+    roles = [role for role in samples["role"].unique() if role not in ("control", "unused")]
+    colours = dict(zip(roles, sns.color_palette("colorblind", len(roles)), strict=True))
+    n_columns = int(samples["position"].max()) + 1
+    for cell in samples.itertuples():
+        colour = colours.get(cell.role, GREY)
+        fill = colour if cell.bit and (cell.counted or cell.role == "control") else _PALE
+        edge = colour if cell.counted or cell.role == "control" else "white"
+        ax.add_patch(Rectangle((cell.position + 0.08, cell.sample + 0.08), 0.84, 0.84, fc=fill, ec=edge, lw=1.2))
+        strong = cell.counted or cell.role == "control"
+        ink = "white" if cell.bit and strong else ("black" if strong else "#8a8a8a")
+        ax.text(cell.position + 0.5, cell.sample + 0.53, cell.bit, ha="center", va="center", fontsize=7, color=ink)
+    rows = samples.drop_duplicates("sample")
+    for row in rows.itertuples():
+        ax.text(n_columns + 0.4, row.sample + 0.53, f"label {row.label}", va="center", fontsize=9)
+    ax.set(xlim=(0, n_columns + 3), ylim=(rows["sample"].max() + 1, 0))
+    ax.set_yticks(rows["sample"] + 0.5, rows["task"], fontsize=9)
+    spans = samples[samples["role"] != "unused"].groupby("role", sort=False)["position"].agg(["min", "max"])
+    for role, (first, last) in spans.iterrows():
+        colour = colours.get(role, GREY)
+        ax.text((first + last + 1) / 2, -0.25, role, ha="center", va="bottom", fontsize=8, color=colour)
+    ax.set_xticks([])
+    ax.tick_params(length=0)
+    ax.grid(False)
+    sns.despine(ax=ax, left=True, bottom=True)
+    ax.set_ylabel("task of the sample")
+    return ax
+
+
+def plot_task_curves(curves: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Loss of one run on every task against samples seen; atomic tasks dashed, composites solid and black.
+
+    Parameters
+    ----------
+    curves : DataFrame
+        ``n_samples``, ``loss`` (bits), ``task``, ``kind`` (atomic or composite), of one run.
+    """
+    ax = current_axes(ax)
+    keep_data(ax, curves[["task", "kind", "n_samples", "loss"]])
+    kinds = curves.drop_duplicates("task").set_index("task")["kind"]
+    atomic = [task for task, kind in kinds.items() if kind == "atomic"]
+    palette = dict(zip(atomic, sns.color_palette("colorblind", len(atomic)), strict=True))
+    for task, frame in curves.groupby("task", sort=False):
+        is_atomic = kinds[task] == "atomic"
+        ax.plot(
+            frame["n_samples"],
+            frame["loss"],
+            color=palette[task] if is_atomic else "black",
+            linestyle=(0, (4, 1.5)) if is_atomic else "-",
+            linewidth=1.8 if is_atomic else 2.4,
+            label=f"{task}, {kinds[task]}",
+        )
+    draw_chance(ax)
+    ax.set(xscale="log", xlabel="samples seen (all tasks)", ylabel="loss (bits)", ylim=(-0.04, None))
+    ax.legend(title="task", loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return ax
+
+
+def plot_composite_curves(
+    curves: pd.DataFrame, *, x: str = "n_samples", threshold: float | None = None, ax: Axes | None = None
+) -> Axes:
+    """Loss on the composite, one line per run; broad runs solid, narrow runs dashed.
+
+    Parameters
+    ----------
+    curves : DataFrame
+        ``seed``, ``data`` (broad or narrow), ``loss`` (bits), and the column named by ``x``.
+    x : {"n_samples", "n_composite_samples"}
+        What is on the horizontal axis.
+    threshold : float, optional
+        Loss in bits below which a run counts as converged, drawn as a line.
+    """
+    ax = current_axes(ax)
+    keep_data(ax, curves[["data", "seed", x, "loss"]])
+    palette = sns.color_palette("colorblind")
+    styles = {"broad": (palette[0], "-"), "narrow": (palette[1], (0, (4, 1.5)))}
+    for data, runs in curves.groupby("data", sort=False):
+        colour, dashes = styles[data]
+        for number, (_, run) in enumerate(runs.groupby("seed")):
+            label = f"{data} ({runs['seed'].nunique()} seeds)" if number == 0 else None
+            ax.plot(run[x], run["loss"], color=colour, linestyle=dashes, linewidth=1.3, alpha=0.85, label=label)
+    draw_chance(ax)
+    if threshold is not None:
+        ax.axhline(threshold, color=GREY, linewidth=1.0, linestyle=(0, (1, 1.5)))
+    labels = {"n_samples": "samples seen (all tasks)", "n_composite_samples": "composite samples seen"}
+    ax.set(xscale="log", xlabel=labels[x], ylabel="loss on the composite (bits)", ylim=(-0.04, None))
+    return ax
+
+
+def plot_converged(table: pd.DataFrame, *, paper: pd.DataFrame | None = None, ax: Axes | None = None) -> Axes:
+    """Share of runs that converge, with its 95% interval, a row per setting; the paper's beside it.
+
+    Parameters
+    ----------
+    table : DataFrame
+        ``setting``, ``share``, ``low``, ``high``, ``converged``, ``n_seeds``.
+    paper : DataFrame, optional
+        The same of the paper.
+    """
+    ax = current_axes(ax)
+    keep_data(
+        ax, table if paper is None else pd.concat({"here": table, "the paper": paper}, names=["of"]).reset_index("of")
+    )
+    palette = sns.color_palette("colorblind")
+    _plot_shares(table, 0, ax=ax, fmt="o", color=palette[0], label="here, 95% interval")
+    notes = [f"{row.converged} of {row.n_seeds}" for row in table.itertuples()]
+    if paper is not None:
+        same_rows = table[["setting"]].merge(paper, on="setting", how="left", validate="one_to_one")
+        style = {"fmt": "D", "mfc": "white", "color": palette[1]}
+        _plot_shares(same_rows, 0.25, ax=ax, label="the paper, 95% interval", **style)
+        told = same_rows.dropna(subset="share")
+        for row, note in zip(told.index, (f"{k:.0f} of {n:.0f}" for k, n in zip(told["converged"], told["n_seeds"]))):
+            notes[row] += f"\n{note} (paper)"
+    for row, note in enumerate(notes):
+        ax.text(1.06, row + 0.12 * note.count("\n"), note, va="center", fontsize=10)
+    ax.set_yticks(range(len(table)), table["setting"])
+    ax.set(xlim=(-0.03, 1.03), xlabel="share of runs that converge", ylim=(len(table) - 0.5, -0.5))
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+    return ax
+
+
+def _plot_shares(table: pd.DataFrame, below: float, *, ax: Axes, **style: object) -> None:
+    errors = [table["share"] - table["low"], table["high"] - table["share"]]
+    rows = [row + below for row in range(len(table))]
+    ax.errorbar(table["share"], rows, xerr=errors, markersize=6, capsize=3, **style)

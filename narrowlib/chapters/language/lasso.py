@@ -1,0 +1,227 @@
+"""Claims L1, L2: what a group lasso on its neurons does to a language model, and whether it pays."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import pandas as pd
+from safetensors.torch import load_model, save_model
+
+from narrowlib.chapters.language.pruning import LLMPruningConfig, Scores, pruning_curves, unit_scores
+from narrowlib.chapters.language.recovery import recovery_curves
+from narrowlib.llm.training import train_group_lasso
+from narrowlib.llm.units import llama_units
+from narrowlib.store.checkpoints import digest_of
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+RANKED_BY = "absolute per token"  # the score that keeps the loss lowest when half of the neurons go
+BEFORE = math.nan  # in place of the strength of a group lasso: the model as it was
+FLAT = 0.1  # nats that a flat pruning curve may rise
+
+
+class Trained(NamedTuple):
+    """A language model after a group lasso, and the scores of its neurons.
+
+    ``strength`` is that of the group lasso: 0 for as much training without a penalty, `BEFORE` for none of it.
+    """
+
+    strength: float
+    model: PreTrainedModel
+    scores: Mapping[str, Scores]
+
+
+def regularised(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    strength: float,
+    config: LLMPruningConfig,
+    *,
+    checkpoint: Path | None = None,
+    progress: bool = True,
+) -> Trained:
+    """A copy of the model, trained on the wanted skill under a group lasso on its neurons, and scored again.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        Left as it is.
+    tokenizer : PreTrainedTokenizerBase
+    strength : float
+        Lambda of the group lasso, at least 0.
+    config : LLMPruningConfig
+        Its ``lasso`` says how the copy is trained.
+    checkpoint : Path, optional
+        Folder to leave off in; the trained copy stays there, and the same call takes it from there.
+    progress : bool
+
+    Notes
+    -----
+    Source: Michaud, Parker-Sartori and Tegmark (2025), section 5 and Fig 5.
+    """
+    blocks = config.training_blocks(tokenizer, config.lasso)
+    run = digest_of(asdict(config), strength, model)
+    finished = None if checkpoint is None else Path(checkpoint) / f"lasso-{run}.safetensors"
+    model = copy.deepcopy(model)
+    if finished is not None and finished.is_file():
+        load_model(model, finished)
+    else:
+        groups, where = llama_units(model, "neurons"), {"checkpoint": checkpoint, "progress": progress}
+        train_group_lasso(model, blocks, config.lasso, groups=groups, strength=strength, **where)
+        if finished is not None:
+            _save(model, finished)
+    asked = {"kinds": ("neurons",), "variants": (RANKED_BY,), "progress": progress}
+    return Trained(strength, model, unit_scores(model, config.score_blocks(tokenizer), **asked))
+
+
+def _save(model: PreTrainedModel, path: Path) -> None:
+    """Under another name first: a file of this name is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.part")
+    save_model(model, str(temporary))
+    temporary.replace(path)
+
+
+def lasso_curves(
+    models: Sequence[Trained], sparsities: Sequence[float], held_out: Mapping[str, Dataset], *, progress: bool = True
+) -> pd.DataFrame:
+    """Loss while ever more neurons are removed, of every model.
+
+    Returns
+    -------
+    DataFrame
+        `narrowlib.chapters.language.pruning.pruning_curves` with a column ``strength``.
+
+    Notes
+    -----
+    Source: Michaud, Parker-Sartori and Tegmark (2025), Fig 5 left.
+    """
+    parts = []
+    for strength, model, scores in models:
+        ranked = {RANKED_BY: scores["neurons"][RANKED_BY]}
+        curves = pruning_curves(model, "neurons", ranked, sparsities, held_out, progress=progress)
+        parts.append(curves.assign(strength=strength))
+    return pd.concat(parts, ignore_index=True)
+
+
+def lasso_recovery(
+    models: Sequence[Trained],
+    tokenizer: PreTrainedTokenizerBase,
+    sparsity: float,
+    config: LLMPruningConfig,
+    *,
+    checkpoint: Path | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Prune the same share of neurons of every model, then train on the wanted skill without a penalty.
+
+    Returns
+    -------
+    DataFrame
+        `narrowlib.chapters.language.recovery.recovery_curves` with a column ``strength``.
+
+    Notes
+    -----
+    Source: Michaud, Parker-Sartori and Tegmark (2025), Fig 5 right.
+    """
+    where = {"checkpoint": checkpoint, "progress": progress}
+    parts = []
+    for strength, model, scores in models:
+        curves = recovery_curves(model, tokenizer, scores, (RANKED_BY,), [(sparsity, 0.0)], config, **where)
+        parts.append(curves.assign(strength=strength))
+    return pd.concat(parts, ignore_index=True)
+
+
+def flat_sparsity(sparsities: Sequence[float], losses: Sequence[float], *, rise: float = FLAT) -> float:
+    """Sparsity up to which a pruning curve stays flat: where its loss first lies ``rise`` above that at its start.
+
+    Between two points the curve is a straight line.
+
+    Parameters
+    ----------
+    sparsities : sequence of float
+        Increasing, the first 0.
+    losses : sequence of float
+        In nats.
+    rise : float
+        In nats, positive.
+
+    Returns
+    -------
+    float
+        The highest sparsity when the loss never rises so far.
+    """
+    limit = losses[0] + rise
+    for left in range(len(losses) - 1):
+        low, high = losses[left : left + 2]
+        if not high <= limit:  # a loss that is not a number has risen
+            share = (limit - low) / (high - low) if math.isfinite(high) else 0.0
+            return sparsities[left] + share * (sparsities[left + 1] - sparsities[left])
+    return sparsities[-1]
+
+
+def flat_sparsities(curves: pd.DataFrame) -> pd.Series:
+    """`flat_sparsity` of every model.
+
+    Parameters
+    ----------
+    curves : DataFrame
+        See `lasso_curves`, of one skill.
+
+    Returns
+    -------
+    Series
+        By ``strength``, `BEFORE` last.
+    """
+    by_strength = curves.sort_values("sparsity").groupby("strength", dropna=False)
+    flat = {strength: flat_sparsity(rows["sparsity"].tolist(), rows["loss"].tolist()) for strength, rows in by_strength}
+    return pd.Series(flat, name="flat up to").rename_axis("strength")
+
+
+def flatness_measures(curves: pd.DataFrame) -> dict[str, float]:
+    """How far pruning curves stay flat after a group lasso, and before.
+
+    Parameters
+    ----------
+    curves : DataFrame
+        See `lasso_curves`; of the model as it was, and of at least one with a positive strength.
+
+    Returns
+    -------
+    dict
+        ``flat``: `flat_sparsity` of the model whose curve is flat the longest, among those with a positive strength.
+        ``flat_gain``: that less the same of the model as it was.
+    """
+    flat = flat_sparsities(curves)
+    best, before = flat[flat.index > 0].max(), flat[flat.index.isna()].item()
+    return {"flat": float(best), "flat_gain": float(best - before)}
+
+
+def overtaking_measures(recovery: pd.DataFrame) -> dict[str, float]:
+    """Whether the base model, pruned and trained on, starts behind the group-lasso models and ends ahead of them.
+
+    Parameters
+    ----------
+    recovery : DataFrame
+        See `lasso_recovery`; of the model as it was, and of at least one with a positive strength.
+
+    Returns
+    -------
+    dict
+        ``behind_at_start``: loss of the base model less that of the best group-lasso model right after the cut, in
+        nats.  ``ahead_at_end``: loss of the best group-lasso model less that of the base model after the last step.
+    """
+    held_out = recovery[recovery["split"] == "held out"].sort_values("step")
+    by_strength = held_out.groupby("strength", dropna=False)["loss"]
+    first, last = by_strength.first(), by_strength.last()
+    (base_first, lasso_first), (base_last, lasso_last) = (
+        (losses[losses.index.isna()].item(), losses[losses.index > 0].min()) for losses in (first, last)
+    )
+    return {"behind_at_start": float(base_first - lasso_first), "ahead_at_end": float(lasso_last - base_last)}

@@ -1,0 +1,311 @@
+"""Claims L1, L2, L4, L5: what a language model loses when units are pruned, and which score says it best."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from narrowlib.data.tokens import PACKAGES, skill_blocks
+from narrowlib.llm.ablation import ablation_losses
+from narrowlib.llm.evaluation import loss_per_skill
+from narrowlib.llm.scores import VARIANTS, score_units
+from narrowlib.llm.settings import PAPER_GROUP_LASSO, PAPER_RECOVERY, LLMTrainingConfig
+from narrowlib.llm.units import llama_units, n_parameters_of
+from narrowlib.pruning import ablated, keep_masks
+from narrowlib.scores import ablation_scores, agreement
+from narrowlib.units import UnitGroup
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+WANTED = "python"
+KINDS = ("neurons", "residual")
+SAMPLE_SEED = 0  # of the units that are ablated
+MOST_TOKENS = 50_000_000  # of training, out of the pinned packages; longer training sees them again
+
+# Blocks go through the model one by one here, where "absolute per batch" would be "absolute per sequence".
+COMPARED = tuple(variant for variant in VARIANTS if variant != "absolute per batch")
+
+Scores = Mapping[str, Mapping[str, Tensor]]  # by variant, then by group
+
+
+@dataclass(frozen=True)
+class LLMPruningConfig:
+    """Settings of the experiment; the defaults are the paper's, on a smaller model.
+
+    Parameters
+    ----------
+    model : str
+        See `narrowlib.llm.models.load_causal_lm`; the paper's is ``"meta-llama/Llama-3.2-1B"``.
+    block_length : int
+        Tokens of a block.
+    n_score_blocks : int
+        Blocks that scores are computed on.
+    n_held_out_blocks : int
+        Blocks of every skill that losses are read on.
+    n_ablated : int
+        Units of a kind that are ablated one by one; all when there are fewer.
+    n_ablation_blocks : int
+        Blocks that this is done on.
+    source : str
+        Of the Python: ``"packages"``, or a data set of the hub, see `narrowlib.data.tokens.skill_blocks`; the paper's
+        is ``"codeparrot/github-code"``.
+    recovery, lasso : LLMTrainingConfig
+        How pruned models are trained on, and how the group lasso is run.
+    """
+
+    model: str = "default"
+    block_length: int = 1_024
+    n_score_blocks: int = 1_024
+    n_held_out_blocks: int = 64
+    n_ablated: int = 500
+    n_ablation_blocks: int = 16
+    source: str = PACKAGES
+    recovery: LLMTrainingConfig = PAPER_RECOVERY
+    lasso: LLMTrainingConfig = PAPER_GROUP_LASSO
+
+    def __post_init__(self) -> None:
+        least = {"block_length": 2, "n_score_blocks": 1, "n_held_out_blocks": 1, "n_ablated": 3, "n_ablation_blocks": 1}
+        for name, lowest in least.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
+                raise ValueError(f"{name} is {value!r}; it must be a whole number of at least {lowest}")
+
+    def held_out(self, tokenizer: PreTrainedTokenizerBase, skills: Iterable[str] = (WANTED,)) -> dict[str, Dataset]:
+        """Blocks of every skill, from packages that nothing is trained on."""
+        n_tokens = self.n_held_out_blocks * self.block_length
+        return {skill: self._blocks(tokenizer, skill, "held-out", n_tokens) for skill in skills}
+
+    def score_blocks(self, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+        """Blocks of the wanted skill for scores."""
+        return self._blocks(tokenizer, WANTED, "train", self.n_score_blocks * self.block_length)
+
+    def training_blocks(self, tokenizer: PreTrainedTokenizerBase, training: LLMTrainingConfig) -> Dataset:
+        """Blocks of the wanted skill for a training run, each seen once, as far as there are so many."""
+        n_tokens = training.n_steps * training.batch_size * self.block_length
+        if self.source == PACKAGES:
+            n_tokens = min(n_tokens, MOST_TOKENS)
+        return self._blocks(tokenizer, WANTED, "train", n_tokens)
+
+    def _blocks(self, tokenizer: PreTrainedTokenizerBase, skill: str, split: str, n_tokens: int) -> Dataset:
+        source = self.source if skill == WANTED else PACKAGES
+        where = {"split": split, "block_length": self.block_length, "source": source}
+        return skill_blocks(tokenizer, skill, n_tokens=n_tokens, **where)
+
+
+class Batches:
+    """Blocks in their order as tensors of token ids, (batch_size, block_length), as often as they are asked for."""
+
+    def __init__(self, blocks: Dataset, batch_size: int = 1) -> None:
+        self.blocks, self.batch_size = blocks, batch_size
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for start in range(0, len(self.blocks), self.batch_size):
+            yield torch.tensor(self.blocks[start : start + self.batch_size]["input_ids"])
+
+
+def unit_scores(
+    model: PreTrainedModel,
+    blocks: Dataset,
+    *,
+    kinds: Sequence[str] = KINDS,
+    variants: Sequence[str] = COMPARED,
+    batch_size: int = 1,
+    progress: bool = True,
+) -> dict[str, Scores]:
+    """Scores of all units of these kinds, by kind, variant and group, in one pass over the blocks."""
+    groups = {kind: llama_units(model, kind) for kind in kinds}
+    together = [group for each in groups.values() for group in each]
+    scores = score_units(model, together, Batches(blocks, batch_size), variants=variants, progress=progress)
+    return {
+        kind: {variant: {group.name: scores[variant][group.name] for group in each} for variant in variants}
+        for kind, each in groups.items()
+    }
+
+
+def pruning_curves(
+    model: PreTrainedModel,
+    kind: str,
+    scores: Scores,
+    sparsities: Sequence[float],
+    held_out: Mapping[str, Dataset],
+    *,
+    batch_size: int = 4,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Loss on held-out blocks of every skill while ever more units of one kind are removed, by each variant of score.
+
+    Units of all layers are ranked together.
+
+    Returns
+    -------
+    DataFrame
+        One row per variant, sparsity and skill: ``kind``, ``variant``, ``sparsity``, ``n_parameters`` (kept),
+        ``skill``, ``loss`` and ``standard_error`` in nats per token.
+
+    Raises
+    ------
+    ValueError
+        For a sparsity that is not from 0 to below 1.
+
+    Notes
+    -----
+    Source: Michaud, Parker-Sartori and Tegmark (2025), Fig 5 left.
+    """
+    for sparsity in sparsities:
+        check_sparsity("sparsities", sparsity)
+    groups = llama_units(model, kind)
+    whole = loss_per_skill(model, held_out, batch_size=batch_size, progress=progress)
+    frames = []
+    for variant, by_group in scores.items():
+        for sparsity in sparsities:
+            losses, n_parameters = whole, n_parameters_of(model)
+            if sparsity:
+                masks = keep_masks(by_group, sparsity)
+                n_parameters -= _n_removed(groups, masks, dict(model.named_parameters()))
+                with ablated(model, groups, masks):
+                    losses = loss_per_skill(model, held_out, batch_size=batch_size, progress=progress)
+            about = {"kind": kind, "variant": variant, "sparsity": sparsity, "n_parameters": n_parameters}
+            frames.append(losses[["skill", "loss", "standard_error"]].assign(**about))
+    return pd.concat(frames, ignore_index=True)
+
+
+def check_sparsity(name: str, sparsity: float) -> None:
+    """Raise ValueError when a share of units to remove is not from 0 to below 1."""
+    if isinstance(sparsity, bool) or not isinstance(sparsity, (int, float)) or not 0 <= sparsity < 1:
+        raise ValueError(f"{name} is or holds {sparsity!r}; it must be from 0 to below 1")
+
+
+def _n_removed(groups: Sequence[UnitGroup], masks: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> int:
+    """Parameters of removed units of one kind, each counted once; a layer may lose all of them."""
+    removed = 0
+    for group in groups:
+        share = 1 - masks[group.name].float().mean().item()
+        removed += sum(parameters[each.parameter].numel() for each in group.slices) * share
+    return round(removed)
+
+
+def ablation_table(
+    model: PreTrainedModel,
+    kind: str,
+    scores: Scores,
+    blocks: Dataset,
+    *,
+    n_ablated: int = 500,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Ablation score of sampled units beside what every variant of the score says of them.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+    kind : {"neurons", "residual"}
+    scores : mapping
+        See `unit_scores`.
+    blocks : Dataset
+        What units are ablated on.
+    n_ablated : int
+        Units that are sampled, uniformly over all layers; all when there are fewer.
+    progress : bool
+
+    Returns
+    -------
+    DataFrame
+        One row per unit: ``kind``, ``group``, ``unit``, ``ablation`` (change of the loss in nats, its size), and a
+        column for every variant.
+
+    Notes
+    -----
+    Source: Michaud, Parker-Sartori and Tegmark (2025), Fig 11.
+    """
+    groups = llama_units(model, kind)
+    places = [(group.name, unit) for group in groups for unit in range(group.n_units)]
+    order = torch.randperm(len(places), generator=torch.Generator().manual_seed(SAMPLE_SEED)).tolist()
+    sampled: dict[str, list[int]] = {}
+    for number in sorted(order[:n_ablated]):
+        sampled.setdefault(places[number][0], []).append(places[number][1])
+    units = {name: torch.tensor(numbers) for name, numbers in sampled.items()}
+    chosen = [group for group in groups if group.name in units]
+    loss, without = ablation_losses(model, chosen, Batches(blocks), units, progress=progress)
+    frames = []
+    for name, values in ablation_scores(loss, without).items():
+        frame = pd.DataFrame(
+            {"kind": kind, "group": name, "unit": units[name].numpy(), "ablation": values.cpu().numpy()}
+        )
+        for variant, by_group in scores.items():
+            frame[variant] = by_group[name].cpu()[units[name]].numpy()
+        frames.append(frame)
+    return pd.concat(frames, ignore_index=True)
+
+
+def agreements(table: pd.DataFrame) -> pd.DataFrame:
+    """How well each variant of the score stands for ablation, by kind of unit.
+
+    Parameters
+    ----------
+    table : DataFrame
+        See `ablation_table`.
+
+    Returns
+    -------
+    DataFrame
+        One row per kind and variant: ``pearson``, ``pearson_log`` (of logarithms), ``spearman``, ``n_units``.
+    """
+    rows = []
+    for kind, units in table.groupby("kind", sort=False):
+        for variant in units.columns.intersection(VARIANTS, sort=False):
+            columns = (torch.tensor(units[name].to_numpy()) for name in (variant, "ablation"))
+            rows.append({"kind": kind, "variant": variant, **agreement(*columns)._asdict(), "n_units": len(units)})
+    return pd.DataFrame(rows)
+
+
+def proxy_measures(agree: pd.DataFrame, *, variant: str = "signed") -> dict[str, float]:
+    """Pearson's r of one variant of the score with ablation, raw and between logarithms, for both kinds of units.
+
+    Parameters
+    ----------
+    agree : DataFrame
+        See `agreements`.
+    variant : str
+
+    Returns
+    -------
+    dict
+        ``neurons``, ``neurons_log``, ``residual``, ``residual_log``.
+    """
+    by_kind = agree[agree["variant"] == variant].set_index("kind")
+    columns = {"": "pearson", "_log": "pearson_log"}
+    return {kind + end: float(by_kind.loc[kind, column]) for kind in KINDS for end, column in columns.items()}
+
+
+@torch.no_grad()
+def completions(
+    models: Mapping[str, PreTrainedModel],
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    *,
+    n_tokens: int = 24,
+) -> pd.DataFrame:
+    """How each model goes on from the same prompts, always with the likeliest next token.
+
+    Returns
+    -------
+    DataFrame
+        One row per prompt, one column per model.
+    """
+    rows = []
+    for prompt in prompts:
+        row = {"prompt": prompt}
+        for name, model in models.items():
+            ids = tokenizer(prompt, return_tensors="pt").input_ids.to(model.device)
+            options = {"max_new_tokens": n_tokens, "do_sample": False, "pad_token_id": tokenizer.eos_token_id}
+            written = model.generate(ids, attention_mask=torch.ones_like(ids), **options)
+            row[name] = tokenizer.decode(written[0, ids.shape[1] :], skip_special_tokens=True)
+        rows.append(row)
+    return pd.DataFrame(rows)

@@ -1,0 +1,135 @@
+"""Claim L5: pruned language models that are trained on, and how they come back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from narrowlib import pruning, units
+from narrowlib.chapters.language import pruning as llm_pruning
+from narrowlib.chapters.language.pruning import WANTED, LLMPruningConfig, Scores, check_sparsity
+from narrowlib.data import documents, tokens
+from narrowlib.llm import callbacks as llm_callbacks
+from narrowlib.llm import export
+from narrowlib.llm import scores as llm_scores
+from narrowlib.llm import settings as llm_training_config
+from narrowlib.llm import trainer as llm_trainer
+from narrowlib.llm import training as llm_training
+from narrowlib.llm import units as llama
+from narrowlib.llm.export import round_hidden_size, sliced
+from narrowlib.llm.training import recover
+from narrowlib.llm.units import n_parameters_of
+from narrowlib.pruning import keep_masks
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+# Code that decides what comes out of pruning a language model and training it on, beside that of an experiment's own.
+CODE = (
+    documents, export, llama, llm_callbacks, llm_pruning, llm_scores, llm_trainer, llm_training, llm_training_config,
+    pruning, tokens, units,
+)  # fmt: skip
+
+
+def narrowed(
+    model: PreTrainedModel,
+    scores: Mapping[str, Scores],
+    variant: str,
+    neuron_sparsity: float,
+    residual_sparsity: float = 0.0,
+) -> PreTrainedModel:
+    """The model without the neurons and residual dimensions that score lowest, cut out.
+
+    Neurons are ranked within their layer, so that all layers stay equally wide; residual dimensions are rounded to what
+    a checkpoint can have.
+
+    Raises
+    ------
+    ValueError
+        For a sparsity that is not from 0 to below 1.
+    """
+    check_sparsity("neuron_sparsity", neuron_sparsity)
+    check_sparsity("residual_sparsity", residual_sparsity)
+    masks = keep_masks(scores["neurons"][variant], neuron_sparsity, scope="per_layer")
+    if residual_sparsity:
+        hidden = model.config.hidden_size
+        n_kept = round_hidden_size(model, hidden * (1 - residual_sparsity))
+        masks |= keep_masks(scores["residual"][variant], 1 - n_kept / hidden)
+    return sliced(model, masks)
+
+
+def recovery_curves(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    scores: Mapping[str, Scores],
+    variants: Sequence[str],
+    pairs: Sequence[tuple[float, float]],
+    config: LLMPruningConfig,
+    *,
+    checkpoint: Path | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Prune neurons and residual dimensions, then train on the wanted skill.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        Left as it is.
+    tokenizer : PreTrainedTokenizerBase
+    scores : mapping
+        By kind, see `narrowlib.chapters.language.pruning.unit_scores`.
+    variants : sequence of str
+        Scores to prune by, such as ``("signed", "random")``.
+    pairs : sequence of (float, float)
+        Sparsities of neurons and of residual dimensions.
+    config : LLMPruningConfig
+    checkpoint : Path, optional
+        Folder to leave off in.
+    progress : bool
+
+    Returns
+    -------
+    DataFrame
+        One row per variant, pair and record: ``variant``, ``neuron_sparsity``, ``residual_sparsity``,
+        ``n_parameters``, ``step``, ``tokens``, ``split`` (train or held out), ``loss`` in nats.
+
+    Notes
+    -----
+    Source: Michaud, Parker-Sartori and Tegmark (2025), Fig 5 right and Fig 13.
+    """
+    blocks = config.training_blocks(tokenizer, config.recovery)
+    held_out = config.held_out(tokenizer)[WANTED]
+    frames = []
+    for neurons, residual in pairs:
+        for variant in variants:
+            small = narrowed(model, scores, variant, neurons, residual)
+            curve = recover(small, blocks, config.recovery, held_out=held_out, checkpoint=checkpoint, progress=progress)
+            about = {"variant": variant, "neuron_sparsity": neurons, "residual_sparsity": residual}
+            frames.append(curve.assign(**about, n_parameters=n_parameters_of(small)))
+    return pd.concat(frames, ignore_index=True)
+
+
+def recovery_measures(recovery: pd.DataFrame, *, attribution: str) -> dict[str, float]:
+    """How far pruning by attribution is ahead of pruning at random, right after it and at the end of training.
+
+    Parameters
+    ----------
+    recovery : DataFrame
+        See `recovery_curves`, of the variants ``attribution`` and ``"random"``.
+    attribution : str
+        Name of the other variant.
+
+    Returns
+    -------
+    dict
+        ``ahead_at_once``: loss of random less that of attribution before the first step, in nats, the least over the
+        pairs of sparsities.  ``gap_left``: share of that lead that is left at the end, the largest over the pairs.
+    """
+    held_out = recovery[recovery["split"] == "held out"].sort_values("step")
+    by_run = held_out.groupby(["variant", "neuron_sparsity", "residual_sparsity"])["loss"]
+    first, last = by_run.first(), by_run.last()
+    lead, left = (each["random"] - each[attribution] for each in (first, last))
+    return {"ahead_at_once": float(lead.min()), "gap_left": float((left / lead).max())}

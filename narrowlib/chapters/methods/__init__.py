@@ -1,0 +1,1 @@
+"""Chapter methods: samples of the CMSP task."""

@@ -1,0 +1,1 @@
+"""Chapter mnist: claims M1 and M2."""

@@ -1,0 +1,1 @@
+"""Chapter recipe: narrow a model of your own."""

@@ -1,0 +1,160 @@
+"""Figures of neurons: their scores, norms and weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.colors import LogNorm, to_rgb
+
+from narrowlib.chapters.style import GREY, current_axes, keep_data
+
+_SMALLEST_BITS = 1e-4  # what a logarithmic scale of scores shows as nothing
+_POSITIVE, _NEGATIVE = "#0b5cad", "#c0261b"  # of weights
+_FAINT = 0.03  # of the largest weight of a layer; what is smaller is not drawn
+_MANY_LINES = 500  # from here on lines are drawn as pixels, and none is dashed
+
+
+def plot_neuron_scores(scores: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Heat map of ablation scores, a row per task and a column per neuron, on a logarithmic scale.
+
+    The scale runs from pale to dark, so that a figure turned over for a dark page runs from dark to bright.
+    Neurons are ordered by which tree of tasks they serve more: those of one tree on the left, of the other on the
+    right, shared ones between.
+
+    Parameters
+    ----------
+    scores : DataFrame
+        ``neuron``, ``task``, ``tree``, ``score`` (bits), of one layer of one network.
+    """
+    ax = current_axes(ax)
+    keep_data(ax, scores[["neuron", "task", "tree", "score"]])
+    tasks = scores.drop_duplicates("task").sort_values("tree", kind="stable")["task"]  # each tree a block of rows
+    table = scores.pivot(index="task", columns="neuron", values="score").loc[tasks]
+    strongest = scores.groupby(["neuron", "tree"], sort=False)["score"].max().unstack("tree")
+    first, second = (strongest[tree] for tree in scores["tree"].unique())
+    order = ((first - second) / (first + second + _SMALLEST_BITS)).sort_values(ascending=False, kind="stable").index
+    shown = table[order].clip(lower=_SMALLEST_BITS)
+    norm = LogNorm(_SMALLEST_BITS, max(1.0, shown.to_numpy().max()))
+    mesh = ax.pcolormesh(shown.to_numpy(), cmap="mako_r", norm=norm, rasterized=True)
+    ax.figure.colorbar(mesh, ax=ax, label="ablation score (bits)", pad=0.01)
+    ax.set_yticks([row + 0.5 for row in range(len(shown))], shown.index, fontsize=9)
+    ax.set(ylim=(len(shown), 0), ylabel="task", xlabel="neuron, ordered by the tree it serves")
+    ax.set_xticks([])
+    ax.grid(False)
+    return ax
+
+
+def plot_sharing(shares: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Share of neurons that matter to both trees against the threshold; a line per width and layer, mean over seeds.
+
+    Parameters
+    ----------
+    shares : DataFrame
+        ``width``, ``layer``, ``seed``, ``threshold`` (bits), ``share``.
+    """
+    ax = current_axes(ax)
+    keep_data(ax, shares[["width", "layer", "seed", "threshold", "share"]])
+    shares = shares.reset_index(drop=True)
+    sns.lineplot(shares, x="threshold", y="share", hue="layer", style="width", markers=True, errorbar=("se", 1), ax=ax)
+    ax.set(xscale="log", xlabel="threshold: a neuron matters above it (bits)", ylim=(-0.03, 1.03))
+    ax.set_ylabel("share that matters to both trees,\namong neurons that matter")
+    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return ax
+
+
+def plot_agreement(scores: pd.DataFrame, *, unit: str = "bits", ax: Axes | None = None) -> Axes:
+    """Attribution score of every unit against its ablation score, both logarithmic, with the line of equality.
+
+    Units with a score of zero have no place on the axes and are left out.
+
+    Parameters
+    ----------
+    scores : DataFrame
+        ``layer``, ``ablation`` and ``attribution``, of one task and one variant of attribution.
+    unit : str
+        Of the scores.
+    """
+    ax = current_axes(ax)
+    keep_data(ax, scores[["layer", "ablation", "attribution"]])
+    shown = scores[(scores["ablation"] > 0) & (scores["attribution"] > 0)]
+    palette, markers = sns.color_palette("colorblind"), "o^"
+    for number, (layer, frame) in enumerate(shown.groupby("layer")):
+        look = {"color": palette[number], "marker": markers[number % 2], "alpha": 0.7, "markersize": 4}
+        ax.plot(frame["ablation"], frame["attribution"], linestyle="", markeredgewidth=0, label=layer, **look)
+    if len(shown):
+        sides = shown[["ablation", "attribution"]]
+        ends = np.array([sides.to_numpy().min() / 2, sides.to_numpy().max() * 2])
+        ax.plot(ends, ends, color=GREY, linewidth=1.0, zorder=0)
+    ax.set(xscale="log", yscale="log", xlabel=f"ablation score ({unit})", ylabel=f"attribution score ({unit})")
+    return ax
+
+
+def plot_network(edges: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """A network as lines between its units: inputs at the bottom, by sub-task, outputs at the top.
+
+    Blue lines are positive weights, red ones negative, and dashed where there is room; the wider and darker, the
+    larger, as a share of the largest of its layer.  Weights under a thirtieth of that are not drawn.  Hidden neurons
+    stand above the units that they are most tied to.
+
+    Parameters
+    ----------
+    edges : DataFrame
+        ``layer`` (of weights, from 0), ``source``, ``target``, ``weight``, ``group`` (of an input: whom it belongs
+        to; inputs of a group lie side by side).
+    """
+    ax = current_axes(ax)
+    keep_data(ax, edges[["layer", "source", "target", "weight", "group"]])
+    inputs = edges[edges["layer"] == 0].drop_duplicates("source").sort_values("source").set_index("source")["group"]
+    gaps = (inputs != inputs.shift()).cumsum() - 1
+    at = pd.Series(np.arange(len(inputs)) + 1.2 * gaps.to_numpy(), inputs.index, dtype=float)
+    places = [at / max(at.max(), 1)]
+    n_layers = int(edges["layer"].max()) + 1
+    for layer, frame in edges.groupby("layer"):
+        size = frame["weight"].abs() / max(frame["weight"].abs().max(), 1e-30)
+        below = frame["source"].map(places[-1])
+        centre = (below * size**2).groupby(frame["target"]).sum() / (size**2).groupby(frame["target"]).sum()
+        order = centre.index if layer == n_layers - 1 else centre.sort_values(kind="stable").index
+        places.append(pd.Series((np.arange(len(order)) + 0.5) / len(order), order))
+        drawn = frame.assign(size=size, below=below, above=frame["target"].map(places[-1]))
+        _draw_weights(drawn[size > _FAINT].sort_values("size"), layer, ax)
+    for level, place in enumerate(places):
+        ax.plot(place, [level] * len(place), "o", color="black", markersize=min(4.5, 160 / len(place)), zorder=3)
+    for _, members in at.groupby(gaps):
+        ax.text(members.mean() / max(at.max(), 1), -0.12, inputs[members.index[0]], ha="center", va="top", fontsize=8)
+    names = ["inputs", *(f"hidden {level}\n{len(places[level])} neurons" for level in range(1, n_layers)), "labels"]
+    ax.set_yticks(range(n_layers + 1), names, fontsize=8)
+    ax.set(xlim=(-0.03, 1.03), ylim=(-0.35, n_layers + 0.1), xticks=[])
+    ax.tick_params(length=0)
+    ax.grid(False)
+    sns.despine(ax=ax, left=True, bottom=True)
+    return ax
+
+
+def _draw_weights(edges: pd.DataFrame, level: int, ax: Axes) -> None:
+    """Lines from one level to the next; as pixels where they are many, which vectors would only make heavy."""
+    lines = [((edge.below, level), (edge.above, level + 1)) for edge in edges.itertuples()]
+    is_crowded, is_positive = len(lines) > _MANY_LINES, (edges["weight"] > 0).to_numpy()
+    colours = np.where(is_positive[:, None], to_rgb(_POSITIVE), to_rgb(_NEGATIVE))
+    look = {"colors": np.column_stack([colours, edges["size"]]), "linewidths": 0.3 + 1.7 * edges["size"]}
+    dashes = ["-" if positive or is_crowded else (0, (5, 1)) for positive in is_positive]
+    ax.add_collection(LineCollection(lines, linestyles=dashes, rasterized=is_crowded, zorder=1, **look))
+
+
+def plot_norms(norms: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Norm of every neuron's weights against training steps, a line per neuron.
+
+    Parameters
+    ----------
+    norms : DataFrame
+        ``step``, ``neuron``, ``norm``, of one layer of one network.
+    """
+    ax = current_axes(ax)
+    keep_data(ax, norms[["step", "neuron", "norm"]])
+    colour = sns.color_palette("colorblind")[0]
+    for _, neuron in norms.groupby("neuron"):
+        ax.plot(neuron["step"], neuron["norm"], color=colour, linewidth=0.8, alpha=0.5)
+    ax.set(yscale="log", xlabel="training steps with group lasso", ylabel="norm of a neuron's weights")
+    return ax

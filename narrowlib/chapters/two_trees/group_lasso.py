@@ -1,0 +1,301 @@
+"""Claims G1 and G2: group lasso on the wanted skill makes a network prunable, and the other skill stays away."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from narrowlib import penalties
+from narrowlib.chapters.two_trees import lasso_training
+from narrowlib.chapters.two_trees.curves import checkpoint_folder, cut_out, kept_sparsity, pruning_curves
+from narrowlib.chapters.two_trees.lasso_training import METHODS, GroupLassoConfig, regularise
+from narrowlib.chapters.two_trees.networks import (
+    OTHER,
+    WANTED,
+    NonlocalityConfig,
+    ablation,
+    copies,
+    kept_stack,
+    pieces,
+    train_networks,
+)
+from narrowlib.chapters.two_trees.nonlocality import PAPER_SPARSITIES, PAPER_WIDTHS
+from narrowlib.cmsp import task_name
+from narrowlib.devices import pick_device
+from narrowlib.penalties import exact_prox_group_lasso, group_lasso, group_norms, prox_group_lasso
+from narrowlib.pruning import keep_masks
+from narrowlib.stacks.networks import MLPStack
+from narrowlib.store.records import digest_of, recorded, source_digest
+
+STATES = ("before", "after group lasso")
+PAPER_SHOWN_WIDTH = 256  # of the networks that are drawn and swept; that of the paper's Fig 3
+SWEPT = {
+    "subgradient": (0.0, 1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2),
+    "proximal": (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0),
+}
+SWEEP_SPARSITIES = tuple(percent / 100 for percent in (*range(10, 90, 10), 85, 90, 95, 98))
+GAP_THRESHOLDS = (1e-3, 1e-2, 1e-1)
+
+
+def lasso_curves(
+    stacks: Sequence[MLPStack],
+    config: NonlocalityConfig,
+    sparsities: Sequence[float],
+    checkpoints: Sequence[Path | None] = (None, None),
+    *,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Pruning curves of the networks before and after group lasso, with a column ``state`` that says which.
+
+    Parameters
+    ----------
+    stacks : two MLPStack
+        The networks before, and after.
+    config : NonlocalityConfig
+    sparsities : sequence of float
+    checkpoints : two Path, optional
+        Folders to leave off in, one for each.
+    progress : bool
+        Show progress bars.
+    """
+    curves = partial(pruning_curves, config=config, sparsities=sparsities, progress=progress)
+    frames = [
+        curves(stack, checkpoints=folder).assign(state=state)
+        for stack, state, folder in zip(stacks, STATES, checkpoints, strict=True)
+    ]
+    return pd.concat(frames, ignore_index=True)
+
+
+def lasso_outcome(curves: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """The quantities of claims G1 and G2, by claim, from `lasso_curves`; see ``claims.yaml``.
+
+    A network that does not keep the wanted composite at the lowest sparsity counts as keeping it up to 0.
+    """
+    before, after = (curves[curves["state"] == state] for state in STATES)
+    kept, was_kept = (kept_sparsity(frame, stage="pruned")["sparsity"].fillna(0).median() for frame in (after, before))
+    other = after[(after["stage"] == "recovered") & (after["task"] == task_name(OTHER))]
+    return {
+        "G1": {"lasso_kept_sparsity": kept, "lasso_gain": kept - was_kept},
+        "G2": {"other_accuracy": other.groupby(["width", "seed"])["accuracy"].max().mean()},
+    }
+
+
+class StrengthSweep(NamedTuple):
+    """What `strength_sweep` finds.
+
+    Parameters
+    ----------
+    networks : DataFrame
+        One row per strength and seed: ``method``, ``strength``, ``seed``, ``sparsity`` (the highest of those given at
+        which, without recovery, the wanted composite is kept; 0 when at none), ``wanted`` (its accuracy before
+        pruning), ``zeros`` (share of neurons whose weights are exactly zero), ``regained`` (highest accuracy on the
+        other composite after recovery, over the sparsities).
+    curves : DataFrame
+        One row per strength, seed, sparsity (0 and those given), task and stage: ``accuracy`` and what else
+        `narrowlib.chapters.two_trees.curves.pruning_curves` tells.  The other composite alone is recovered, not at 0.
+    """
+
+    networks: pd.DataFrame
+    curves: pd.DataFrame
+
+
+def strength_sweep(
+    stack: MLPStack,
+    config: NonlocalityConfig,
+    lasso: GroupLassoConfig,
+    strengths: Sequence[float],
+    sparsities: Sequence[float],
+    *,
+    progress: bool = True,
+) -> StrengthSweep:
+    """What the strength of the penalty does to a network: how far it can be pruned, and what it still can.
+
+    Every network is regularised with every strength, all of them side by side.  A strength of 0 is the control:
+    training on the wanted composite alone.
+    """
+    runs = [run for _ in strengths for run in range(stack.n_runs)]
+    given = [strength for strength in strengths for _ in range(stack.n_runs)]
+    regularised, _ = regularise(copies(stack, runs), config, lasso, strengths=given, progress=progress)
+    curves = pruning_curves(regularised, config, sparsities, recover=[OTHER], progress=progress)
+    whole = pruning_curves(regularised, config, [0.0], recover=[], progress=progress)
+    other = curves[(curves["task"] == task_name(OTHER)) & (curves["stage"] == "recovered")]
+    norms = torch.cat(list(group_norms(regularised.units, dict(regularised.named_parameters())).values()), dim=1)
+    first = config.first_seed
+    columns = {
+        "sparsity": kept_sparsity(curves, stage="pruned").fillna({"sparsity": 0}).set_index("seed")["sparsity"],
+        "wanted": whole[whole["task"] == task_name(WANTED)].set_index("seed")["accuracy"],
+        "zeros": pd.Series(
+            (norms == 0).float().mean(1).tolist(), [config.first_seed + run for run in range(len(runs))]
+        ),
+        "regained": other.groupby("seed")["accuracy"].max(),
+    }
+    table = pd.DataFrame(columns)  # by number of the run, which stands for the seed there
+    about = {"method": lasso.method, "strength": given, "seed": [first + run for run in runs]}
+    both = pd.concat([whole, curves], ignore_index=True)
+    number = both["seed"] - first
+    both = both.assign(**{name: number.map(dict(enumerate(about[name]))) for name in ("strength", "seed")})
+    return StrengthSweep(table.assign(**about).reset_index(drop=True)[[*about, *columns]], both)
+
+
+def prox_gap(stack: MLPStack, thresholds: Sequence[float]) -> pd.DataFrame:
+    r"""How far one sweep of block soft thresholds is from the exact proximal step, on the weights of networks.
+
+    Returns
+    -------
+    DataFrame
+        One row per threshold and run: ``threshold`` (tau), ``run``, ``excess`` (objective
+        :math:`\tfrac12\lVert\theta - \theta_0\rVert^2 + \tau R(\theta)` of the sweep less that of the exact step, as
+        a share of what the exact step gains over :math:`\theta_0`), ``distance`` (between the two results, as a share
+        of the exact step's length).
+    """
+    start = {name: values.detach().double() for name, values in stack.named_parameters()}
+
+    def length(a: dict[str, Tensor], b: dict[str, Tensor]) -> Tensor:
+        return sum((a[name] - b[name]).square().flatten(1).sum(1) for name in a).sqrt()
+
+    frames = []
+    for threshold in thresholds:
+        exact = exact_prox_group_lasso(stack.units, start, threshold)
+        sweep = {name: values.clone() for name, values in start.items()}
+        prox_group_lasso(stack.units, sweep, threshold)
+        at_start, at_exact, at_sweep = (
+            length(point, start).square() / 2 + threshold * group_lasso(stack.units, point)
+            for point in (start, exact, sweep)
+        )
+        excess, distance = (at_sweep - at_exact) / (at_start - at_exact), length(sweep, exact) / length(exact, start)
+        columns = {"run": range(stack.n_runs), "excess": excess.tolist(), "distance": distance.tolist()}
+        frames.append(pd.DataFrame({"threshold": threshold, **columns}))
+    return pd.concat(frames, ignore_index=True)
+
+
+def network_edges(stack: MLPStack, config: NonlocalityConfig, seed: int, sparsity: float) -> pd.DataFrame:
+    """Every weight of one network after pruning by its ablation scores on the wanted composite.
+
+    Returns
+    -------
+    DataFrame
+        One row per weight between units that are left: ``layer`` (of weights, from 0), ``source`` and ``target``
+        (numbers of the units among those left), ``weight``, ``group`` (of an input: control, the name of the sub-task
+        that owns the bit, or unused; empty in the other layers).
+    """
+    run = config.seeds.index(seed)
+    masks = {name: mask[[run]] for name, mask in keep_masks(ablation(stack, config, WANTED), sparsity).items()}
+    problem, pruned = config.problem, cut_out(stack, [run], masks)
+    owners = {position: task_name([i]) for i, subset in enumerate(problem.subsets) for position in subset}
+    groups = ["control"] * problem.n_subtasks + [owners.get(bit, "unused") for bit in range(problem.n_task_bits)]
+    frames = []
+    for layer, weight in enumerate(pruned.weights):
+        index = pd.MultiIndex.from_product([range(size) for size in weight.shape[1:]], names=["source", "target"])
+        frame = pd.DataFrame({"weight": weight[0].detach().flatten().cpu().numpy()}, index=index).reset_index()
+        frames.append(frame.assign(layer=layer, group=[groups[i] for i in frame["source"]] if layer == 0 else ""))
+    return pd.concat(frames, ignore_index=True)
+
+
+def paper_tables(
+    config: NonlocalityConfig | None = None,
+    lasso: GroupLassoConfig | None = None,
+    widths: Sequence[int] = PAPER_WIDTHS,
+    sparsities: Sequence[float] = PAPER_SPARSITIES,
+    *,
+    shown_width: int = PAPER_SHOWN_WIDTH,
+    device: str = "auto",
+    checkpoints: str | Path = "",
+    progress: bool = True,
+) -> dict[str, pd.DataFrame]:
+    """Everything that the chapter shows at the paper's scale.
+
+    Given the folder that `narrowlib.chapters.two_trees.nonlocality.paper_tables` left off in, the networks and their
+    pruning curves are taken from there.
+
+    Parameters
+    ----------
+    config : NonlocalityConfig, optional
+        The paper's by default.
+    lasso : GroupLassoConfig, optional
+        The paper's by default.
+    widths : sequence of int
+    sparsities : sequence of float
+    shown_width : int
+        Of the networks that are drawn, and trained with every strength.
+    device : {"auto", "cpu", "cuda"}
+    checkpoints : path, optional
+        Folder to leave off in: finished pieces, each some seeds of one width, are kept there, and unfinished ones
+        leave off about once a minute.  The same call of the same code goes on from them after a kill.
+    progress : bool
+        Show progress bars.
+
+    Returns
+    -------
+    dict of str to DataFrame
+        ``curves`` (see `lasso_curves`) of every width; and, when ``shown_width`` is among the widths, of networks of
+        that width ``sweep`` (see `strength_sweep`, both methods), ``gaps`` (see `prox_gap`), and ``edges`` (see
+        `network_edges`) of the first of them, before and after, cut as far as the wanted composite is kept without
+        recovery: with ``state`` and ``sparsity``.
+    """
+    config, lasso = config or NonlocalityConfig(), lasso or GroupLassoConfig()
+    where = pick_device(device)
+    folder = checkpoint_folder(checkpoints, config, device)
+    about = {"lasso": asdict(lasso), "code": source_digest(penalties, lasso_training)}
+    parts: dict[str, list[pd.DataFrame]] = {}
+    for width in widths:
+        for piece in pieces(config, width, where):
+            before = train_networks(piece, width, device=device, checkpoints=folder, progress=progress)
+            lasso_folder = folder and folder / digest_of(about)
+            path = lasso_folder and lasso_folder / f"lasso-{width}-{piece.seeds[0]}-{piece.seeds[-1]}.safetensors"
+            after = kept_stack(path, where, partial(_regularised, before, piece, lasso, progress))
+            stacks, folders = (before, after), (folder, lasso_folder)
+            curves = lasso_curves(stacks, piece, sparsities, folders, progress=progress)
+            is_shown = width == shown_width
+            is_first = piece.seeds[0] == config.seeds[0]
+            tables = _shown(stacks, curves, piece, lasso, lasso_folder, is_first, progress) if is_shown else {}
+            tables["curves"] = curves
+            for name, table in tables.items():
+                parts.setdefault(name, []).append(table)
+    return {name: pd.concat(tables, ignore_index=True) for name, tables in parts.items()}
+
+
+def _regularised(stack: MLPStack, config: NonlocalityConfig, lasso: GroupLassoConfig, progress: bool) -> MLPStack:
+    return regularise(stack, config, lasso, progress=progress)[0]
+
+
+def _shown(
+    stacks: Sequence[MLPStack],
+    curves: pd.DataFrame,
+    config: NonlocalityConfig,
+    lasso: GroupLassoConfig,
+    folder: Path | None,
+    is_drawn: bool,
+    progress: bool,
+) -> dict[str, pd.DataFrame]:
+    """What is shown of one width only, recorded as one table each; ``is_drawn`` says whether the first network is."""
+    about = {"config": asdict(config), "code": source_digest(sys.modules[__name__])}
+    first = config.seeds[0]
+
+    def sweep(method: str) -> pd.DataFrame:
+        by = replace(lasso, method=method)
+        return strength_sweep(stacks[0], config, by, SWEPT[method], SWEEP_SPARSITIES, progress=progress).networks
+
+    def edges() -> pd.DataFrame:
+        frames = []
+        for state, stack in zip(STATES, stacks, strict=True):
+            of_first = curves[(curves["state"] == state) & (curves["seed"] == first)]
+            sparsity = kept_sparsity(of_first, stage="pruned")["sparsity"].fillna(0).item()
+            frames.append(network_edges(stack, config, first, sparsity).assign(state=state, sparsity=sparsity))
+        return pd.concat(frames, ignore_index=True)
+
+    make: dict[str, Callable[[], pd.DataFrame]] = {
+        "sweep": lambda: pd.concat([sweep(method) for method in METHODS], ignore_index=True),
+        "gaps": lambda: prox_gap(stacks[0], GAP_THRESHOLDS),
+    }
+    if is_drawn:
+        make["edges"] = edges
+    name = f"{stacks[0].sizes[1]}-{config.seeds[0]}-{config.seeds[-1]}"
+    return {table: recorded(f"{table}-{name}", about, compute, folder) for table, compute in make.items()}

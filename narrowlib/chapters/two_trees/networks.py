@@ -1,0 +1,203 @@
+"""Networks that have learned two trees of tasks: what nonlocality and the group lasso are shown on."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pandas as pd
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from narrowlib.cmsp import CMSP, CMSPSampler, sample_batch, task_name
+from narrowlib.devices import pick_device
+from narrowlib.scores import ablation_scores
+from narrowlib.stacks.gradients import PRECISIONS, cross_entropy
+from narrowlib.stacks.networks import MLPStack, losses_without_neurons
+from narrowlib.stacks.training import BITS_PER_NAT, TrainingConfig, make_generators, runs_per_chunk, train_stack
+from narrowlib.store.files import replacing
+
+N_CLASSES = 2
+N_RECORDS = 200  # of a training run, at most; a run leaves off and shows progress between them
+WANTED, OTHER = (0, 1, 2), (3, 4, 5)  # the composites of the two trees
+SCORE_SEED, EVALUATION_SEED, RECOVERY_SEED = 10_000_000, 20_000_000, 30_000_000  # apart from those of the networks
+
+
+@dataclass(frozen=True)
+class NonlocalityConfig:
+    """How networks are trained on two trees of tasks, scored, and recovered; the defaults are the paper's."""
+
+    subset_size: int = 3
+    n_task_bits: int = 18
+    n_seeds: int = 5
+    batch_size: int = 2_000  # samples per task and step
+    n_steps: int = 20_000
+    learning_rate: float = 1e-3
+    n_samples: int = 2_000  # for scores, and for every accuracy
+    recovery_steps: int = 1_000
+    recovery_batch_size: int = 5_000
+    recovery_learning_rate: float = 1e-3
+    precision: str = "float32"
+    first_seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("n_seeds", "batch_size", "n_samples", "recovery_batch_size"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1")
+        _ = self.problem, self.training, self.recovery  # these check the rest
+
+    @property
+    def problem(self) -> CMSP:
+        """Six sub-tasks in two trees: three atomic tasks each, and their composite."""
+        return CMSP(6, self.subset_size, self.n_task_bits, (*((i,) for i in range(6)), WANTED, OTHER))
+
+    @property
+    def training(self) -> TrainingConfig:
+        """Training on all tasks."""
+        return self._training(self.n_steps, self.learning_rate)
+
+    @property
+    def recovery(self) -> TrainingConfig:
+        """Training on one task after pruning."""
+        return self._training(self.recovery_steps, self.recovery_learning_rate)
+
+    @property
+    def seeds(self) -> range:
+        """Seeds of the networks."""
+        return range(self.first_seed, self.first_seed + self.n_seeds)
+
+    def _training(self, n_steps: int, learning_rate: float) -> TrainingConfig:
+        record_every = -(-n_steps // N_RECORDS)
+        return TrainingConfig(n_steps, learning_rate, record_every=record_every, precision=self.precision)
+
+
+def spaced_widths(narrowest: int, widest: int, n_widths: int) -> list[int]:
+    """Widths with equal ratios between them, rounded to whole numbers; a width once.
+
+    Examples
+    --------
+    >>> spaced_widths(32, 256, 4)
+    [32, 64, 128, 256]
+    """
+    steps = max(1, n_widths - 1)
+    return sorted({round(narrowest * (widest / narrowest) ** (step / steps)) for step in range(steps + 1)})
+
+
+def sampler(config: NonlocalityConfig, problem: CMSP, batch_size: int) -> CMSPSampler:
+    """Draws batches of a problem, in the precision that training multiplies in."""
+    return CMSPSampler(problem, batch_size, PRECISIONS[config.precision])
+
+
+def train_networks(
+    config: NonlocalityConfig,
+    width: int,
+    *,
+    device: str = "auto",
+    checkpoints: Path | None = None,
+    progress: bool = True,
+) -> MLPStack:
+    """Networks of depth 3, one per seed, trained on all eight tasks at once.
+
+    Parameters
+    ----------
+    config : NonlocalityConfig
+    width : int
+        Of both hidden layers; at least 1.
+    device : {"auto", "cpu", "cuda"}
+    checkpoints : Path, optional
+        Folder for exactly these settings and this code: the trained networks are kept there and found again.
+    progress : bool
+        Show a progress bar.
+
+    Raises
+    ------
+    ValueError
+        For a width or a device that is not legal.
+    """
+    if isinstance(width, bool) or not isinstance(width, int) or width < 1:
+        raise ValueError(f"width is {width!r}; it must be a whole number of at least 1")
+    path = checkpoints and checkpoints / f"networks-{width}-{config.seeds[0]}-{config.seeds[-1]}.safetensors"
+
+    def train() -> MLPStack:
+        generators = make_generators(config.seeds, pick_device(device))
+        stack = MLPStack((config.problem.n_inputs, width, width, N_CLASSES), generators)
+        train_stack(
+            stack,
+            sampler(config, config.problem, config.batch_size),
+            generators,
+            config.training,
+            checkpoint=path and path.with_suffix(".partial"),
+            progress=progress,
+            description=f"train, width {width}",
+        )
+        return stack
+
+    return kept_stack(path, pick_device(device), train)
+
+
+def kept_stack(path: Path | None, device: torch.device, make: Callable[[], MLPStack]) -> MLPStack:
+    """The networks in a file, or newly made ones, that are then kept there; with no path they are made."""
+    if path is not None and path.is_file():
+        with contextlib.suppress(SafetensorError):  # a damaged file is made again
+            return from_state(load_file(path, device=str(device)))
+    stack = make()
+    if path is not None:
+        with replacing(path) as temporary:
+            save_file({name: tensor.detach().cpu() for name, tensor in stack.state_dict().items()}, temporary)
+    return stack
+
+
+def from_state(state: Mapping[str, Tensor]) -> MLPStack:
+    """The networks whose ``state_dict`` this is, on its device."""
+    weights = [state[f"weights.{layer}"] for layer in range(len(state) // 2)]
+    sizes = (weights[0].shape[1], *(weight.shape[2] for weight in weights))
+    stack = MLPStack(sizes, make_generators([0] * weights[0].shape[0], weights[0].device))
+    stack.load_state_dict(state)
+    return stack
+
+
+def pieces(config: NonlocalityConfig, width: int, device: torch.device) -> Iterator[NonlocalityConfig]:
+    """The same settings for as many seeds at a time as are trained side by side."""
+    sizes = (config.problem.n_inputs, width, width, N_CLASSES)
+    chunk = runs_per_chunk(sizes, config.problem.n_tasks * config.batch_size, device)
+    for start in range(0, config.n_seeds, chunk):
+        n_seeds = min(chunk, config.n_seeds - start)
+        yield replace(config, first_seed=config.first_seed + start, n_seeds=n_seeds)
+
+
+def held_out(
+    config: NonlocalityConfig, task: Sequence[int], seed: int, runs: Sequence[int], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Samples of one task, the same for the same run: (runs, samples, inputs) and (runs, samples)."""
+    generators = make_generators([seed + config.first_seed + run for run in runs], device)
+    x, labels = sample_batch(config.problem.only(task), config.n_samples, generators)
+    return x[:, 0], labels[:, 0]
+
+
+def ablation(stack: MLPStack, config: NonlocalityConfig, task: Sequence[int]) -> dict[str, Tensor]:
+    """Ablation scores of every neuron on one task, in nats: (n_runs, n_units) by layer."""
+    x, labels = held_out(config, task, SCORE_SEED, range(stack.n_runs), stack.weights[0].device)
+    with torch.no_grad():
+        loss = cross_entropy(stack(x), labels)[0].mean(1)
+    return ablation_scores(loss, losses_without_neurons(stack, x, labels, cross_entropy))
+
+
+def neuron_table(scores: Mapping[str, Tensor], config: NonlocalityConfig, task: Sequence[int]) -> pd.DataFrame:
+    """Scores in nats as a tidy table in bits: ``seed``, ``neuron``, ``score``, ``layer``, ``task``, ``tree``."""
+    frames = []
+    for layer, values in scores.items():
+        index = pd.MultiIndex.from_product([config.seeds, range(values.shape[1])], names=["seed", "neuron"])
+        bits = values.detach().flatten().cpu().numpy() * BITS_PER_NAT
+        frames.append(pd.DataFrame({"score": bits}, index=index).reset_index().assign(layer=layer))
+    tree = task_name(WANTED if set(task) <= set(WANTED) else OTHER)
+    return pd.concat(frames, ignore_index=True).assign(task=task_name(task), tree=tree)
+
+
+def copies(stack: MLPStack, runs: Sequence[int]) -> MLPStack:
+    """A stack of copies of these runs, one may stand in it several times."""
+    return from_state({name: values[list(runs)] for name, values in stack.state_dict().items()})

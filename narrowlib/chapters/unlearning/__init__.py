@@ -1,0 +1,1 @@
+"""Chapter unlearning: claim U1."""

@@ -1,0 +1,77 @@
+"""Figures of what narrowed language models know and learn again."""
+
+from __future__ import annotations
+
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+
+from narrowlib.chapters.style import GREY, current_axes, keep_data
+
+LABELS = {"lasso": "group lasso", "scratch": "from scratch", "python": "not pruned, trained on Python"}
+
+
+def plot_before_after(accuracies: pd.DataFrame, *, chance: float = 0.0, ax: Axes | None = None) -> Axes:
+    """Accuracy of every model before and after it learned facts again, with intervals.
+
+    Parameters
+    ----------
+    accuracies : DataFrame
+        Of one measure: ``method``, ``sparsity``, ``before``, ``after``, each of these with ``_low`` and ``_high``.
+    chance : float
+        Accuracy of a blind guess, drawn as a line.
+    """
+    ax = current_axes(ax)
+    whens = {"before": ("o", "white", -0.13), "after": ("D", None, 0.13)}
+    keep_data(ax, accuracies[["method", "sparsity", *(f"{w}{end}" for w in whens for end in ("", "_low", "_high"))]])
+    colours = _colours(accuracies)
+    for place, row in enumerate(accuracies.itertuples(index=False)):
+        colour = colours[row.method]
+        for when, (marker, face, shift) in whens.items():
+            value, low, high = (getattr(row, f"{when}{end}") for end in ("", "_low", "_high"))
+            look = {"color": colour, "marker": marker, "markerfacecolor": face or colour, "markersize": 6, "capsize": 2}
+            label = f"{when} relearning" if not place else None
+            ax.errorbar(value, place + shift, xerr=[[value - low], [high - value]], label=label, **look)
+    if chance:
+        ax.axvline(chance, color=GREY, linestyle=":", linewidth=1.0, label="chance")
+    ax.set_yticks(range(len(accuracies)), [_name(row.method, row.sparsity) for row in accuracies.itertuples()])
+    ax.invert_yaxis()
+    ax.set(xlabel="accuracy on test facts", xlim=(-0.03, 1.03))
+    ax.legend(fontsize=8)
+    return ax
+
+
+def plot_relearning(
+    curves: pd.DataFrame, measure: str = "choice", *, chance: float = 0.0, ax: Axes | None = None
+) -> Axes:
+    """Accuracy on facts that are not trained on against the tokens of facts that are, a line per model.
+
+    Parameters
+    ----------
+    curves : DataFrame
+        ``method``, ``sparsity``, ``tokens``, and the measure.
+    measure : str
+        Column to draw.
+    chance : float
+        Accuracy of a blind guess, drawn as a line.
+    """
+    ax = current_axes(ax)
+    keep_data(ax, curves[["method", "sparsity", "tokens", measure]])
+    colours, markers = _colours(curves), "os^Dv<>P"
+    sparsities = sorted(curves["sparsity"].unique())
+    for (method, sparsity), curve in curves.groupby(["method", "sparsity"], sort=False):
+        look = {"color": colours[method], "marker": markers[sparsities.index(sparsity) % len(markers)], "markersize": 5}
+        ax.plot(curve["tokens"], curve[measure], label=_name(method, sparsity), **look)
+    if chance:
+        ax.axhline(chance, color=GREY, linestyle=":", linewidth=1.0, label="chance")
+    ax.set(xlabel="tokens of facts trained on", ylabel="accuracy on test facts", ylim=(-0.03, 1.03))
+    ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return ax
+
+
+def _colours(frame: pd.DataFrame) -> dict[str, tuple]:
+    return dict(zip(frame["method"].unique(), sns.color_palette("colorblind")))
+
+
+def _name(method: str, sparsity: float) -> str:
+    return LABELS.get(method, method) + (f", {sparsity:.0%}" if sparsity else "")

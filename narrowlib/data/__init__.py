@@ -1,0 +1,1 @@
+"""What models are trained on and asked: MNIST digits, documents, blocks of tokens, facts."""

@@ -1,0 +1,244 @@
+"""Blocks of tokens: documents one after the other, cut into blocks of equal length, kept in the cache as Arrow."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import pyarrow as pa
+from tqdm.auto import tqdm
+
+from narrowlib.data.documents import RULES, Document, hub_documents, package_documents, pinned_sources
+from narrowlib.store.downloads import cache_folder, made
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+PACKAGES = "packages"
+END_OF_TEXT = (
+    "<|endoftext|>",
+    "<|end_of_text|>",
+)  # what base models saw between documents; chat models end turns otherwise
+_DOCUMENTS_AT_ONCE = 32
+_fingerprints: WeakKeyDictionary = WeakKeyDictionary()  # by tokenizer: its size then, and its fingerprint
+
+
+def code_blocks(tokenizer: PreTrainedTokenizerBase, **options) -> Dataset:
+    """Blocks of Python code: `skill_blocks` of the skill ``"python"``, with its options."""
+    return skill_blocks(tokenizer, "python", **options)
+
+
+def skill_blocks(
+    tokenizer: PreTrainedTokenizerBase,
+    skill: str,
+    *,
+    n_tokens: int,
+    split: str = "train",
+    block_length: int = 1_024,
+    source: str = PACKAGES,
+    seed: int = 0,
+    progress: bool = True,
+) -> Dataset:
+    """Blocks of tokens of one skill.
+
+    The first call fetches what it needs and takes a few seconds for every million tokens; later calls with the same
+    arguments open the file that it left in the cache.
+
+    Parameters
+    ----------
+    tokenizer : PreTrainedTokenizerBase
+    skill : {"python", "english", "c", "javascript"}
+        See ``narrowlib.data.documents.SKILLS``.
+    n_tokens : int
+        How many tokens; what does not fill a block is left out.  The blocks of a smaller number are the first blocks of
+        a larger one.
+    split : {"train", "held-out"}
+        Two sets of packages that have none in common.
+    block_length : int
+        Tokens per block; at least 2.
+    source : str
+        ``"packages"`` for the pinned ones (`narrowlib.data.documents.sources`), or a data set of the Hugging Face hub,
+        such as ``"codeparrot/github-code"``, the paper's, which is streamed.
+    seed : int
+        Of the order of the packages' files.  A data set of the hub is read in its own order.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    datasets.Dataset
+        One column, ``input_ids``, of ``block_length`` integers per row.
+
+    Raises
+    ------
+    ValueError
+        For an unknown skill, split or source, a number out of range, or when there are not so many tokens.
+    UnavailableError
+        When a package or the hub is needed and cannot be reached.
+    """
+    pinned = pinned_sources(skill, split)
+    _check_numbers(n_tokens, block_length)
+    if source == PACKAGES:
+        n_bytes = sum(each.n_bytes for each in pinned)
+        if n_tokens > n_bytes:  # no token is shorter than a byte
+            raise ValueError(f"n_tokens is {n_tokens}; the {split} packages of {skill} hold {n_bytes} bytes of text")
+        documents = partial(package_documents, skill, split, seed=seed)
+        origin = [(each.archive.sha256, each.folders) for each in pinned]
+    elif "/" in source:
+        documents, origin = partial(hub_documents, source, skill, split), source
+    else:
+        raise ValueError(f"source is {source!r}; it must be {PACKAGES!r} or a data set of the hub, OWNER/NAME")
+    key = [skill, split, origin, seed, RULES]
+    name = f"{skill}-{split}"
+    return token_blocks(
+        tokenizer, documents, name=name, key=key, n_tokens=n_tokens, block_length=block_length, progress=progress
+    )
+
+
+def token_blocks(
+    tokenizer: PreTrainedTokenizerBase,
+    documents: Callable[[], Iterable[Document]],
+    *,
+    name: str,
+    key: object,
+    n_tokens: int,
+    block_length: int = 1_024,
+    progress: bool = True,
+) -> Dataset:
+    """Blocks of tokens of any documents; `skill_blocks` says more.
+
+    Every document is followed by the end-of-text token.  A document that contains the text of a special token, as the
+    source of a tokenizer does, is tokenised as text.
+
+    Parameters
+    ----------
+    tokenizer : PreTrainedTokenizerBase
+    documents : callable
+        Returns the documents; called only when the blocks are not in the cache.
+    name : str
+        Stands in the name of the file in the cache and in messages.
+    key : object
+        Of JSON types; must differ where the documents do.
+    n_tokens, block_length, progress
+        See `skill_blocks`.
+
+    Raises
+    ------
+    ValueError
+        When the documents hold fewer tokens, or the tokenizer has no end-of-text token.
+    """
+    _check_numbers(n_tokens, block_length)
+    end = end_of_text(tokenizer)
+    about = json.dumps([key, n_tokens, block_length, end, _remembered_fingerprint(tokenizer)], sort_keys=True)
+    digest = hashlib.sha256(about.encode()).hexdigest()
+    path = cache_folder() / "tokens" / f"{name}-{n_tokens}-{digest[:16]}.arrow"
+
+    def write(path: Path) -> None:
+        n_blocks = n_tokens // block_length
+        with tqdm(total=n_blocks * block_length, desc=name, unit="token", unit_scale=True, disable=not progress) as bar:
+            ids = _ids(tokenizer, documents(), end)
+            _write_blocks(path, _cut(ids, block_length, n_blocks, name), block_length, bar)
+
+    blocks = _opened(made(path, write))
+    if blocks is None or len(blocks) != n_tokens // block_length:  # damaged, or cut short
+        path.unlink()
+        blocks = _opened(made(path, write))
+    return blocks
+
+
+def _opened(path: Path) -> Dataset | None:
+    """Blocks in a file of the cache; None when it cannot be read."""
+    from datasets import Dataset
+
+    try:
+        return Dataset.from_file(str(path))
+    except (OSError, pa.ArrowException):
+        return None
+
+
+def end_of_text(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Number of the token that stands after a document: of `END_OF_TEXT` if there is one, else the tokenizer's own."""
+    special = tokenizer.get_added_vocab()
+    found = next((special[token] for token in END_OF_TEXT if token in special), tokenizer.eos_token_id)
+    if found is None:
+        raise ValueError(f"tokenizer has no end-of-text token; it must have an eos_token or one of {END_OF_TEXT}")
+    return found
+
+
+def count_tokens(tokenizer: PreTrainedTokenizerBase, documents: Iterable[Document], *, at_most: int) -> int:
+    """Tokens of documents, their ends included; counting stops once there are ``at_most``."""
+    n_tokens = 0
+    for ids in _ids(tokenizer, documents, end_of_text(tokenizer)):
+        n_tokens += len(ids)
+        if n_tokens >= at_most:
+            break
+    return n_tokens
+
+
+def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Sum over all that decides how a tokenizer splits text; its vocabulary only, where it is not a fast one."""
+    if getattr(tokenizer, "backend_tokenizer", None) is None:
+        about = json.dumps(sorted(tokenizer.get_vocab().items()))
+    else:  # truncation and padding, which calls change, stand before the added tokens
+        about = tokenizer.backend_tokenizer.to_str().partition('"added_tokens"')[2]
+    return hashlib.sha256(about.encode()).hexdigest()
+
+
+def _remembered_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The fingerprint, taken once per tokenizer and size: it takes longer than all else in a second call."""
+    size, known = _fingerprints.get(tokenizer, (None, None))
+    if size != len(tokenizer):
+        known = fingerprint(tokenizer)
+        _fingerprints[tokenizer] = len(tokenizer), known
+    return known
+
+
+def _check_numbers(n_tokens: int, block_length: int) -> None:
+    for name, value in (("n_tokens", n_tokens), ("block_length", block_length)):
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise ValueError(f"{name} is {value!r}; it must be a whole number")
+    if block_length < 2:
+        raise ValueError(f"block_length is {block_length}; it must be at least 2: a token and one to predict it from")
+    if n_tokens < block_length:
+        raise ValueError(f"n_tokens is {n_tokens}; it must be at least block_length, {block_length}")
+
+
+def _ids(tokenizer: PreTrainedTokenizerBase, documents: Iterable[Document], end: int) -> Iterator[np.ndarray]:
+    """Tokens of some documents at a time, each document followed by ``end``."""
+    documents = iter(documents)
+    options = {"add_special_tokens": False, "split_special_tokens": True, "truncation": False, "verbose": False}
+    while texts := [document.text for document in islice(documents, _DOCUMENTS_AT_ONCE)]:
+        encoded = tokenizer(texts, return_attention_mask=False, **options)["input_ids"]
+        yield np.concatenate([np.array([*ids, end], dtype=np.int32) for ids in encoded])
+
+
+def _cut(ids: Iterable[np.ndarray], block_length: int, n_blocks: int, name: str) -> Iterator[np.ndarray]:
+    """Blocks, some at a time, (n, block_length), until there are ``n_blocks``."""
+    rest, n_cut = np.empty(0, dtype=np.int32), 0
+    for each in ids:
+        rest = np.concatenate([rest, each])
+        n = min(len(rest) // block_length, n_blocks - n_cut)
+        if n:
+            yield rest[: n * block_length].reshape(n, block_length)
+            rest, n_cut = rest[n * block_length :], n_cut + n
+        if n_cut == n_blocks:
+            return
+    n_there = n_cut * block_length + len(rest)
+    raise ValueError(f"n_tokens is {n_blocks * block_length}, in whole blocks; {name} holds {n_there} tokens in all")
+
+
+def _write_blocks(path: Path, blocks: Iterable[np.ndarray], block_length: int, bar: tqdm) -> None:
+    schema = pa.schema({"input_ids": pa.list_(pa.int32(), block_length)})
+    with path.open("wb") as file, pa.ipc.new_stream(file, schema) as writer:
+        for each in blocks:  # (n, block_length)
+            column = pa.FixedSizeListArray.from_arrays(pa.array(each.ravel()), block_length)
+            writer.write_batch(pa.record_batch([column], schema=schema))
+            bar.update(each.size)

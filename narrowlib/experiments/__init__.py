@@ -1,1 +1,0 @@
-"""One function per claim, one module per chapter; each returns a tidy DataFrame."""

@@ -1,0 +1,1 @@
+"""Language models of the Llama family: units, scores, ablation, training, students, exact export."""

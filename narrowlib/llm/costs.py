@@ -1,0 +1,73 @@
+"""What a language model costs: operations and seconds per token, and the energy that a device says it used."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from contextlib import suppress
+
+import torch
+from torch import nn
+
+from narrowlib.llm.units import head_dim_of
+
+
+def flops_per_token(model: nn.Module, n_tokens: int) -> int:
+    """Multiplications and additions of one token's forward pass: every matrix product, attention to all tokens.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+    n_tokens : int
+        Length of the sequence that the token stands in.
+
+    Notes
+    -----
+    A step of training takes about three times as many: the backward pass counts twice.
+    """
+    matrices = [module.weight.numel() for module in model.modules() if isinstance(module, nn.Linear)]
+    config = model.config
+    attention = 2 * config.num_hidden_layers * config.num_attention_heads * head_dim_of(model) * n_tokens
+    return 2 * (sum(matrices) + attention)
+
+
+@torch.no_grad()
+def seconds_per_token(model: nn.Module, shape: tuple[int, int], *, repeats: int = 5) -> float:
+    """Median time of a forward pass on random tokens, per token, after one pass to warm up.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        In the precision and on the device it is in.
+    shape : (int, int)
+        Sequences and their length.
+    repeats : int
+    """
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(model.config.vocab_size, shape, generator=generator).to(model.device)
+    seconds = []
+    for repeat in range(repeats + 1):
+        started = time.perf_counter()
+        model(input_ids=ids, use_cache=False)
+        if ids.is_cuda:
+            torch.cuda.synchronize(ids.device)
+        if repeat:
+            seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds) / ids.numel()
+
+
+def joules_so_far(device: torch.device) -> float:
+    """Energy that the device has used since its driver was loaded; NaN where nothing tells it.
+
+    GPUs tell it through NVML, when the package ``nvidia-ml-py`` is there.
+    """
+    if device.type != "cuda":
+        return math.nan
+    with suppress(Exception):  # no package, no library, or a card that does not count
+        import pynvml
+
+        pynvml.nvmlInit()
+        handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
+        return pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1_000  # from millijoules
+    return math.nan

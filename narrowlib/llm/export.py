@@ -1,0 +1,278 @@
+r"""A narrowed language model as one that any tool loads: removed units cut out, exactly.
+
+Removing residual dimensions changes the mean inside every RMSNorm.  With :math:`r` the share of dimensions that is
+kept, scaling the norm's weight by :math:`r^{-1/2}` and its epsilon by :math:`1/r` makes up for it:
+
+.. math::
+    \frac{w}{\sqrt r} \cdot \frac{x}{\sqrt{\frac{1}{rd} \sum_i x_i^2 + \frac{\epsilon}{r}}}
+    = w \cdot \frac{x}{\sqrt{\frac1d \sum_i x_i^2 + \epsilon}}
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from narrowlib.llm.models import DEFAULT_NAME, DEFAULT_ON_HUB, LanguageModel, silenced
+from narrowlib.llm.units import (
+    checked_groups,
+    head_dim_of,
+    is_layer,
+    is_tied,
+    kept_counts,
+    n_parameters_of,
+    removed_layers,
+)
+from narrowlib.pruning import slice_state
+from narrowlib.store.files import replacing
+from narrowlib.units import UnitGroup
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+WIDTHS = ("uniform", "padded")
+
+
+def round_hidden_size(model: PreTrainedModel, wished: float, *, n_heads: int | None = None) -> int:
+    """The number of residual dimensions nearest to a wish that a checkpoint can have.
+
+    transformers refuses a hidden size that is no multiple of the number of attention heads.  With n the result,
+    ``keep_masks(scores, 1 - n / hidden_size)`` keeps just as many.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+    wished : float
+        Dimensions to keep, above 0 and at most those of the model.
+    n_heads : int, optional
+        Query heads of the narrowed model; those of the model by default.
+
+    Returns
+    -------
+    int
+        A multiple of the number of heads, at least one head's worth; of two equally near ones the larger.
+
+    Raises
+    ------
+    ValueError
+        For a wish out of range.
+    """
+    hidden, n_heads = model.config.hidden_size, n_heads or model.config.num_attention_heads
+    if not 0 < wished <= hidden:
+        raise ValueError(f"wished is {wished!r}; it must be a number above 0 and at most {hidden}")
+    return min(max(1, int(wished / n_heads + 0.5)), hidden // n_heads) * n_heads
+
+
+@torch.no_grad()
+def sliced(model: PreTrainedModel, masks: Mapping[str, Tensor], *, widths: str = "uniform") -> PreTrainedModel:
+    """A new, smaller model of the same class that computes what the masked model computes.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        Left as it is; whether removed units are zero in it or not makes no difference.
+    masks : mapping of str to Tensor, bool, shape (n_units,)
+        By group, of any kinds; see `narrowlib.llm.units.llama_units`.  Groups without a mask are kept whole.
+    widths : {"uniform", "padded"}
+        A config knows one number of neurons and of heads for all layers.  ``"uniform"`` needs masks that keep equally
+        many in every layer; ``"padded"`` fills layers with zeros up to the widest, which computes the same.
+
+    Returns
+    -------
+    PreTrainedModel
+        On the device and in the dtypes of the model, with memory of its own.
+
+    Raises
+    ------
+    ValueError
+        When the masks do not fit the model, keep nothing of a layer, keep a number of residual dimensions that is no
+        multiple of the number of heads, or keep unequal numbers with ``widths="uniform"``.
+
+    Notes
+    -----
+    Equal to float32 rounding.  In bfloat16 the scaled norm weights are rounded once more, unless the share of kept
+    dimensions is a power of 4.
+    """
+    groups = checked_groups(model, masks)
+    config = _narrowed_config(model, groups, masks, widths)
+    state = _narrowed_state(model, groups, masks)
+    with torch.device("meta"):  # no weights are drawn, and none take memory, only to be thrown away
+        narrowed = type(model)(config)
+    narrowed.load_state_dict(state, strict=False, assign=True)
+    narrowed.tie_weights()
+    with torch.device(model.model.embed_tokens.weight.device):  # its buffers are not in a state
+        narrowed.model.rotary_emb = type(model.model.rotary_emb)(config)
+    missing = [name for name, tensor in narrowed.state_dict().items() if tensor.is_meta]
+    if missing:
+        raise RuntimeError(f"the sliced model lacks {', '.join(missing)}")
+    narrowed.generation_config = copy.deepcopy(model.generation_config)
+    return narrowed.train(model.training)
+
+
+def export_vanilla(
+    language_model: LanguageModel,
+    masks: Mapping[str, Tensor],
+    folder: str | Path,
+    *,
+    widths: str = "uniform",
+    about: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write the sliced model as a plain checkpoint that ``AutoModelForCausalLM.from_pretrained(folder)`` loads.
+
+    Parameters
+    ----------
+    language_model : LanguageModel
+        Model and tokenizer, as `narrowlib.llm.models.load_causal_lm` gives them.
+    masks, widths
+        See `sliced`.
+    folder : path
+        Must not exist, or be empty.
+    about : mapping of str to Any, optional
+        What the narrowing costs, for the model card: ``{"loss on Python before, nats": 2.27, ...}``.
+
+    Returns
+    -------
+    Path
+        The folder: weights as safetensors, config, generation config, tokenizer, and README.md, all or nothing.
+
+    Raises
+    ------
+    ValueError
+        As `sliced`, or for a folder that holds something.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"folder is {str(folder)!r}, which is there already; it must be a new or an empty folder")
+    narrowed = sliced(language_model.model, masks, widths=widths)
+    with replacing(folder) as temporary:
+        with silenced():
+            narrowed.save_pretrained(temporary)
+            language_model.tokenizer.save_pretrained(temporary)
+        card = _model_card(language_model, narrowed, masks, about or {})
+        (temporary / "README.md").write_text(card, encoding="utf-8")
+        for path in temporary.iterdir():
+            path.chmod(0o644)  # safetensors leaves its files to their owner alone
+    return folder
+
+
+def _narrowed_config(
+    model: PreTrainedModel, groups: tuple[UnitGroup, ...], masks: Mapping[str, Tensor], widths: str
+) -> PreTrainedConfig:
+    if widths not in WIDTHS:
+        raise ValueError(f"widths is {widths!r}; it must be one of {', '.join(WIDTHS)}")
+    removed = removed_layers(groups, masks)
+    counts = kept_counts(model, masks, removed, widest=False)
+    by_kind: dict[str, list[int]] = {"residual": [], "neurons": [], "heads": []}
+    for group, n_kept in counts.items():
+        by_kind[group.name.split(".")[-1]].append(n_kept)
+    for kind, kept in by_kind.items():
+        if widths == "uniform" and min(kept) < max(kept):
+            raise ValueError(
+                f"widths is 'uniform', but masks keep from {min(kept)} to {max(kept)} {kind} per layer; rank with "
+                f"scope='per_layer', or take widths='padded'"
+            )
+    config = copy.deepcopy(model.config)
+    hidden, n_groups = by_kind["residual"][0], max(by_kind["heads"])
+    n_heads = n_groups * (config.num_attention_heads // config.num_key_value_heads)
+    if hidden % n_heads:
+        nearest = round_hidden_size(model, hidden, n_heads=n_heads)
+        raise ValueError(
+            f"masks keep {hidden} residual dimensions and {n_heads} heads; the dimensions must be a multiple of the "
+            f"heads, such as {nearest} (see round_hidden_size)"
+        )
+    config.rms_norm_eps = config.rms_norm_eps * config.hidden_size / hidden
+    config.head_dim = head_dim_of(model)  # no longer hidden_size / num_attention_heads
+    config.num_attention_heads, config.num_key_value_heads = n_heads, n_groups
+    config.hidden_size, config.intermediate_size = hidden, max(by_kind["neurons"])
+    config.num_hidden_layers -= len(removed)
+    if getattr(config, "layer_types", None) is not None:  # Qwen2: which layers look through a window
+        config.layer_types = [kind for i, kind in enumerate(config.layer_types) if i not in removed]
+    config.tie_word_embeddings = is_tied(model)
+    config.dtype = model.model.embed_tokens.weight.dtype
+    return config
+
+
+def _narrowed_state(
+    model: PreTrainedModel, groups: tuple[UnitGroup, ...], masks: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    removed = removed_layers(groups, masks)
+    gone = tuple(f"layers.{layer}." for layer in removed)
+    whole = dict(model.named_parameters())  # a tied head only once
+    groups = tuple(group for group in groups if not is_layer(group))
+    state = slice_state(whole, groups, {group.name: masks[group.name] for group in groups})
+    state = {name: tensor for name, tensor in state.items() if not name.removeprefix("model.").startswith(gone)}
+    kept, widest = (kept_counts(model, masks, removed, widest=each) for each in (False, True))
+    for group, n_units in widest.items():
+        for each in group.slices:
+            if each.parameter in state:
+                state[each.parameter] = _padded(state[each.parameter], each.axis, (n_units - kept[group]) * each.block)
+    share = next(iter(widest.values())) / model.config.hidden_size  # the residual stream comes first
+    for name, tensor in state.items():
+        if name.endswith("norm.weight"):
+            state[name] = (tensor.float() * share**-0.5).to(tensor.dtype)
+    left = [i for i in range(len(model.model.layers)) if i not in removed]
+    numbers = {str(i): str(number) for number, i in enumerate(left)}
+    return {_renumbered(name, numbers): _own(tensor, whole.get(name)) for name, tensor in state.items()}
+
+
+def _padded(tensor: Tensor, axis: int, n_zeros: int) -> Tensor:
+    if not n_zeros:
+        return tensor
+    return F.pad(tensor, [0, 0] * (tensor.ndim - 1 - axis) + [0, n_zeros])
+
+
+def _renumbered(name: str, numbers: Mapping[str, str]) -> str:
+    parts = name.split(".")
+    if parts[:2] == ["model", "layers"]:
+        parts[2] = numbers[parts[2]]
+    return ".".join(parts)
+
+
+def _own(tensor: Tensor, original: Tensor | None) -> Tensor:
+    """A tensor that shares nothing with the model it came from."""
+    tensor = tensor.detach()
+    return tensor.clone() if original is not None and tensor.data_ptr() == original.data_ptr() else tensor.contiguous()
+
+
+def _model_card(
+    language_model: LanguageModel, narrowed: PreTrainedModel, masks: Mapping[str, Tensor], about: Mapping[str, Any]
+) -> str:
+    model, name = language_model.model, Path(language_model.name).name
+    on_hub = DEFAULT_ON_HUB if language_model.name == DEFAULT_NAME else language_model.name
+    is_on_hub = on_hub.count("/") == 1 and not Path(on_hub).exists()
+    before, after = model.config, narrowed.config
+    rows = [
+        ("parameters", n_parameters_of(model), n_parameters_of(narrowed)),
+        ("of these kept by the masks", n_parameters_of(model), n_parameters_of(model, masks)),
+        ("residual dimensions", before.hidden_size, after.hidden_size),
+        ("MLP neurons per layer", before.intermediate_size, after.intermediate_size),
+        ("query heads per layer", before.num_attention_heads, after.num_attention_heads),
+        ("key-value heads per layer", before.num_key_value_heads, after.num_key_value_heads),
+        ("layers", before.num_hidden_layers, after.num_hidden_layers),
+    ]
+    lines = [
+        "---",
+        "library_name: transformers",
+        *([f"base_model: {on_hub}"] if is_on_hub else []),
+        "tags: [narrowlib, pruned]",
+        "---",
+        "",
+        f"# {on_hub if is_on_hub else name}, narrowed",
+        "",
+        f"Units of the model were removed with narrowlib; it is a plain `{type(narrowed).__name__}` again, which loads",
+        "without code of its own, and to rounding computes what the original computes with these units at zero. The",
+        "licence is that of the original.",
+        "",
+        "| | original | narrowed |",
+        "|---|---:|---:|",
+        *(f"| {what} | {one:,} | {other:,} |" for what, one, other in rows),
+    ]
+    if about:
+        lines += ["", "## What it costs", "", *(f"- {what}: {value}" for what, value in about.items())]
+    return "\n".join([*lines, ""])

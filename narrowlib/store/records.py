@@ -1,0 +1,249 @@
+"""What a run leaves behind: a table, the parameters that made it, and where it was made.
+
+A record is two files, ``NAME.parquet`` and ``NAME.json``.  The second names the sha256 sum of the first,
+so half a copy or a table edited by hand is noticed.  No pickle is written or read.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import platform
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pandas as pd
+import torch
+
+from narrowlib.store.files import replacing
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+_REPOSITORY = _PACKAGE.parent
+_PLACES = (_REPOSITORY / "results" / "paper", _PACKAGE / "_book" / "paper")  # checkout, wheel
+PAPER_RESULTS = next(filter(Path.is_dir, _PLACES), _PLACES[0])
+
+
+@dataclass(frozen=True)
+class Record:
+    """A table of results with what made it.
+
+    Parameters
+    ----------
+    name : str
+        File name without an ending; letters, digits, ``-`` and ``_``.
+    frame : DataFrame
+        The results, tidy.
+    config : dict
+        Parameters of the run; anything that json holds.
+    provenance : dict
+        Where and with what it was made, see `provenance`.
+    """
+
+    name: str
+    frame: pd.DataFrame
+    config: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.name or not self.name.replace("-", "").replace("_", "").isalnum():
+            raise ValueError(f"name is {self.name!r}; it must consist of letters, digits, - and _")
+
+
+class BadRecordError(ValueError):
+    """A record on disk that is missing, incomplete or damaged."""
+
+
+def save(record: Record, folder: str | Path) -> Path:
+    """Write a record and return the path of its table.
+
+    Both files are written under a temporary name and then renamed, the json file last: a full disk leaves the old
+    record; a run that is killed the old one or the new one or, between the two, a pair that `load` refuses.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    table, about = _paths(folder, record.name)
+    with replacing(about) as new_about, replacing(table) as new_table:  # both are there before the first is renamed
+        record.frame.to_parquet(new_table, index=False, compression="zstd")
+        described = {"name": record.name, "sha256": _sha256(new_table)}
+        described |= {"config": record.config, "provenance": record.provenance}
+        new_about.write_text(json.dumps(described, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    return table
+
+
+def load(name: str, folder: str | Path = PAPER_RESULTS) -> Record:
+    """Read a record back.
+
+    Raises
+    ------
+    BadRecordError
+        When a file is missing or damaged, or the table is not the one that was described.
+    """
+    table, about = _paths(Path(folder), name)
+    for path in (table, about):
+        if not path.is_file():
+            raise BadRecordError(f"the record {name!r} is incomplete: {path} is missing")
+    try:
+        described = json.loads(about.read_text(encoding="utf-8"))
+        expected, config, made = described["sha256"], described.get("config", {}), described.get("provenance", {})
+        if not isinstance(config, dict) or not isinstance(made, dict):
+            raise ValueError("config and provenance must be mappings")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise BadRecordError(f"the record {name!r} cannot be read: {about} is damaged ({error})") from error
+    if _sha256(table) != expected:
+        raise BadRecordError(f"the record {name!r} is damaged: {table} is not the table that {about} describes")
+    try:
+        return Record(name, pd.read_parquet(table), config, made)
+    except (ValueError, OSError) as error:  # what pyarrow raises for another format
+        raise BadRecordError(f"the record {name!r} is damaged: {table} is no parquet") from error
+
+
+def paper_record(chapter: str, name: str) -> Record | None:
+    """What was recorded of a chapter at the paper's scale; None when nothing was.
+
+    Raises
+    ------
+    BadRecordError
+        When there is a record and it is damaged.
+    """
+    folder = PAPER_RESULTS / chapter
+    return load(name, folder) if any(path.exists() for path in _paths(folder, name)) else None
+
+
+def scale(record: Record | None) -> str:
+    """In words, at which scale a record was made, for the sentence before a verdict: the paper's, or a reduced one."""
+    is_reduced = record is not None and bool(record.provenance.get("departures"))
+    return "in the record, at a reduced scale" if is_reduced else "at the paper's scale"
+
+
+def origin(record: Record) -> pd.DataFrame:
+    """What a reader should know of a record: with what it was made, and where it departs from the paper's scale.
+
+    Returns
+    -------
+    DataFrame
+        A row for the device, the versions, the commit and the time, a ``note`` if there is one, and a row for each
+        parameter that departs.
+    """
+    made = record.provenance
+    rows = {"device": made.get("device"), "versions": f"Python {made.get('python')}, torch {made.get('torch')}"}
+    rows |= {"commit": (made.get("commit") or "unknown")[:12] + (" with changes" if made.get("dirty") else "")}
+    rows |= {"recorded": made.get("time")}
+    rows |= {"note": made["note"]} if "note" in made else {}
+    for name, value in made.get("departures", {}).items():
+        rows[name] = f"{value['here']} in place of {value['paper']}"
+    return pd.Series(rows, name="this record").to_frame()
+
+
+def recorded(
+    name: str, config: dict[str, Any], compute: Callable[[], pd.DataFrame], folder: str | Path | None
+) -> pd.DataFrame:
+    """A table from its record when there is a good one of the same configuration, else computed and recorded.
+
+    Of several processes that computed it together the first records it, and all get that table.
+
+    Parameters
+    ----------
+    name : str
+        Name of the record.
+    config : dict
+        Everything the table depends on; what json holds.
+    compute : callable
+        Makes the table.
+    folder : path or None
+        Where records are kept; with None nothing is read or written.
+    """
+    if folder is None:
+        return compute()
+    try:
+        record = load(name, folder)
+        if record.config == json.loads(json.dumps(config)):
+            return record.frame
+    except BadRecordError:
+        pass
+    frame = compute()
+    if is_first_process():
+        save(Record(name, frame, config), folder)
+    if _are_several():
+        torch.distributed.barrier()
+        frame = load(name, folder).frame
+    return frame
+
+
+def is_first_process() -> bool:
+    """Whether this process is alone or, under ``torchrun``, the one that writes for all."""
+    return not _are_several() or torch.distributed.get_rank() == 0
+
+
+def _are_several() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def digest_of(settings: Any) -> str:
+    """A short hash of settings that json holds, to name a folder by."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def source_digest(*modules: ModuleType) -> str:
+    """A short hash of the source of modules: results of different code do not mix."""
+    sources = [Path(module.__file__).read_bytes() for module in modules]
+    return hashlib.sha256(b"\0".join(sources)).hexdigest()[:16]
+
+
+def provenance(device: str | torch.device = "auto") -> dict[str, Any]:
+    """Where a result is being made: commit, versions, device, time.
+
+    Parameters
+    ----------
+    device : {"auto", "cpu", "cuda"} or torch.device
+        What the run used; ``"auto"`` is the GPU when there is one.
+
+    Returns
+    -------
+    dict
+        ``commit`` (None outside a git checkout), ``dirty`` (uncommitted changes to tracked files),
+        ``device``, ``n_threads``, ``python``, ``torch``, ``platform``, ``time`` (UTC, to the second).
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    is_gpu = torch.device(device).type == "cuda"
+    changes = _git("status", "--porcelain", "--untracked-files=no")
+    return {
+        "commit": _git("rev-parse", "HEAD"),
+        "dirty": None if changes is None else bool(changes),
+        "device": torch.cuda.get_device_name(device) if is_gpu else _processor_name(),
+        "n_threads": None if is_gpu else torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "platform": f"{platform.system()} {platform.machine()}",
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _paths(folder: Path, name: str) -> tuple[Path, Path]:
+    return folder / f"{name}.parquet", folder / f"{name}.json"
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _git(*arguments: str) -> str | None:
+    command = ["git", "-C", str(_REPOSITORY), *arguments]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _processor_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,215 @@
+"""Coursework from the chapters: notebooks for students and for their teacher, with the metadata that nbgrader reads.
+
+The teacher's notebook holds every solution and every check, marked as nbgrader marks them; the student's is the same
+without what is between the marks.  Both are made from the chapter's source, so no solution is ever rendered first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import re
+import sys
+from typing import Any
+
+from companion import chapters, exercises, myst, notebooks
+
+FOLDER = chapters.BUILD / "course"
+PROFILE = "course"  # what a student's notebook is run with; the defaults where no such file is
+SCHEMA = 3  # of nbgrader's metadata
+POINTS = 1
+SOLUTION = ("### BEGIN SOLUTION", "### END SOLUTION")
+HIDDEN = ("### BEGIN HIDDEN TESTS", "### END HIDDEN TESTS")
+CODE_STUB = "# your code"
+TEXT_STUB = "*Your answer, in words.*"
+INSTRUCTIONS = """# Before you begin
+
+- Run the notebook from the top; that takes about a minute. Then come the exercises, each worth {points}.
+- Where a cell says `= None  # your answer`, replace `None`, or add code below that sets the name. The cell after it
+  only sees whether there is an answer; whether it is right is checked when the notebook is graded.
+- Where a cell says *{stub}*, write there. A person reads it.
+- Remove or add no cell that is part of an exercise. Before you hand in, restart the kernel, run everything, and save.
+
+Exercises: {checked} checked by code, {written} read by a person. Scale: {values}.
+"""
+CONFIG = """# Settings of nbgrader for this course; docs of the book, "For teachers", say how they are used.
+c = get_config()
+c.CourseDirectory.course_id = "narrow-ai"
+c.ClearSolutions.code_stub = {{"python": {code!r}}}
+c.ClearSolutions.text_stub = {text!r}
+c.ExecutePreprocessor.timeout = 600
+"""
+
+
+def metadata(grade_id: str, *, grade: bool = False, solution: bool = False, locked: bool = False) -> dict[str, Any]:
+    """What nbgrader reads of a cell."""
+    found = {
+        "schema_version": SCHEMA,
+        "grade_id": grade_id,
+        "grade": grade,
+        "solution": solution,
+        "locked": locked,
+        "task": False,
+    }
+    return {**found, "points": POINTS} if grade else found
+
+
+def marked(cell: Any, **nbgrader: Any) -> Any:
+    """A cell with nbgrader's metadata and an id that lasts."""
+    cell.metadata["nbgrader"] = metadata(**nbgrader)
+    return cell
+
+
+def between(marks: tuple[str, str], text: str) -> str:
+    """Text between two marks, each on a line."""
+    return f"{marks[0]}\n{text}\n{marks[1]}"
+
+
+def without(marks: tuple[str, str], text: str, stub: str) -> str:
+    """Text with ``stub`` for what stands between two marks."""
+    hidden = re.compile(rf"^{re.escape(marks[0])}$.*?^{re.escape(marks[1])}$\n?", re.DOTALL | re.MULTILINE)
+    return hidden.sub(f"{stub}\n" if stub else "", text).rstrip("\n")
+
+
+def teachers_cells(exercise: exercises.Exercise, chapter: str) -> list[Any]:
+    """An exercise as the teacher has it."""
+    label = exercise.label
+    heading = myst.exercise_heading(myst.Directive("exercise", exercise.title, {"label": label}, ""), chapter)
+    question = myst.markdown_cell(heading + myst.plain_all(exercise.question, chapter), label)
+    cells = [marked(question, grade_id=label, locked=True)]
+    words = myst.plain_all(exercise.words if exercise.is_checked else exercise.solution, chapter)
+    if not exercise.is_checked:
+        answer = myst.markdown_cell(between(SOLUTION, words), f"{label}-answer")
+        return [*cells, marked(answer, grade_id=f"{label}-answer", grade=True, solution=True)]
+    source = f"{exercise.answer.source}\n{between(SOLUTION, exercise.code + _commented(words))}"
+    answer = myst.code_cell(source, f"{label}-answer")
+    given = "\n".join(f'assert {name} is not None, "no answer yet"' for name in exercise.names)
+    check = myst.code_cell(f"{given}\n{between(HIDDEN, exercise.check.source)}", f"{label}-check")
+    return [
+        *cells,
+        marked(answer, grade_id=f"{label}-answer", solution=True),
+        marked(check, grade_id=f"{label}-check", grade=True, locked=True),
+    ]
+
+
+def _commented(words: str) -> str:
+    lines = [f"# {line}".rstrip() for line in words.splitlines()]
+    return "\n".join(["", "", *lines]) if lines else ""
+
+
+def teachers_notebook(chapter: str, profile: str) -> Any:
+    """A chapter with its exercises, their solutions and their checks."""
+    found = exercises.read_exercises(chapter)
+    values = chapters.profile_parameters(chapter, profile)
+    cells = [myst.markdown_cell(_instructions(chapter, found, values), "instructions"), notebooks.install_cell(chapter)]
+    for cell in chapters.read_notebook(chapter).cells:
+        if cell.cell_type != "code":
+            cells += _prose_and_exercises(cell, chapter, {exercise.label: exercise for exercise in found})
+        elif "parameters" in cell.metadata.get("tags", []):
+            cells.append(myst.code_cell(notebooks.with_values(cell.source, values), cell["id"], tags=["parameters"]))
+        elif not exercises.has_tag(cell, "exercise") and not exercises.has_tag(cell, "check"):
+            cells += myst.plain_cells([cell], chapter)
+    return notebooks.notebook_of(cells)
+
+
+def _prose_and_exercises(cell: Any, chapter: str, found: dict[str, exercises.Exercise]) -> list[Any]:
+    cells = []
+    for number, piece in enumerate(myst.pieces(cell.source)):
+        if isinstance(piece, myst.Directive) and piece.name == "exercise":
+            cells += teachers_cells(found[piece.options["label"]], chapter)
+        elif not (isinstance(piece, myst.Directive) and piece.name == "solution"):
+            text = myst.plain(piece, chapter)
+            cells += [myst.markdown_cell(text, f"{cell['id']}-{number}")] if text.strip() else []
+    return cells
+
+
+def _instructions(chapter: str, found: list[exercises.Exercise], values: dict[str, Any]) -> str:
+    checked = sum(exercise.is_checked for exercise in found)
+    text = INSTRUCTIONS.format(
+        points="one point" if POINTS == 1 else f"{POINTS} points",
+        stub=TEXT_STUB.strip("*"),
+        checked=checked,
+        written=len(found) - checked,
+        values=", ".join(f"`{name}={value!r}`" for name, value in values.items()) or "the defaults of the book",
+    )
+    return text.rstrip()
+
+
+def students_notebook(teachers: Any) -> Any:
+    """The teacher's notebook without solutions and hidden checks, with the sums by which nbgrader sees changes."""
+    cells = []
+    for cell in teachers.cells:
+        about = cell.metadata.get("nbgrader")
+        if about and about["solution"]:
+            cell = _with_source(cell, without(SOLUTION, cell.source, CODE_STUB if _is_code(cell) else TEXT_STUB))
+        if about and about["grade"]:
+            cell = _with_source(cell, without(HIDDEN, cell.source, ""))
+        if about:
+            cell.metadata["nbgrader"] = {**about, "checksum": checksum(cell)}
+        cells.append(cell)
+    return notebooks.notebook_of(cells)
+
+
+def _is_code(cell: Any) -> bool:
+    return cell.cell_type == "code"
+
+
+def _with_source(cell: Any, source: str) -> Any:
+    build = myst.code_cell if _is_code(cell) else myst.markdown_cell
+    new = build(source, cell["id"])
+    new.metadata.update(cell.metadata)
+    return new
+
+
+def checksum(cell: Any) -> str:
+    """Sum of a cell, as nbgrader computes it: by it an answer that was never touched is known, and worth nothing."""
+    about = cell.metadata["nbgrader"]
+    parts = [cell.source, cell.cell_type, str(about["grade"]), str(about["solution"]), str(about["locked"])]
+    parts.append(about["grade_id"])
+    parts += [str(float(about["points"]))] if about["grade"] else []
+    return hashlib.md5("".join(parts).encode(), usedforsecurity=False).hexdigest()
+
+
+def course_profile() -> str:
+    """The profile of courses where there is one, else the defaults."""
+    return PROFILE if PROFILE in chapters.profile_names() else chapters.DEFAULT_PROFILE
+
+
+def write_course(wanted: list[str], profile: str) -> list[str]:
+    """Write both sets for the chapters that have exercises; returns their names."""
+    written = []
+    for chapter in wanted:
+        if not exercises.read_exercises(chapter):
+            continue
+        teachers = teachers_notebook(chapter, profile)
+        notebooks.write(FOLDER / "instructor" / f"{chapter}.ipynb", teachers)
+        notebooks.write(FOLDER / "student" / f"{chapter}.ipynb", students_notebook(teachers))
+        written.append(chapter)
+    config = CONFIG.format(code=CODE_STUB, text=TEXT_STUB)
+    chapters.write_if_changed(FOLDER / "nbgrader_config.py", config)
+    for path in [*(FOLDER / "instructor").rglob("*.ipynb"), *(FOLDER / "student").rglob("*.ipynb")]:
+        if str(path.relative_to(FOLDER).with_suffix("")).partition("/")[2] not in written:
+            path.unlink()  # of a chapter that is gone, or not wanted this time
+    return written
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("chapters", nargs="*", help="names of chapters; all when none is given")
+    parser.add_argument("--profile", default=course_profile(), help="scale of the notebooks")
+    asked = parser.parse_args()
+    try:
+        if unknown := [name for name in asked.chapters if name not in chapters.names()]:
+            known = ", ".join(chapters.names())
+            raise chapters.ParameterError(f"CHAPTERS holds {unknown[0]!r}; it must hold some of {known}")
+        written = write_course(asked.chapters or chapters.names(), asked.profile)
+    except (chapters.ParameterError, exercises.ExerciseError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(f"{os.path.relpath(FOLDER)}: {', '.join(written)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

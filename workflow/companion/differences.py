@@ -1,0 +1,69 @@
+"""Where the book departs from the paper: ``book/differences.yaml``, as lists and as departures of records."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import yaml
+
+from companion import chapters
+
+FILE = chapters.BOOK / "differences.yaml"
+TEXTS = ("what", "paper", "here", "why")
+
+
+@cache
+def differences() -> tuple[dict[str, Any], ...]:
+    """Every difference: ``chapters``, ``what``, ``paper``, ``here``, ``why``, and for some the ``parameter`` of it,
+    whose value in the profile ``paper`` is ``here`` where that is not said.
+
+    Raises
+    ------
+    ValueError
+        When one lacks something, or names a chapter or parameter that there is not.
+    """
+    if not FILE.is_file():
+        return ()
+    found = yaml.safe_load(FILE.read_text(encoding="utf-8")) or []
+    names = chapters.names()
+    for number, each in enumerate(found, 1):
+        where = f"difference {number} in {FILE.name}"
+        each.setdefault("here", _in_profile(each))
+        if missing := [name for name in TEXTS if not isinstance(each.get(name), str)]:
+            raise ValueError(f"{where} has no {missing[0]}; it must be a text")
+        for chapter in each.get("chapters") or [None]:
+            if chapter not in names:
+                raise ValueError(f"{where} is of the chapter {chapter!r}; it must be one of {', '.join(names)}")
+            if each.get("parameter", "") not in {"", *chapters.parameters(chapter)}:
+                raise ValueError(f"{where} is of the parameter {each['parameter']!r}, which {chapter} does not have")
+    return tuple(found)
+
+
+def _in_profile(each: dict[str, Any]) -> str | None:
+    """The value that the profile ``paper`` has for the parameter of a difference; None where that names none."""
+    for chapter in each.get("chapters") or ():
+        if chapter in chapters.names() and each.get("parameter") in chapters.parameters(chapter):
+            default = chapters.parameters(chapter)[each["parameter"]].default
+            return f"{chapters.profile_parameters(chapter, 'paper').get(each['parameter'], default)}"
+    return None
+
+
+def of_parameters(chapter: str) -> dict[str, str]:
+    """What the paper has for those parameters of a chapter in which even the profile ``paper`` departs from it."""
+    concerned = [each for each in differences() if "parameter" in each and chapter in each["chapters"]]
+    return {each["parameter"]: each["paper"] for each in concerned}
+
+
+def listing() -> str:
+    """All differences in Markdown, in the order of the file: a list for each set of chapters."""
+    lists: dict[tuple[str, ...], list[str]] = {}
+    for each in differences():
+        what = each["what"][:1].upper() + each["what"][1:]
+        told = f"- **{what}.** *The paper:* {each['paper']}. *Here:* {each['here']}. *Why:* {each['why']}."
+        lists.setdefault(tuple(each["chapters"]), []).append(told)
+    parts = []
+    for concerned, items in lists.items():
+        links = [f"{{doc}}`{chapter} </book/{chapter}>`" for chapter in concerned]
+        parts.append("\n".join([f"In {', '.join(links)}:", "", *items]))
+    return "\n\n".join(parts)

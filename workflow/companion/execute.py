@@ -1,0 +1,201 @@
+"""Execute one chapter with papermill, its parameters checked first.
+
+The executed notebook lies at a path made from the chapter's key and is put there only when every cell
+has run.  A failing cell leaves the partial notebook in ``_build/failed``.  What it was made with is kept in
+the notebook's metadata, under ``narrowlib``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import re
+import shlex
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from companion import chapters, made, plainly
+
+KEPT = 8  # executed notebooks kept per chapter, beside the one in the book
+THREADS = "2"  # of every chapter, whatever the machine has and whoever starts it: the last bits depend on it
+SPINS = "5000"  # a tenth of a millisecond: a thread that waits longer sleeps, and leaves a busy machine its core
+EXECUTING = re.compile(r"Executing Cell (\d+)")  # how papermill announces a cell
+STARTUP_SECONDS = 120  # a busy machine may need long to start a kernel
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("chapter", help="name of the chapter, such as hierarchy")
+    parser.add_argument("--profile", default=chapters.DEFAULT_PROFILE, help="smoke, quick or paper")
+    parser.add_argument("--set", default="", dest="overrides", help="parameters: 'n_seeds=4 n_steps=500'")
+    parser.add_argument("--again", action="store_true", help="execute even when a result is there")
+    return parser.parse_args()
+
+
+def chosen_parameters(chapter: str, profile: str, overrides: str) -> dict[str, Any]:
+    """The profile's parameters with the overrides on top, checked."""
+    if chapter not in chapters.names():
+        raise chapters.ParameterError(f"CHAPTER is {chapter!r}; it must be one of {', '.join(chapters.names())}")
+    try:
+        words = shlex.split(overrides)
+    except ValueError as error:
+        raise chapters.ParameterError(f"P is {overrides!r}; it cannot be split into words: {error}") from None
+    given = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or not name:
+            raise chapters.ParameterError(f"P holds {word!r}; it must hold name=value, separated by spaces")
+        given[name] = value
+    return {**chapters.profile_parameters(chapter, profile), **chapters.check_parameters(chapter, given)}
+
+
+def execute(chapter: str, values: dict[str, Any], output: Path) -> None:
+    """Run every cell and put the notebook at ``output``.
+
+    Raises
+    ------
+    FailedCellError
+        When a cell fails or its kernel dies; the notebook up to there is then at `failed_path`.
+    """
+    import nbformat
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
+    progress = Progress(chapter, len(chapters.read_notebook(chapter).cells) + bool(values))
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(chapters.ROOT), os.environ.get("PYTHONPATH")]))
+    os.environ.update(OMP_NUM_THREADS=THREADS, MKL_NUM_THREADS=THREADS)
+    os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
+    os.environ.setdefault("TQDM_MININTERVAL", "5")  # bars of the library, a line each time
+    os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")  # the kernel of this environment, not of the user
+    os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")  # bars as text are what is wanted here
+    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+    chapters.BUILD.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=chapters.BUILD, prefix=chapters.UNFINISHED) as folder:
+        source, done = Path(folder, "source.ipynb"), Path(folder, "done.ipynb")
+        nbformat.write(made.with_report(chapters.read_notebook(chapter)), source)
+        try:
+            papermill.execute_notebook(
+                source,
+                done,
+                parameters=values,
+                cwd=chapters.ROOT,
+                progress_bar=False,
+                log_output=True,
+                start_timeout=STARTUP_SECONDS,
+                coalesce_streams=True,  # else how a printed line is cut depends on how busy the machine is
+                extra_arguments=["--IPKernelApp.log_level=ERROR"],
+            )
+        except (PapermillExecutionError, DeadKernelError) as error:
+            partial = made.without_report(nbformat.read(done, as_version=4))
+            chapters.write_if_changed(failed_path(chapter), nbformat.writes(partial))
+            raise FailedCellError(chapter, progress.where(), _cause(error)) from error
+        notebook = nbformat.read(done, as_version=4)
+    notebook.metadata["narrowlib"] = made.take_report(notebook, chapter, values)
+    _make_reproducible(notebook)
+    chapters.write_if_changed(output, nbformat.writes(notebook))
+    failed_path(chapter).unlink(missing_ok=True)
+
+
+class FailedCellError(RuntimeError):
+    """A cell that raised, or took its kernel down."""
+
+    def __init__(self, chapter: str, where: str, cause: str) -> None:
+        kept = os.path.relpath(failed_path(chapter))
+        super().__init__(f"chapter {chapter}, {where}: {cause}\nthe notebook up to there: {kept}")
+
+
+def _cause(error: Exception) -> str:
+    if hasattr(error, "ename"):
+        return f"{error.ename}: {error.evalue} (in the cell that begins {error.source.strip().splitlines()[0]!r})"
+    return "its kernel died; was there enough memory?"
+
+
+def failed_path(chapter: str) -> Path:
+    """Where a chapter stays, up to the cell that failed."""
+    return chapters.BUILD / "failed" / f"{chapter.replace('/', '-')}.ipynb"
+
+
+class Progress:
+    """Says on the terminal which cell runs, and passes on the progress bars within it."""
+
+    def __init__(self, chapter: str, n_cells: int) -> None:
+        self.n_cells, self.cell = n_cells, 0
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter(f"[{chapter}] %(message)s"))
+        handler.addFilter(self._is_news)
+        logger = logging.getLogger("papermill")
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(logging.INFO)
+
+    def where(self) -> str:
+        """The cell that runs: ``cell 3 of 25``."""
+        return f"cell {self.cell} of {self.n_cells}"
+
+    def _is_news(self, record: logging.LogRecord) -> bool:
+        text = str(record.msg).replace("\r", "\n").strip()
+        announced = EXECUTING.match(text)
+        if announced:
+            if int(announced.group(1)) > self.n_cells:  # the report, which is none of the chapter's cells
+                return False
+            self.cell = int(announced.group(1))
+            record.msg = self.where()
+            return True
+        record.msg = text.splitlines()[-1] if text else ""
+        return bool(text) and record.levelno >= logging.WARNING  # what a cell writes to stderr
+
+
+def _make_reproducible(notebook: Any) -> None:
+    """Remove what says nothing about the result: progress bars, paths of this machine, random cell ids."""
+    for number, cell in enumerate(notebook.cells):
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if not _is_progress(output)]
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            cell.id = f"injected-parameters-{number}"
+    notebook.metadata.pop("widgets", None)
+    for path in ("input_path", "output_path"):
+        notebook.metadata["papermill"].pop(path, None)
+
+
+def _is_progress(output: Any) -> bool:
+    return output.get("name") == "stderr" or "application/vnd.jupyter.widget-view+json" in output.get("data", {})
+
+
+def drop_old(folder: Path) -> None:
+    """Keep the newest executed notebooks of a chapter, and the one that is in the book."""
+    in_book = chapters.BUILD / "plan.json"
+    kept = json.loads(in_book.read_text(encoding="utf-8"))["executed"].values() if in_book.is_file() else ()
+    newest_first = sorted(folder.glob("*.ipynb"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in newest_first[KEPT:]:
+        if str(path.relative_to(chapters.ROOT)) not in kept:
+            path.unlink()
+
+
+def main() -> int:
+    asked = arguments()
+    try:
+        values = chosen_parameters(asked.chapter, asked.profile, asked.overrides)
+    except chapters.ParameterError as error:
+        print(error, file=sys.stderr)
+        return 2
+    output = chapters.executed_path(asked.chapter, values)
+    if output.is_file() and not asked.again:
+        print(f"{asked.chapter}: nothing it depends on has changed since it was executed (AGAIN=1 executes it again)")
+        output.touch()
+    else:
+        try:
+            execute(asked.chapter, values, output)
+        except FailedCellError as error:
+            print(error, file=sys.stderr)
+            return 1
+        drop_old(output.parent)
+    print(os.path.relpath(output))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(plainly.run(main))

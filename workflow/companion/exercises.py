@@ -1,0 +1,122 @@
+"""The exercises of a chapter, read from its one source: question, answer cell, check cell, solution.
+
+A checked exercise is an ``exercise`` directive, a cell tagged ``exercise`` that sets the reader's names to None, a cell
+tagged ``check`` that asserts on them, and a ``solution`` directive whose Python blocks, run in the answer cell's place,
+set those names.  An exercise without the two cells is answered in words.
+"""
+
+from __future__ import annotations
+
+import ast
+import textwrap
+from dataclasses import dataclass, replace
+from typing import Any
+
+from companion import chapters, myst
+
+
+class ExerciseError(ValueError):
+    """An exercise that is not of the form that CONTRIBUTING.md describes."""
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """One exercise; ``answer`` and ``check`` are its cells, None where it is answered in words."""
+
+    label: str
+    title: str
+    question: str
+    solution: str = ""
+    answer: Any = None
+    check: Any = None
+
+    @property
+    def is_checked(self) -> bool:
+        """Whether code decides."""
+        return self.check is not None
+
+    @property
+    def names(self) -> list[str]:
+        """The variables that the reader sets."""
+        return unanswered(self.answer.source) if self.is_checked else []
+
+    @property
+    def code(self) -> str:
+        """The Python blocks of the solution, one after another."""
+        blocks = [piece.code for piece in myst.pieces(self.solution) if _is_python(piece)]
+        return "\n\n".join(textwrap.dedent(block).strip() for block in blocks)
+
+    @property
+    def words(self) -> str:
+        """The solution without its Python blocks."""
+        left = [piece for piece in myst.pieces(self.solution) if not _is_python(piece)]
+        return "\n\n".join(piece.text if isinstance(piece, myst.Prose | myst.Block) else piece.body for piece in left)
+
+
+def _is_python(piece: myst.Piece) -> bool:
+    return isinstance(piece, myst.Block) and piece.language in ("python", "py", "ipython3")
+
+
+def unanswered(source: str) -> list[str]:
+    """Names that a cell sets to None, in order."""
+    found = []
+    for line in ast.parse(source).body:
+        if isinstance(line, ast.Assign) and isinstance(line.value, ast.Constant) and line.value.value is None:
+            found += [target.id for target in line.targets if isinstance(target, ast.Name)]
+    return found
+
+
+def has_tag(cell: Any, tag: str) -> bool:
+    """Whether a cell carries a tag."""
+    return tag in cell.metadata.get("tags", [])
+
+
+def read_exercises(chapter: str) -> list[Exercise]:
+    """The exercises of a chapter in reading order.
+
+    Raises
+    ------
+    ExerciseError
+        When a part is missing or stands where nothing refers to it.
+    """
+    found: dict[str, Exercise] = {}
+    last = ""
+    for cell in chapters.read_notebook(chapter).cells:
+        for tag, part in (("exercise", "answer"), ("check", "check")):
+            if cell.cell_type == "code" and has_tag(cell, tag):
+                if not last or getattr(found[last], part) is not None:
+                    raise ExerciseError(f"{chapter}: a cell tagged {tag} follows no exercise that lacks one")
+                found[last] = replace(found[last], **{part: cell})
+        if cell.cell_type != "code":
+            for piece in myst.pieces(cell.source):
+                if isinstance(piece, myst.Directive) and piece.name == "exercise":
+                    last = piece.options.get("label", "")
+                    if not last or last in found:
+                        raise ExerciseError(f"{chapter}: exercise {piece.argument!r} needs a label of its own")
+                    found[last] = Exercise(last, piece.argument, piece.body)
+                elif isinstance(piece, myst.Directive) and piece.name == "solution":
+                    if piece.argument not in found:
+                        raise ExerciseError(f"{chapter}: solution {piece.argument!r} belongs to no exercise before it")
+                    found[piece.argument] = replace(found[piece.argument], solution=piece.body)
+    for exercise in found.values():
+        _check_form(chapter, exercise)
+    return list(found.values())
+
+
+def _check_form(chapter: str, exercise: Exercise) -> None:
+    where = f"{chapter}: {exercise.label}"
+    if not exercise.solution:
+        raise ExerciseError(f"{where} has no solution")
+    if (exercise.answer is None) != (exercise.check is None):
+        raise ExerciseError(f"{where} has only one of the cells tagged exercise and check; it needs both or none")
+    if not exercise.is_checked:
+        return
+    if not exercise.names:
+        raise ExerciseError(f"{where}: its answer cell sets no name to None")
+    assigned = {node.id for node in ast.walk(ast.parse(exercise.code)) if _is_stored(node)}
+    if missing := [name for name in exercise.names if name not in assigned]:
+        raise ExerciseError(f"{where}: its solution does not set {', '.join(missing)}")
+
+
+def _is_stored(node: ast.AST) -> bool:
+    return isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)

@@ -1,0 +1,105 @@
+"""What an executed notebook was made with: commit, versions, device, parameters, memory.
+
+The kernel reports what only it knows in a last cell, which is taken out again once it has run.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import subprocess
+from collections.abc import Mapping
+from typing import Any
+
+from companion import chapters
+
+PACKAGES = ("torch", "numpy", "pandas", "scipy", "matplotlib", "seaborn", "torchvision", "transformers", "datasets")
+TAG = "report"
+REPORT = f"""
+import json, platform, resource, sys
+from importlib import metadata
+from pathlib import Path
+
+def processor():
+    lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines() if Path("/proc/cpuinfo").is_file() else []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine()
+
+torch = sys.modules.get("torch")
+on_gpu = torch is not None and torch.cuda.is_initialized()
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(json.dumps({{
+    "versions": {{"python": platform.python_version()}}
+    | {{name: metadata.version(name) for name in {PACKAGES!r} if name in sys.modules}},
+    "platform": f"{{platform.system()}} {{platform.machine()}}",
+    "device": torch.cuda.get_device_name() if on_gpu else processor(),
+    "n_threads": torch.get_num_threads() if torch is not None and not on_gpu else None,
+    "peak_memory_bytes": peak * (1 if sys.platform == "darwin" else 1024),
+    "peak_gpu_memory_bytes": torch.cuda.max_memory_reserved() if on_gpu else None,
+}}))
+"""
+
+
+def with_report(notebook: Any) -> Any:
+    """The notebook with the cell that reports at its end."""
+    import nbformat
+
+    longer = copy.deepcopy(notebook)
+    longer.cells.append(nbformat.v4.new_code_cell(REPORT.strip(), metadata={"tags": [TAG]}, id=TAG))
+    return longer
+
+
+def without_report(notebook: Any) -> Any:
+    """The notebook without that cell, which has perhaps not run."""
+    notebook.cells = [cell for cell in notebook.cells if TAG not in cell.metadata.get("tags", [])]
+    return notebook
+
+
+def take_report(notebook: Any, chapter: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Take the reporting cell out of an executed notebook.
+
+    Returns
+    -------
+    dict
+        What the kernel reported: ``versions``, ``platform``, ``device``, ``n_threads``, ``peak_memory_bytes``,
+        ``peak_gpu_memory_bytes``.  And ``commit`` with ``dirty`` (changes to tracked files; both None outside a
+        checkout), ``parameters`` (all, with the defaults), ``source`` (the chapter's file), and ``lines``, first and
+        last in that file, of every code cell.
+    """
+    report = notebook.cells[-1]
+    without_report(notebook)
+    said = json.loads("".join(output["text"] for output in report.outputs if output.get("name") == "stdout"))
+    defaults = {name: parameter.default for name, parameter in chapters.parameters(chapter).items()}
+    changes = _git("status", "--porcelain", "--untracked-files=no")
+    return {
+        **said,
+        "commit": _git("rev-parse", "HEAD"),
+        "dirty": None if changes is None else bool(changes),
+        "parameters": {**defaults, **values},
+        "source": chapters.source_path(chapter).relative_to(chapters.ROOT).as_posix(),
+        "lines": code_lines(chapters.source_path(chapter).read_text(encoding="utf-8")),
+    }
+
+
+def code_lines(source: str) -> list[tuple[int, int]]:
+    """First and last line, counted from 1, of every code cell of a MyST notebook, its fences included."""
+    found, fence, begin = [], "", 0
+    for number, line in enumerate(source.splitlines(), start=1):
+        opens = re.match(r"(`{3,})(\{code-cell\})?", line)
+        if fence:
+            if line.strip() == fence:
+                if begin:
+                    found.append((begin, number))
+                fence = ""
+        elif opens:
+            fence, begin = opens.group(1), number if opens.group(2) else 0
+    return found
+
+
+def _git(*arguments: str) -> str | None:
+    command = ["git", "-C", str(chapters.ROOT), *arguments]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,186 @@
+"""Notebooks that stand on their own: for download, for the branch that Colab and Binder open, and for courses.
+
+They are in plain Markdown, and their first cell installs the release that they belong to where it is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import os
+import re
+import sys
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import nbformat
+
+from companion import chapters, myst
+
+FOLDER = chapters.BUILD / "notebooks"
+BRANCH = "notebooks"  # what `make notebooks` writes is the content of this branch
+PACKAGE = "narrowlib"
+SHOWN = ("text/plain", "text/html", "text/markdown", "text/latex", "image/png", "image/svg+xml")
+
+
+def version() -> str:
+    """The release that this checkout is, or becomes."""
+    source = (chapters.ROOT / PACKAGE / "__init__.py").read_text(encoding="utf-8")
+    found = re.search(r'^__version__ = "(.+)"', source, re.MULTILINE)
+    return found.group(1) if found else "0"
+
+
+def extras(chapter: str) -> list[str]:
+    """Extras of the package that the chapter's modules import from, in alphabetical order."""
+    path = chapters.ROOT / "pyproject.toml"
+    project = tomllib.loads(path.read_text(encoding="utf-8"))["project"] if path.is_file() else {}
+    imported = set()
+    for module in chapters.modules(chapter):
+        for node in ast.walk(ast.parse(_path(module).read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported.update(alias.name.partition(".")[0] for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                imported.add(node.module.partition(".")[0])
+    for_chapters = {
+        name: {re.split(r"[<>=!~;\[ ]", requirement)[0].replace("-", "_") for requirement in requirements}
+        for name, requirements in project.get("optional-dependencies", {}).items()
+        if name not in ("book", "pdf", "test", "bench", "lint", "course", "cluster")
+    }
+    return sorted(name for name, packages in for_chapters.items() if (packages - {PACKAGE}) & imported)
+
+
+def _path(module: str) -> Path:
+    path = chapters.ROOT.joinpath(*module.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+def requirement(chapter: str) -> str:
+    """What pip has to install for a chapter; empty when the repository is not known."""
+    address = chapters.repository()
+    if not address:
+        return ""
+    wanted = f"[{','.join(extras(chapter))}]" if extras(chapter) else ""
+    return f"{PACKAGE}{wanted} @ {address}/archive/refs/tags/v{version()}.tar.gz"
+
+
+def install_cell(chapter: str) -> Any:
+    """The first code cell: installs the pinned release where the library is missing."""
+    lines = [
+        "# Installs the release that this notebook belongs to, where it is missing.",
+        "import importlib.util",
+        "",
+        f'if importlib.util.find_spec("{PACKAGE}") is None:',
+    ]
+    if requirement(chapter):
+        lines += [f'    %pip install --quiet "{requirement(chapter)}"']
+    else:
+        lines += [f'    raise SystemExit("install {PACKAGE} {version()} first: pip install -e . in its checkout")']
+    return myst.code_cell("\n".join(lines), "install", tags=["install"])
+
+
+def notebook_of(cells: list[Any]) -> Any:
+    """Cells as a notebook with a kernel that Jupyter, Colab and papermill find."""
+    metadata = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    return nbformat.v4.new_notebook(cells=cells, metadata=metadata)
+
+
+def clean_notebook(chapter: str) -> Any:
+    """A chapter without outputs, to be run."""
+    return notebook_of([install_cell(chapter), *myst.plain_cells(chapters.read_notebook(chapter).cells, chapter)])
+
+
+def executed_notebook(chapter: str, woven: Any) -> Any:
+    """A chapter with its outputs, from the cells of its page."""
+    cells = myst.plain_cells(woven.cells, chapter)
+    for cell in cells:
+        if cell.cell_type == "code":
+            cell.outputs = [_shown(output) for output in cell.outputs if _shown(output)]
+    return notebook_of([install_cell(chapter), *cells])
+
+
+def _shown(output: Any) -> Any | None:
+    """An output in the forms that every viewer shows, one form of a picture; None when it has no such form."""
+    if "data" not in output:
+        return output
+    kinds = [kind for kind in output.data if kind in SHOWN]
+    if "image/png" in kinds:
+        kinds = [kind for kind in kinds if kind != "image/svg+xml"]  # the same picture again
+    data = {kind: output.data[kind] for kind in kinds}
+    return nbformat.from_dict({**output, "data": data}) if data else None
+
+
+def with_values(source: str, values: Mapping[str, Any]) -> str:
+    """A parameters cell with other defaults; comments stay where they are."""
+    lines = source.splitlines()
+    for line in reversed(ast.parse(source).body):
+        if isinstance(line, ast.AnnAssign) and line.value is not None and line.target.id in values:
+            row, start, end = line.value.lineno - 1, line.value.col_offset, line.value.end_col_offset
+            new = repr(values[line.target.id]) if not isinstance(values[line.target.id], str) else None
+            new = json.dumps(values[line.target.id]) if new is None else new
+            pad = " " * max(0, (end - start) - len(new))
+            lines[row] = lines[row][:start] + new + pad + lines[row][end:]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def write(path: Path, notebook: Any) -> None:
+    """Write a notebook after checking it against its format."""
+    nbformat.validate(notebook)
+    chapters.write_if_changed(path, nbformat.writes(notebook) + "\n")
+
+
+README = """# Notebooks of the book
+
+Made from the main branch by `make notebooks`; edits here are lost. `book/` holds the chapters without outputs,
+`executed/` the same with the outputs of the book. The first cell of each installs
+{package} {version} where it is missing.
+"""
+
+
+def write_branch(plan: Mapping[str, Any] | None) -> list[Path]:
+    """The whole content of the branch of notebooks; executed ones where the plan's results are there."""
+    from companion.stage import weave
+
+    written = []
+    needed: set[str] = set()
+    for chapter in chapters.names():
+        write(FOLDER / "book" / f"{chapter}.ipynb", clean_notebook(chapter))
+        written.append(FOLDER / "book" / f"{chapter}.ipynb")
+        needed.update(extras(chapter))
+        result = chapters.ROOT / plan["executed"].get(chapter, "missing") if plan else None
+        if result and result.is_file():
+            woven = weave(chapters.read_notebook(chapter), nbformat.read(result, as_version=4))
+            write(FOLDER / "executed" / f"{chapter}.ipynb", executed_notebook(chapter, woven))
+            written.append(FOLDER / "executed" / f"{chapter}.ipynb")
+    address = chapters.repository()
+    files = {"README.md": README.format(package=PACKAGE, version=version())}
+    if address:
+        wanted = f"[{','.join(sorted(needed))}]" if needed else ""
+        archive = f"{address}/archive/refs/tags/v{version()}.tar.gz"
+        files["binder/requirements.txt"] = f"{PACKAGE}{wanted} @ {archive}\nipykernel\n"
+        files["binder/runtime.txt"] = "python-3.11\n"
+    for name, text in files.items():
+        chapters.write_if_changed(FOLDER / name, text)
+        written.append(FOLDER / name)
+    return written
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.parse_args()
+    planned = chapters.BUILD / "plan.json"
+    plan = json.loads(planned.read_text(encoding="utf-8")) if planned.is_file() else None
+    written = set(write_branch(plan))
+    for path in [path for path in FOLDER.rglob("*") if path.is_file() and path not in written]:
+        path.unlink()
+    print(os.path.relpath(FOLDER))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,47 @@
+"""What a profile's book consists of, as data: which executed notebook each chapter needs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from companion import chapters
+
+
+def make_plan(profile: str) -> dict[str, Any]:
+    """The plan of a profile, also written to ``_build/plan.json`` when it differs from the one there.
+
+    Returns
+    -------
+    dict
+        ``profile``; ``repository``, its address; ``executed``, the path of every chapter's executed notebook;
+        ``sources``, the sums of every file that is rendered.
+    """
+    executed = {}
+    for chapter in chapters.names():
+        path = chapters.executed_path(chapter, chapters.profile_parameters(chapter, profile))
+        _remove_if_damaged(path)
+        executed[chapter] = str(path.relative_to(chapters.ROOT))
+    files = [chapters.ROOT / "_config.yml", chapters.ROOT / "_toc.yml", chapters.ROOT / "constraints.txt"]
+    files += [path for path in chapters.BOOK.rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    files += (chapters.ROOT / "narrowlib").rglob("*.py")  # its docstrings are rendered
+    sources = {str(path.relative_to(chapters.ROOT)): chapters.digest(path) for path in sorted(files)}
+    plan = {"profile": profile, "repository": chapters.repository(), "executed": executed, "sources": sources}
+    chapters.write_if_changed(chapters.BUILD / "plan.json", json.dumps(plan, indent=1))
+    return plan
+
+
+def _remove_if_damaged(path: Path) -> None:
+    """An executed notebook that cannot be read counts as not there."""
+    if not path.is_file():
+        return
+    try:
+        notebook = json.loads(path.read_bytes())
+        is_whole = bool(notebook["cells"]) and "duration" in notebook["metadata"]["papermill"]
+    except (ValueError, KeyError, TypeError):
+        is_whole = False
+    if not is_whole:
+        print(f"{path.relative_to(chapters.ROOT)} is damaged; its chapter is executed again", file=sys.stderr)
+        path.unlink()
