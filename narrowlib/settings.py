@@ -1,0 +1,313 @@
+"""One base for every configuration: types, ranges and meanings once, errors of one sentence.
+
+A configuration is a `Settings` whose fields carry their range in the type and their meaning in the description:
+
+>>> class Config(Settings):
+...     n_seeds: Count = Field(4, description="runs of every setting")
+...     rates: Numbers[Rate] = Field((1e-3,), description="step sizes of Adam")
+>>> Config(rates="3e-3 1e-2").rates
+(0.003, 0.01)
+>>> Config(n_seeds=0)
+Traceback (most recent call last):
+narrowlib.settings.SettingsError: n_seeds is 0; it must be a whole number of at least 1
+
+It is built from keywords, from the parameters of a notebook (`Settings.from_parameters`), from a YAML file
+(`Settings.from_yaml`) or from flags (`add_flags`), with the same checks and the same sentences.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import contextlib
+import difflib
+import re
+import reprlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePath
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar, Union, get_args, get_origin
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic.fields import FieldInfo
+
+T = TypeVar("T")
+S = TypeVar("S", bound="Settings")
+_LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below", "multiple_of": "a multiple of"}
+_KINDS = {
+    int: ("a whole number", "whole numbers"),
+    float: ("a number", "numbers"),
+    str: ("a text", "texts"),
+    bool: ("true or false", "true or false"),
+}
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
+
+
+def _each_once(values: tuple, info: ValidationInfo) -> tuple:
+    for value in values:
+        if values.count(value) > 1:
+            raise ValueError(f"{info.field_name} holds {value!r} more than once; it must hold each value once")
+    return values
+
+
+Count = Annotated[int, Field(ge=1)]
+Whole = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Rate = Annotated[float, Field(gt=0, le=1)]  # step size of an optimiser
+Weight = Annotated[float, Field(ge=0, le=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]  # such as a sparsity
+Part = Annotated[float, Field(gt=0, lt=1)]  # a share that is not nothing
+Device = Literal["auto", "cpu", "cuda"]
+Precision = Literal["float32", "bfloat16"]
+_EACH_ONCE = AfterValidator(_each_once)
+Numbers = Annotated[tuple[T, ...], Field(min_length=1), _EACH_ONCE]  # also as text: "30 50 70"
+Words = Numbers  # "random lasso", for Words[Literal["random", "lasso"]]
+Pairs = Numbers[tuple[T, T]]  # "0.5/0.2 0.8/0.5"
+
+
+class SettingsError(ValueError):
+    """A setting that there is not, or a value that it does not take; one sentence for each, a line each."""
+
+
+class Parameter(NamedTuple):
+    """A row of `Settings.parameters_table`."""
+
+    name: str
+    type: str  # int, float, bool or str, as in a parameters cell
+    default: Any  # as in a parameters cell; None where there is none
+    legal: str  # "a whole number of at least 1"
+    meaning: str
+
+
+class part(property):
+    """A property that gives another configuration; it is made once when this one is, so that its checks count."""
+
+
+class Settings(BaseModel):
+    """Base of every configuration: frozen, without unknown names, its values checked; text is read as what it says."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True)
+
+    def __init__(self, /, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+            for each in (each for kind in type(self).__mro__ for each in vars(kind).values()):
+                if isinstance(each, part):
+                    each.__get__(self)
+        except ValidationError as error:
+            raise SettingsError("\n".join(_sentences(type(self), error))) from None
+        except ValueError as error:
+            raise SettingsError(str(error)) from None
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _read(cls, value: Any, info: ValidationInfo) -> Any:
+        return _read(value, cls.model_fields[info.field_name].annotation)
+
+    @classmethod
+    def from_parameters(cls, namespace: Mapping[str, Any], **fixed: Any) -> Self:
+        """A configuration from the parameters of a page.
+
+        Parameters
+        ----------
+        namespace : mapping
+            ``globals()`` in the first cell after the parameters: then the cells just before it, which assign nothing
+            but constants, are the parameters, so that a name which papermill injected and the page lacks is seen.  Of
+            a script's ``globals()``, what has the name of a field; of any other mapping, everything.
+        **fixed
+            Values that are no parameters, or go before them.
+
+        Raises
+        ------
+        SettingsError
+            For a name that is no field, or a value that its field does not take.
+        """
+        known = {name for name in cls.model_fields if name in namespace}
+        if "In" in namespace:
+            names = [*known, *(_assigned(namespace["In"][:-1]) - known)]
+        else:
+            names = known if "__name__" in namespace else namespace
+        return cls(**{**{name: namespace[name] for name in names if name in namespace}, **fixed})
+
+    @classmethod
+    def from_yaml(cls, path: str | Path, **fixed: Any) -> Self:
+        """A configuration from a YAML file; a `SettingsError` names the file."""
+        values = read_yaml(path)
+        try:
+            return cls(**{**values, **fixed})
+        except SettingsError as error:
+            raise SettingsError("\n".join(f"{path}: {line}" for line in str(error).splitlines())) from None
+
+    def replace(self, **changes: Any) -> Self:
+        """The same with other values, checked as a new one is."""
+        return type(self)(**{**dict(self), **changes})
+
+    def build(self, kind: type[S], names: Mapping[str, str] | None = None, **values: Any) -> S:
+        """Another configuration out of those fields of this one that it has too.
+
+        Parameters
+        ----------
+        kind : type
+        names : mapping, optional
+            By field of the other, the field of this one that it comes from: ``{"n_steps": "lasso_steps"}``.  Errors
+            then name that.
+        **values
+            Of the other, in place of this one's.
+        """
+        own = {name: name for name in kind.model_fields if name in type(self).model_fields} | dict(names or {})
+        try:
+            return kind(**{**{name: getattr(self, mine) for name, mine in own.items()}, **values})
+        except SettingsError as error:
+            lines = (re.sub(r"^\w+", lambda m: own.get(m[0], m[0]), line) for line in str(error).splitlines())
+            raise SettingsError("\n".join(lines)) from None
+
+    def to_parameters(self) -> dict[str, Any]:
+        """Every field as a parameters cell, YAML or JSON holds it: several values are a text, ``"0.5/0.2 0.8/0.5"``."""
+        return {name: _plain(value) for name, value in self}
+
+    @classmethod
+    def parameters_table(cls) -> list[Parameter]:
+        """Name, type, default, legal values and meaning of every field, in their order."""
+        rows = []
+        for name, field in cls.model_fields.items():
+            kind = _bare(field.annotation)
+            shown = kind.__name__ if kind in _READERS else "str"
+            default = None if field.is_required() else _plain(field.get_default(call_default_factory=True))
+            rows.append(
+                Parameter(name, shown, default, _legal(field.annotation, field.metadata), field.description or "")
+            )
+        return rows
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Values by name out of a YAML file; ``-`` in a name counts as ``_``.
+
+    Raises
+    ------
+    SettingsError
+        When it cannot be read or holds no mapping.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:  # an impossible date is a ValueError
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise SettingsError(f"{str(path)!r} cannot be read: {reason}") from error
+    if not isinstance(values, dict):
+        raise SettingsError(f"{str(path)!r} must hold lines of the form name: value")
+    return {str(name).replace("-", "_"): value for name, value in values.items()}
+
+
+def add_flags(parser: argparse.ArgumentParser, model: type[Settings], names: Iterable[str] | None = None) -> None:
+    """A flag for every field, or those named; ``model(**vars(parsed))`` then reads and checks what was given.
+
+    Flags that are not given are not in the parsed arguments; a field of type bool is also true without a value.
+    """
+    for row in model.parameters_table():
+        if names is None or row.name in names:
+            about = f"{row.meaning}: {row.legal}" + (f" [{row.default}]" if row.default not in (None, "") else "")
+            more = {"nargs": "?", "const": "true"} if row.type == "bool" else {}
+            more |= {"default": argparse.SUPPRESS, "metavar": row.type.upper(), "help": about.replace("%", "%%")}
+            parser.add_argument(f"--{row.name.replace('_', '-')}", dest=row.name, **more)
+
+
+def _bare(kind: Any) -> Any:
+    """A type without what annotates it, and without None."""
+    if (
+        get_origin(kind) in (Union, UnionType)
+        and len(others := [each for each in get_args(kind) if each is not NoneType]) == 1
+    ):
+        return _bare(others[0])
+    return _bare(get_args(kind)[0]) if get_origin(kind) is Annotated else kind
+
+
+def _read(value: Any, kind: Any) -> Any:
+    """A text as the number, truth value or several of them that it says; anything else, and any other text, as is."""
+    kind = _bare(kind)
+    if get_origin(kind) is tuple and value is not None:
+        if isinstance(value, str):
+            value = [word for word in re.split(r"[\s,]+" if get_args(kind)[-1] is ... else "/", value) if word]
+        values = value if isinstance(value, (list, tuple)) else [value]
+        return tuple(_read(each, get_args(kind)[0]) for each in values)
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError, KeyError):
+            return _READERS.get(kind, str)(value)
+    return str(value) if isinstance(value, PurePath) and kind is str else value
+
+
+def _whole(text: str) -> int | str:
+    try:
+        return int(text)
+    except ValueError:
+        number = float(text)
+        return int(number) if number.is_integer() else text
+
+
+_READERS = {int: _whole, float: float, bool: lambda text: {"true": True, "false": False}[text.lower()]}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (tuple, list)):
+        return " ".join("/".join(map(str, each)) if isinstance(each, (tuple, list)) else str(each) for each in value)
+    return str(value) if isinstance(value, PurePath) else value
+
+
+def _assigned(cells: Sequence[str]) -> set[str]:
+    """Names that the last cells assign, as far back as these assign nothing but constants; imports are passed over."""
+    found: set[str] = set()
+    for line in (line for source in reversed(cells) for line in reversed(ast.parse(source).body)):
+        try:
+            if not isinstance(line, (ast.Import, ast.ImportFrom)):
+                ast.literal_eval(line.value)
+                found |= {target.id for target in getattr(line, "targets", None) or [line.target]}
+        except (ValueError, AttributeError):  # no constant, or not given to names
+            break
+    return found
+
+
+def _sentences(model: type[Settings], error: ValidationError) -> Iterator[str]:
+    """What is wrong, a sentence for each field: argument, its value, what is legal."""
+    told = set()
+    for fault in error.errors(include_url=False):
+        name, *inside = fault["loc"] or ("",)
+        field = model.model_fields.get(name)
+        if name in told:
+            continue
+        told.add(name)
+        if fault["type"] in ("value_error", "assertion_error"):  # a check of the model's own says it all
+            yield str(fault["ctx"]["error"])
+        elif fault["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(str(name), model.model_fields, n=1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            yield f"{name} is not a parameter; {hint}(legal: {', '.join(model.model_fields)})"
+        elif fault["type"] == "missing":
+            yield f"{name} is missing; it must be {_legal(field.annotation, field.metadata)}"
+        else:
+            verb = "holds" if any(isinstance(each, int) for each in inside) else "is"
+            value = "empty" if fault["input"] in ((), "") else _SHORT.repr(fault["input"])
+            yield f"{name} {verb} {value}; it must {'hold' if _is_tuple(field.annotation) else 'be'} {_legal(field.annotation, field.metadata)}"
+
+
+def _is_tuple(kind: Any) -> bool:
+    return get_origin(_bare(kind)) is tuple
+
+
+def _legal(kind: Any, limits: Iterable[Any], many: bool = False) -> str:
+    """What a type with these limits takes, in words."""
+    parts = get_args(kind)
+    if get_origin(kind) is Annotated:
+        return _legal(parts[0], [*parts[1:], *limits], many)
+    if get_origin(kind) in (Union, UnionType):
+        return " or ".join("none" if each is NoneType else _legal(each, limits, many) for each in parts)
+    if get_origin(kind) is tuple:
+        words = _legal(parts[0], (), many=True)
+        return f"{words}, each once" if _EACH_ONCE in limits else words if parts[-1] is ... else f"pairs of {words}"
+    if get_origin(kind) is Literal:
+        return ("some of " if many else "one of ") + ", ".join(map(str, parts))
+    limits = [each for limit in limits for each in (limit.metadata if isinstance(limit, FieldInfo) else [limit])]
+    found = {name: getattr(limit, name) for limit in limits for name in _LIMITS if hasattr(limit, name)}
+    words = " and ".join(f"{_LIMITS[name]} {value:.12g}" for name, value in found.items())
+    one, several = _KINDS.get(kind, (f"a {kind.__name__}", f"{kind.__name__}s"))
+    return (several if many else one) + (" of " if words.startswith("at ") else " " if words else "") + words
