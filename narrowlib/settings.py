@@ -35,12 +35,7 @@ from pydantic.fields import FieldInfo
 T = TypeVar("T")
 S = TypeVar("S", bound="Settings")
 _LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below", "multiple_of": "a multiple of"}
-_KINDS = {
-    int: ("a whole number", "whole numbers"),
-    float: ("a number", "numbers"),
-    str: ("a text", "texts"),
-    bool: ("true or false", "true or false"),
-}
+_KINDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 80
 
@@ -73,17 +68,17 @@ class SettingsError(ValueError):
 
 
 class Parameter(NamedTuple):
-    """A row of `Settings.parameters_table`."""
+    """A row of `Settings.parameters_table`: type (int, float, bool, str) and default as in a parameters cell."""
 
     name: str
-    type: str  # int, float, bool or str, as in a parameters cell
-    default: Any  # as in a parameters cell; None where there is none
+    type: str
+    default: Any  # None where there is none
     legal: str  # "a whole number of at least 1"
     meaning: str
 
 
 class part(property):
-    """A property that gives another configuration; it is made once when this one is, so that its checks count."""
+    """A property that gives another configuration; it is checked when this one is made."""
 
 
 class Settings(BaseModel):
@@ -97,14 +92,13 @@ class Settings(BaseModel):
             for each in (each for kind in type(self).__mro__ for each in vars(kind).values()):
                 if isinstance(each, part):
                     each.__get__(self)
-        except ValidationError as error:
-            raise SettingsError("\n".join(_sentences(type(self), error))) from None
         except ValueError as error:
-            raise SettingsError(str(error)) from None
+            told = _sentences(type(self), error) if isinstance(error, ValidationError) else [str(error)]
+            raise SettingsError("\n".join(told)) from None
 
     @field_validator("*", mode="before")
     @classmethod
-    def _read(cls, value: Any, info: ValidationInfo) -> Any:
+    def _read_text(cls, value: Any, info: ValidationInfo) -> Any:
         return _read(value, cls.model_fields[info.field_name].annotation)
 
     @classmethod
@@ -125,12 +119,10 @@ class Settings(BaseModel):
         SettingsError
             For a name that is no field, or a value that its field does not take.
         """
-        known = {name for name in cls.model_fields if name in namespace}
-        if "In" in namespace:
-            names = [*known, *(_assigned(namespace["In"][:-1]) - known)]
-        else:
-            names = known if "__name__" in namespace else namespace
-        return cls(**{**{name: namespace[name] for name in names if name in namespace}, **fixed})
+        names = set(namespace)
+        if "__name__" in namespace:  # globals(): most of it is no parameter
+            names &= {*cls.model_fields, *_assigned(namespace.get("In", [])[:-1])}
+        return cls(**{**{name: namespace[name] for name in namespace if name in names}, **fixed})
 
     @classmethod
     def from_yaml(cls, path: str | Path, **fixed: Any) -> Self:
@@ -207,45 +199,41 @@ def add_flags(parser: argparse.ArgumentParser, model: type[Settings], names: Ite
     """
     for row in model.parameters_table():
         if names is None or row.name in names:
-            about = f"{row.meaning}: {row.legal}" + (f" [{row.default}]" if row.default not in (None, "") else "")
+            about = f"{row.meaning}; {row.legal}".removeprefix("; ")
+            about += f" [{row.default}]" if row.default not in (None, "") else ""
             more = {"nargs": "?", "const": "true"} if row.type == "bool" else {}
             more |= {"default": argparse.SUPPRESS, "metavar": row.type.upper(), "help": about.replace("%", "%%")}
             parser.add_argument(f"--{row.name.replace('_', '-')}", dest=row.name, **more)
 
 
 def _bare(kind: Any) -> Any:
-    """A type without what annotates it, and without None."""
-    if (
-        get_origin(kind) in (Union, UnionType)
-        and len(others := [each for each in get_args(kind) if each is not NoneType]) == 1
-    ):
-        return _bare(others[0])
-    return _bare(get_args(kind)[0]) if get_origin(kind) is Annotated else kind
+    """A type without what annotates it, and without None; of several, the first."""
+    if get_origin(kind) not in (Annotated, Union, UnionType):
+        return kind
+    return _bare(next(each for each in get_args(kind) if each is not NoneType))
 
 
 def _read(value: Any, kind: Any) -> Any:
     """A text as the number, truth value or several of them that it says; anything else, and any other text, as is."""
+    if value is None or (NoneType in get_args(kind) and isinstance(value, str) and value.lower() == "none"):
+        return None
     kind = _bare(kind)
-    if get_origin(kind) is tuple and value is not None:
+    if get_origin(kind) is tuple:
         if isinstance(value, str):
             value = [word for word in re.split(r"[\s,]+" if get_args(kind)[-1] is ... else "/", value) if word]
         values = value if isinstance(value, (list, tuple)) else [value]
         return tuple(_read(each, get_args(kind)[0]) for each in values)
-    if isinstance(value, str):
+    if isinstance(value, str) and kind in _READERS:
         with contextlib.suppress(ValueError, KeyError):
-            return _READERS.get(kind, str)(value)
+            return _READERS[kind](value)
     return str(value) if isinstance(value, PurePath) and kind is str else value
 
 
-def _whole(text: str) -> int | str:
-    try:
-        return int(text)
-    except ValueError:
-        number = float(text)
-        return int(number) if number.is_integer() else text
-
-
-_READERS = {int: _whole, float: float, bool: lambda text: {"true": True, "false": False}[text.lower()]}
+_READERS = {
+    int: lambda text: int(float(text) if "e" in text.lower() and float(text).is_integer() else text),
+    float: float,
+    bool: lambda text: {"true": True, "false": False}[text.lower()],
+}
 
 
 def _plain(value: Any) -> Any:
@@ -257,57 +245,49 @@ def _plain(value: Any) -> Any:
 def _assigned(cells: Sequence[str]) -> set[str]:
     """Names that the last cells assign, as far back as these assign nothing but constants; imports are passed over."""
     found: set[str] = set()
-    for line in (line for source in reversed(cells) for line in reversed(ast.parse(source).body)):
-        try:
+    with contextlib.suppress(SyntaxError, ValueError, AttributeError):  # no constant, or not given to names
+        for line in (line for source in reversed(cells) for line in reversed(ast.parse(source).body)):
             if not isinstance(line, (ast.Import, ast.ImportFrom)):
                 ast.literal_eval(line.value)
                 found |= {target.id for target in getattr(line, "targets", None) or [line.target]}
-        except (ValueError, AttributeError):  # no constant, or not given to names
-            break
     return found
 
 
 def _sentences(model: type[Settings], error: ValidationError) -> Iterator[str]:
     """What is wrong, a sentence for each field: argument, its value, what is legal."""
-    told = set()
+    first: dict[str, Any] = {}
     for fault in error.errors(include_url=False):
-        name, *inside = fault["loc"] or ("",)
-        field = model.model_fields.get(name)
-        if name in told:
-            continue
-        told.add(name)
+        first.setdefault(str(fault["loc"][0]) if fault["loc"] else "", fault)
+    for name, fault in first.items():
+        field, value, within = model.model_fields.get(name), fault["input"], len(fault["loc"]) > 1
         if fault["type"] in ("value_error", "assertion_error"):  # a check of the model's own says it all
             yield str(fault["ctx"]["error"])
-        elif fault["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(str(name), model.model_fields, n=1)
-            hint = f"did you mean {near[0]}? " if near else ""
-            yield f"{name} is not a parameter; {hint}(legal: {', '.join(model.model_fields)})"
-        elif fault["type"] == "missing":
-            yield f"{name} is missing; it must be {_legal(field.annotation, field.metadata)}"
+        elif field is None:
+            near = difflib.get_close_matches(name, model.model_fields, n=1)
+            hint = f" did you mean {near[0]}?" if near else ""
+            yield f"{name} is not a parameter;{hint} (legal: {', '.join(model.model_fields)})"
         else:
-            verb = "holds" if any(isinstance(each, int) for each in inside) else "is"
-            value = "empty" if fault["input"] in ((), "") else _SHORT.repr(fault["input"])
-            yield f"{name} {verb} {value}; it must {'hold' if _is_tuple(field.annotation) else 'be'} {_legal(field.annotation, field.metadata)}"
+            is_empty = isinstance(value, (str, tuple)) and not value
+            found = "is empty" if is_empty else f"{'holds' if within else 'is'} {_SHORT.repr(value)}"
+            found = "is missing" if fault["type"] == "missing" and not within else found
+            verb = "hold" if get_origin(_bare(field.annotation)) is tuple else "be"
+            yield f"{name} {found}; it must {verb} {_legal(field.annotation, field.metadata)}"
 
 
-def _is_tuple(kind: Any) -> bool:
-    return get_origin(_bare(kind)) is tuple
-
-
-def _legal(kind: Any, limits: Iterable[Any], many: bool = False) -> str:
+def _legal(kind: Any, limits: Iterable[Any] = (), many: bool = False) -> str:
     """What a type with these limits takes, in words."""
     parts = get_args(kind)
     if get_origin(kind) is Annotated:
         return _legal(parts[0], [*parts[1:], *limits], many)
     if get_origin(kind) in (Union, UnionType):
-        return " or ".join("none" if each is NoneType else _legal(each, limits, many) for each in parts)
+        return ", or ".join("none" if each is NoneType else _legal(each, limits, many) for each in parts)
     if get_origin(kind) is tuple:
-        words = _legal(parts[0], (), many=True)
-        return f"{words}, each once" if _EACH_ONCE in limits else words if parts[-1] is ... else f"pairs of {words}"
+        words = ("" if parts[-1] is ... else "pairs a/b of ") + _legal(parts[0], many=True)
+        return f"{words}, each once" if _EACH_ONCE in limits else words
     if get_origin(kind) is Literal:
         return ("some of " if many else "one of ") + ", ".join(map(str, parts))
     limits = [each for limit in limits for each in (limit.metadata if isinstance(limit, FieldInfo) else [limit])]
     found = {name: getattr(limit, name) for limit in limits for name in _LIMITS if hasattr(limit, name)}
     words = " and ".join(f"{_LIMITS[name]} {value:.12g}" for name, value in found.items())
-    one, several = _KINDS.get(kind, (f"a {kind.__name__}", f"{kind.__name__}s"))
-    return (several if many else one) + (" of " if words.startswith("at ") else " " if words else "") + words
+    one = _KINDS.get(kind) or f"a {kind.__name__}"
+    return (one.removeprefix("a ") + "s" if many else one) + " of" * words.startswith("at ") + " " * bool(words) + words
