@@ -34,8 +34,8 @@ from pydantic.fields import FieldInfo
 
 T = TypeVar("T")
 S = TypeVar("S", bound="Settings")
-_LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below", "multiple_of": "a multiple of"}
-_KINDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+_LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below", "multiple_of": "divisible by"}
+_KINDS = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 80
 
@@ -64,7 +64,7 @@ Pairs = Numbers[tuple[T, T]]  # "0.5/0.2 0.8/0.5"
 
 
 class SettingsError(ValueError):
-    """A setting that there is not, or a value that it does not take; one sentence for each, a line each."""
+    """An unknown setting or an illegal value: one sentence per fault, one fault per line."""
 
 
 class Parameter(NamedTuple):
@@ -78,11 +78,11 @@ class Parameter(NamedTuple):
 
 
 class part(property):
-    """A property that gives another configuration; it is checked when this one is made."""
+    """A property that builds another configuration; evaluated at construction, so that its errors appear there."""
 
 
 class Settings(BaseModel):
-    """Base of every configuration: frozen, without unknown names, its values checked; text is read as what it says."""
+    """Base of every configuration: frozen, no unknown names, values checked, text converted to the type of its field."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True)
 
@@ -108,21 +108,21 @@ class Settings(BaseModel):
         Parameters
         ----------
         namespace : mapping
-            ``globals()`` in the first cell after the parameters: then the cells just before it, which assign nothing
-            but constants, are the parameters, so that a name which papermill injected and the page lacks is seen.  Of
-            a script's ``globals()``, what has the name of a field; of any other mapping, everything.
+            In a notebook, ``globals()`` in the first cell after the parameters: every name assigned in the cells just
+            before it that assign only constants counts as a parameter, so an unknown name injected by papermill is
+            found.  From ``globals()`` of a script, only names of fields are taken; from any other mapping, all.
         **fixed
-            Values that are no parameters, or go before them.
+            Values that are not parameters, or override them.
 
         Raises
         ------
         SettingsError
-            For a name that is no field, or a value that its field does not take.
+            For an unknown name or an illegal value.
         """
         names = set(namespace)
         if "__name__" in namespace:  # globals(): most of it is no parameter
             names &= {*cls.model_fields, *_assigned(namespace.get("In", [])[:-1])}
-        return cls(**{**{name: namespace[name] for name in namespace if name in names}, **fixed})
+        return cls(**{**{str(name): value for name, value in namespace.items() if name in names}, **fixed})
 
     @classmethod
     def from_yaml(cls, path: str | Path, **fixed: Any) -> Self:
@@ -134,20 +134,20 @@ class Settings(BaseModel):
             raise SettingsError("\n".join(f"{path}: {line}" for line in str(error).splitlines())) from None
 
     def replace(self, **changes: Any) -> Self:
-        """The same with other values, checked as a new one is."""
+        """A copy with other values, checked like a new configuration."""
         return type(self)(**{**dict(self), **changes})
 
     def build(self, kind: type[S], names: Mapping[str, str] | None = None, **values: Any) -> S:
-        """Another configuration out of those fields of this one that it has too.
+        """Another configuration, with the values of the fields that both have.
 
         Parameters
         ----------
         kind : type
         names : mapping, optional
-            By field of the other, the field of this one that it comes from: ``{"n_steps": "lasso_steps"}``.  Errors
-            then name that.
+            Field of this one by field of the other, where they differ: ``{"n_steps": "lasso_steps"}``.  Errors name
+            the field of this one.
         **values
-            Of the other, in place of this one's.
+            Further values of the other; they take precedence.
         """
         own = {name: name for name in kind.model_fields if name in type(self).model_fields} | dict(names or {})
         try:
@@ -157,12 +157,12 @@ class Settings(BaseModel):
             raise SettingsError("\n".join(lines)) from None
 
     def to_parameters(self) -> dict[str, Any]:
-        """Every field as a parameters cell, YAML or JSON holds it: several values are a text, ``"0.5/0.2 0.8/0.5"``."""
+        """Every field as in a parameters cell: scalars, and tuples as text such as ``"0.5/0.2 0.8/0.5"``."""
         return {name: _plain(value) for name, value in self}
 
     @classmethod
     def parameters_table(cls) -> list[Parameter]:
-        """Name, type, default, legal values and meaning of every field, in their order."""
+        """Name, type, default, legal values and meaning of every field, in order."""
         rows = []
         for name, field in cls.model_fields.items():
             kind = _bare(field.annotation)
@@ -175,7 +175,7 @@ class Settings(BaseModel):
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """Values by name out of a YAML file; ``-`` in a name counts as ``_``.
+    """Values by name from a YAML file; ``-`` in a name counts as ``_``.
 
     Raises
     ------
@@ -193,9 +193,9 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def add_flags(parser: argparse.ArgumentParser, model: type[Settings], names: Iterable[str] | None = None) -> None:
-    """A flag for every field, or those named; ``model(**vars(parsed))`` then reads and checks what was given.
+    """Add a flag for every field, or for those named; ``model(**vars(parsed))`` converts and checks the values.
 
-    Flags that are not given are not in the parsed arguments; a field of type bool is also true without a value.
+    Flags that are not given are absent from the parsed arguments; a flag of type bool needs no value.
     """
     for row in model.parameters_table():
         if names is None or row.name in names:
@@ -214,7 +214,7 @@ def _bare(kind: Any) -> Any:
 
 
 def _read(value: Any, kind: Any) -> Any:
-    """A text as the number, truth value or several of them that it says; anything else, and any other text, as is."""
+    """Convert text to the number, bool or tuple that the type asks for; leave all else to the checks of pydantic."""
     if value is None or (NoneType in get_args(kind) and isinstance(value, str) and value.lower() == "none"):
         return None
     kind = _bare(kind)
@@ -239,13 +239,15 @@ _READERS = {
 def _plain(value: Any) -> Any:
     if isinstance(value, (tuple, list)):
         return " ".join("/".join(map(str, each)) if isinstance(each, (tuple, list)) else str(each) for each in value)
+    if isinstance(value, Settings):
+        return value.to_parameters()
     return str(value) if isinstance(value, PurePath) else value
 
 
 def _assigned(cells: Sequence[str]) -> set[str]:
-    """Names that the last cells assign, as far back as these assign nothing but constants; imports are passed over."""
+    """Names assigned in the last cells, going back as long as these assign only constants; imports are skipped."""
     found: set[str] = set()
-    with contextlib.suppress(SyntaxError, ValueError, AttributeError):  # no constant, or not given to names
+    with contextlib.suppress(SyntaxError, ValueError, AttributeError):  # not a constant, or not assigned to a name
         for line in (line for source in reversed(cells) for line in reversed(ast.parse(source).body)):
             if not isinstance(line, (ast.Import, ast.ImportFrom)):
                 ast.literal_eval(line.value)
@@ -254,13 +256,13 @@ def _assigned(cells: Sequence[str]) -> set[str]:
 
 
 def _sentences(model: type[Settings], error: ValidationError) -> Iterator[str]:
-    """What is wrong, a sentence for each field: argument, its value, what is legal."""
+    """One sentence per faulty field: argument, its value, what is legal."""
     first: dict[str, Any] = {}
     for fault in error.errors(include_url=False):
         first.setdefault(str(fault["loc"][0]) if fault["loc"] else "", fault)
     for name, fault in first.items():
         field, value, within = model.model_fields.get(name), fault["input"], len(fault["loc"]) > 1
-        if fault["type"] in ("value_error", "assertion_error"):  # a check of the model's own says it all
+        if fault["type"] in ("value_error", "assertion_error"):  # a check of the model itself, a full sentence
             yield str(fault["ctx"]["error"])
         elif field is None:
             near = difflib.get_close_matches(name, model.model_fields, n=1)
@@ -275,7 +277,7 @@ def _sentences(model: type[Settings], error: ValidationError) -> Iterator[str]:
 
 
 def _legal(kind: Any, limits: Iterable[Any] = (), many: bool = False) -> str:
-    """What a type with these limits takes, in words."""
+    """Legal values of a type with these limits, in words."""
     parts = get_args(kind)
     if get_origin(kind) is Annotated:
         return _legal(parts[0], [*parts[1:], *limits], many)
@@ -289,5 +291,5 @@ def _legal(kind: Any, limits: Iterable[Any] = (), many: bool = False) -> str:
     limits = [each for limit in limits for each in (limit.metadata if isinstance(limit, FieldInfo) else [limit])]
     found = {name: getattr(limit, name) for limit in limits for name in _LIMITS if hasattr(limit, name)}
     words = " and ".join(f"{_LIMITS[name]} {value:.12g}" for name, value in found.items())
-    one = _KINDS.get(kind) or f"a {kind.__name__}"
+    one = _KINDS.get(kind) or f"a value of type {kind.__name__}"
     return (one.removeprefix("a ") + "s" if many else one) + " of" * words.startswith("at ") + " " * bool(words) + words

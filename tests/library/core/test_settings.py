@@ -69,7 +69,7 @@ REFUSED = [
     ({"n_seeds": 3.0}, "n_seeds is 3.0; it must be a whole number of at least 1"),
     ({"n_seeds": "3.5"}, "n_seeds is '3.5'; it must be a whole number of at least 1"),
     ({"n_seeds": None}, "n_seeds is None; it must be a whole number of at least 1"),
-    ({"width": 7}, "width is 7; it must be a whole number of at least 2 and a multiple of 2"),
+    ({"width": 7}, "width is 7; it must be a whole number of at least 2 and divisible by 2"),
     ({"learning_rate": "0"}, "learning_rate is 0.0; it must be a number above 0 and at most 1"),
     ({"learning_rate": "nan"}, "learning_rate is nan; it must be a number above 0 and at most 1"),
     ({"learning_rate": True}, "learning_rate is True; it must be a number above 0 and at most 1"),
@@ -91,7 +91,7 @@ REFUSED = [
     ),
     ({"compiled": 1}, "compiled is 1; it must be true or false"),
     ({"precision": "float16"}, "precision is 'float16'; it must be one of float32, bfloat16"),
-    ({"checkpoints": 3}, "checkpoints is 3; it must be a text"),
+    ({"checkpoints": 3}, "checkpoints is 3; it must be a string"),
     ({"n_sedes": 3}, f"n_sedes is not a parameter; did you mean n_seeds? (legal: {LEGAL})"),
     ({"zzz": 3}, f"zzz is not a parameter; (legal: {LEGAL})"),
     ({"lasso_steps": 101}, "lasso_steps is 101; it must be a whole number of at least 1 and at most 100"),
@@ -99,14 +99,14 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("values", "sentence"), REFUSED, ids=[sentence.partition(";")[0] for _, sentence in REFUSED])
-def test_what_is_refused_is_told_in_one_sentence(values, sentence):
+def test_an_error_is_one_sentence(values, sentence):
     for make in (Config, Config.from_parameters, lambda **given: Config().replace(**given)):
         with pytest.raises(SettingsError) as caught:
             make(values) if make == Config.from_parameters else make(**values)
         assert str(caught.value) == sentence
 
 
-def test_every_fault_has_its_line_and_a_missing_value_is_told():
+def test_each_fault_has_one_line_and_a_missing_value_is_named():
     class Run(Settings):
         keep: str
         rounds: Count = 1
@@ -114,12 +114,12 @@ def test_every_fault_has_its_line_and_a_missing_value_is_told():
     with pytest.raises(SettingsError) as caught:
         Run(rounds=0)
     assert str(caught.value).splitlines() == [
-        "keep is missing; it must be a text",
+        "keep is missing; it must be a string",
         "rounds is 0; it must be a whole number of at least 1",
     ]
 
 
-def test_a_text_is_read_as_what_its_field_holds():
+def test_text_is_converted_to_the_type_of_its_field():
     read = Config(
         n_seeds="1e3", learning_rate="3e-3", target="none", methods="lasso, random", sparsities="0.1/0 0.2/0.3",
         neurons=" 30 50", strengths=3e-3, units="a,b", compiled="True", checkpoints="1",
@@ -145,7 +145,7 @@ configs = st.builds(
 
 
 @given(configs)
-def test_parameters_hold_scalars_and_give_the_same_configuration_again(config):
+def test_parameters_are_scalars_and_round_trip(config):
     parameters = config.to_parameters()
     assert {type(value) for value in parameters.values()} <= {int, float, bool, str, type(None)}
     assert Config.from_parameters(parameters) == config
@@ -153,11 +153,11 @@ def test_parameters_hold_scalars_and_give_the_same_configuration_again(config):
     assert pickle.loads(pickle.dumps(config)) == config
 
 
-texts = st.text("0123456789eE.+-_/, axnot\n", max_size=8)  # much of it nearly a number
+words = st.text("0123456789eE.+-_/, axnot\n", max_size=8)  # much of it nearly a number
 
 
-@given(st.dictionaries(st.sampled_from(list(Config.model_fields)), texts | st.floats() | st.lists(st.integers())))
-def test_whatever_is_given_is_taken_or_told(values):
+@given(st.dictionaries(st.sampled_from(list(Config.model_fields)), words | st.floats() | st.lists(st.integers())))
+def test_any_value_is_accepted_or_refused_by_name(values):
     try:
         config = Config(**values)
     except SettingsError as error:
@@ -170,8 +170,13 @@ def test_a_part_takes_the_fields_of_its_page_by_name():
     lasso = Config(lasso_steps=7, learning_rate=0.5, precision="bfloat16").lasso
     assert lasso == Lasso(n_steps=7, learning_rate=0.5, precision="bfloat16", n_records=2)
 
+    class Page(Settings):
+        lasso: Lasso = Lasso()
 
-def test_the_table_says_type_default_legal_values_and_meaning():
+    assert Page(lasso=lasso).to_parameters() == {"lasso": lasso.to_parameters()}
+
+
+def test_table_of_parameters():
     rows = {row.name: row[1:] for row in Config.parameters_table()}
     assert rows["n_seeds"] == ("int", 4, "a whole number of at least 1", "runs of every setting")
     assert rows["sparsities"][:2] == ("str", "0.5/0.2 0.8/0.5")
@@ -187,7 +192,7 @@ def test_flags_are_the_fields():
     assert "step size, 100% of it; a number above 0 and at most 1 [0.003]" in " ".join(parser.format_help().split())
 
 
-def test_a_yaml_file_is_named_in_what_is_wrong_with_it(tmp_path):
+def test_an_error_in_a_yaml_file_names_the_file(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("learning-rate: 3e-3\nneurons: [30, 50]\nstrengths: 0.5\n")
     assert Config.from_yaml(file, n_seeds=2) == Config(n_seeds=2, learning_rate=3e-3, strengths=(0.5,))
