@@ -82,7 +82,7 @@ class part(property):
 
 
 class Settings(BaseModel):
-    """Base of every configuration: frozen, no unknown names, values checked, text converted to the type of its field."""
+    """Base of every configuration: frozen, no unknown names, values checked, text converted to its field's type."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True)
 
