@@ -1,0 +1,1 @@
+"""What is written, how, and when it is still good."""
