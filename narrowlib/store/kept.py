@@ -14,8 +14,8 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,6 +32,7 @@ from narrowlib.store.unfinished import Checkpoint, counted, on_their_own
 
 SECONDS_STALE = 7 * 86_400.0  # results of other code and other settings are removed when older
 _ABOUT = "kept.json"
+_ENTRY = re.compile(r"\.?([0-9a-f]{12})-([0-9a-f]{12})(.*)")  # a result, or with an ending what belongs to it
 T = TypeVar("T")
 
 
@@ -148,6 +149,8 @@ class Kept:
                     self._make(path, unfinished, work, made_from)
                     _wait_for_all()
                     about = json.loads((path / _ABOUT).read_text(encoding="utf-8"))
+        if is_first_process() and unfinished.is_dir():  # its run was killed between two removals
+            shutil.rmtree(unfinished, ignore_errors=True)
         if not self._unfinished:
             self._seconds[path] = about["seconds"]
         return path, about
@@ -206,26 +209,23 @@ def _read(held: dict[str, Any], path: Path, device: torch.device) -> Any:
 
 def _prune(path: Path) -> None:
     """Remove what this result supersedes: unfinished work, the same of other code, old ones of other code."""
-    shutil.rmtree(path.with_name(f"{path.name}.unfinished"), ignore_errors=True)
-    settings, _, code = path.name.partition("-")
-    for other in path.parent.glob("[!.]*-*"):
-        their_settings, _, their_code = other.name.removesuffix(".unfinished").partition("-")
-        with suppress(OSError):
-            is_old = time.time() - other.stat().st_mtime > SECONDS_STALE
-            if their_code != code and (their_settings == settings or is_old):
-                shutil.rmtree(other, ignore_errors=True)
-                other.with_name(f".{their_settings}-{their_code}.lock").unlink(missing_ok=True)
+    settings, code = path.name.split("-")
+    for other in path.parent.iterdir():
+        if not (found := _ENTRY.fullmatch(other.name)):
+            continue
+        with suppress(OSError):  # another process has just removed it
+            is_ours, is_old = found[1] == settings, time.time() - other.stat().st_mtime > SECONDS_STALE
+            is_left_behind = is_ours and found[3] not in ("", ".lock")
+            if is_left_behind if found[2] == code else (is_ours or is_old):
+                shutil.rmtree(other, ignore_errors=True) if other.is_dir() else other.unlink()
 
 
-@contextmanager
-def _one_at_a_time(path: Path) -> Iterator[None]:
+def _one_at_a_time(path: Path) -> AbstractContextManager[Any]:
     """Only one process, or the first of several that belong together, makes a result; others wait for it."""
     if not is_first_process():
-        yield
-        return
+        return nullcontext()
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name(f".{path.name}.lock")):
-        yield
+    return FileLock(path.with_name(f".{path.name}.lock"))
 
 
 def _are_several() -> bool:
