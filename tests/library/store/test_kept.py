@@ -17,8 +17,8 @@ from types import FunctionType
 import pandas as pd
 import pytest
 import torch
-from narrowlib.models import MLPStack
-from narrowlib.training import make_generators
+from narrowlib.stacks.networks import MLPStack
+from narrowlib.stacks.training import make_generators
 
 from narrowlib.store import kept, unfinished
 from narrowlib.store.digests import closure_of, described, digest_of, module_of, sources
