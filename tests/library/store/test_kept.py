@@ -17,9 +17,9 @@ from types import FunctionType
 import pandas as pd
 import pytest
 import torch
+
 from narrowlib.stacks.networks import MLPStack
 from narrowlib.stacks.training import make_generators
-
 from narrowlib.store import kept, unfinished
 from narrowlib.store.digests import closure_of, described, digest_of, module_of, sources
 from narrowlib.store.kept import Kept
@@ -292,18 +292,18 @@ def about(path):
 
 
 def test_the_closure_of_an_experiment_holds_the_engine_and_no_figure():
-    from narrowlib.experiments import hierarchy
+    from narrowlib.chapters.hierarchy import experiment
 
     sources.cache_clear()
-    names = list(closure_of(hierarchy.learning_curves))
-    assert {"narrowlib.experiments.hierarchy", "narrowlib.cmsp", "narrowlib.units", "narrowlib.training"} <= set(names)
-    assert not [name for name in names if ".plots" in name or "figures" in name]
+    names = list(closure_of(experiment.learning_curves))
+    assert {experiment.__name__, "narrowlib.cmsp", "narrowlib.units", "narrowlib.stacks.training"} <= set(names)
+    assert not [name for name in names if "figures" in name or "style" in name]
 
 
 def test_code_outside_packages_is_its_module_and_what_it_names_of_the_library():
     (mine,) = closure_of(lambda: 1)
     assert mine == __name__
-    assert {mine, "narrowlib.models", "narrowlib.units"} <= set(closure_of(lambda: MLPStack))
+    assert {mine, "narrowlib.stacks.networks", "narrowlib.units"} <= set(closure_of(lambda: MLPStack))
     one = FunctionType((lambda: 1).__code__, {"__name__": "no_file"})
     two = FunctionType((lambda: 2).__code__, {"__name__": "no_file"})
     assert closure_of(one) != closure_of(two) and list(closure_of(one)) == ["no_file"]  # as in a notebook
