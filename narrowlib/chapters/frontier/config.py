@@ -80,12 +80,13 @@ class Config(Settings):
 
     def training(self, learning_rate: float) -> LLMTrainingConfig:
         """One configuration for all ways, but for the step size."""
+        at_once = max(n for n in range(1, AT_ONCE + 1) if self.batch_size % n == 0)
         names = ("n_steps", "n_warmup", "batch_size", "precision", "compiled", "evaluate_every")
         return LLMTrainingConfig(
             **{name: getattr(self, name) for name in names},
             learning_rate=learning_rate,
             schedule="cosine",
-            micro_batch_size=min(AT_ONCE, self.batch_size),
+            micro_batch_size=at_once,
             weight_decay=0.01,
             record_every=1,
             checkpoint_every=100,
