@@ -20,7 +20,7 @@ _COMPILERS = {"cpu": ("CXX", "g++", "clang++"), "cuda": ("CC", "gcc", "clang")}
 
 
 @contextmanager
-def compiled_layers(model: nn.Module, compiled: bool = True) -> Iterator[Callable[[Function], Function] | None]:
+def compiled_layers(model: nn.Module, compiled: bool = True) -> Iterator[Callable[[Function], Function]]:
     """The decoder layers of a model run as compiled code within the context, and as they were after it.
 
     The layers of a model are alike, so that one compilation serves all of them: seconds, where compiling the whole
@@ -35,8 +35,8 @@ def compiled_layers(model: nn.Module, compiled: bool = True) -> Iterator[Callabl
 
     Yields
     ------
-    callable or None
-        Compiles a function, such as a loss; None when nothing is to be compiled.
+    callable
+        Compiles a function, such as a loss.
 
     Raises
     ------
@@ -48,7 +48,7 @@ def compiled_layers(model: nn.Module, compiled: bool = True) -> Iterator[Callabl
     Source: ``torch.compile``; its manual calls this regional compilation.
     """
     if not compiled:
-        yield None
+        yield lambda function: function
         return
     check_compiler(next(model.parameters()).device)
     layers = model.model.layers

@@ -172,12 +172,6 @@ def as_teacher(blocks: Dataset, distillation: Distillation | None = None, teache
     return blocks.with_format("numpy", columns=["input_ids", TOP_TOKENS, TOP_LOG_P])
 
 
-def top_of(inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Tokens and logarithms of a batch as `Distillation.top_loss` takes them, (n, t - 1, n_kept)."""
-    n_blocks, length = inputs["input_ids"].shape
-    return tuple(inputs[name].reshape(n_blocks, length - 1, -1) for name in (TOP_TOKENS, TOP_LOG_P))
-
-
 def _schema(length: int, n_kept: int) -> pa.Schema:
     import pyarrow as pa
 

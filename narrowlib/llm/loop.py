@@ -1,7 +1,7 @@
-"""The loop that trains a language model: units stay removed, a penalty joins the gradient, a teacher the loss.
+"""The loop that trains a language model, on accelerate: in one process or several, of which the first writes.
 
-It stands on accelerate: one process or several, of which the first writes.  What a step draws at random depends on its
-number alone, and a checkpoint holds everything else, so that a resumed training ends at the same bits.
+What a step draws at random depends on its number alone, and a checkpoint holds everything else, so that a resumed
+training ends at the same bits.
 """
 
 from __future__ import annotations
@@ -20,41 +20,27 @@ from tqdm.auto import tqdm
 
 from narrowlib.llm.checkpoints import Checkpoint
 from narrowlib.llm.costs import joules_so_far
-from narrowlib.llm.distillation import TOP_LOG_P, TOP_TOKENS, Distillation, top_of
+from narrowlib.llm.distillation import TOP_LOG_P, TOP_TOKENS, Distillation
 from narrowlib.llm.scores import next_token_loss
 from narrowlib.llm.settings import LLMTrainingConfig
+from narrowlib.penalties import group_lasso_gradients_
 from narrowlib.pruning import apply_masks
 from narrowlib.units import UnitGroup
 
 _COLUMNS = {"input_ids": torch.int64, TOP_TOKENS: torch.int64, TOP_LOG_P: torch.float32}
-_MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # what AdamW remembers of a parameter
-_SPENT = ("seconds", "joules")
 
 
 class Loop:
-    """One training of a causal language model on token blocks.
+    """One training of a model in place; parameters as in `narrowlib.llm.training.recover`.
 
     Parameters
     ----------
-    model : PreTrainedModel
-        Trained in place.
     blocks : datasets.Dataset
-        As `narrowlib.llm.distillation.as_teacher` returns them; with soft targets they are the teacher.
-    config : LLMTrainingConfig
-    held_out : datasets.Dataset, optional
-        Blocks to evaluate on.
-    groups, masks
-        Units to hold at zero, see `narrowlib.pruning.apply_masks`.
-    penalty : callable, optional
-        Adds a penalty's gradient to the ``grad`` of the parameters: once per optimiser step, when the gradients of all
-        its blocks and processes are summed up, and before they are clipped.
-    teacher : PreTrainedModel, optional
-    distillation : Distillation, optional
-    compiled : callable, optional
-        Compiles the losses, see `narrowlib.llm.compilation.compiled_layers`.
-    on_record : callable, optional
-        Called with the number of steps done, before the first one and at every record.
-    progress : bool
+        As `narrowlib.llm.distillation.as_teacher` returns them.
+    strength : float
+        Of a group lasso on the groups.
+    compiled : callable
+        Compiles a loss, see `narrowlib.llm.compilation.compiled_layers`.
 
     Raises
     ------
@@ -67,112 +53,91 @@ class Loop:
         model: nn.Module,
         blocks: Any,
         config: LLMTrainingConfig,
+        compiled: Callable[[Callable], Callable],
         *,
         held_out: Any = None,
         groups: Sequence[UnitGroup] = (),
         masks: Mapping[str, Tensor] | None = None,
-        penalty: Callable[[], None] | None = None,
+        strength: float = 0.0,
         teacher: nn.Module | None = None,
         distillation: Distillation | None = None,
-        compiled: Callable[[Callable], Callable] | None = None,
         on_record: Callable[[int], None] | None = None,
         progress: bool = True,
     ) -> None:
-        is_on_cpu = next(model.parameters()).device.type == "cpu"
+        device = next(model.parameters()).device
         is_launched = torch.distributed.is_torchelastic_launched() or torch.distributed.is_initialized()
-        # Without a launcher the model stays where it is, whatever device accelerate would choose.
-        self.accelerator = Accelerator(
-            mixed_precision="no", cpu=is_launched and is_on_cpu, device_placement=is_launched
+        self.accelerator = Accelerator(  # without a launcher the model stays where it is
+            mixed_precision="no", cpu=is_launched and device.type == "cpu", device_placement=is_launched
         )
-        self.n_rows, self.n_parts = self._shares(config)
-        self.model, self.config, self.blocks = model, config, blocks
+        self.n_rows, self.n_parts = _shares(config, self.accelerator.num_processes)
+        self.model, self.replica = model, self.accelerator.prepare_model(model)  # which averages gradients
+        self.device = device = next(model.parameters()).device
+        self.config, self.blocks, self.on_record, self.progress = config, blocks, on_record, progress
         self.held_out = held_out and held_out.with_format("numpy", columns=["input_ids"])
-        self.replica = self.accelerator.prepare_model(model)  # averages gradients over processes
+        self.groups, self.strength = groups, strength
+        self.masks = {name: mask.to(device) for name, mask in (masks or {}).items()}
+        self.teacher, self.distillation = teacher and teacher.to(device).eval(), distillation or Distillation()
+        losses = (next_token_loss, self.distillation.soft_loss, self.distillation.top_loss)
+        self._hard_loss, self._soft_loss, self._top_loss = map(compiled, losses)
         self.parameters = dict(model.named_parameters())
-        self.device = next(model.parameters()).device
-        self.groups, self.penalty, self.on_record, self.progress = groups, penalty, on_record, progress
-        self.masks = {name: mask.to(self.device) for name, mask in (masks or {}).items()}
-        distillation = distillation or Distillation()
-        self.teacher, self.hard_weight = (
-            None if teacher is None else teacher.to(self.device).eval(),
-            distillation.hard_weight,
-        )
-        losses = (next_token_loss, distillation.soft_loss, distillation.top_loss)
-        self._hard_loss, self._soft_loss, self._top_loss = map(compiled, losses) if compiled else losses
         self.optimizer = _adamw(self.parameters, config)
         self.order = order_of(len(blocks), config.n_steps * config.batch_size, config.seed)
-        self.rows: list[dict[str, Any]] = []  # the records
-        self.recorded = 0  # step of the last record of the training loss
-        self.loss = torch.zeros((), device=self.device)  # sum over the steps since then
-        self.hard: list[Tensor] = []  # losses without the teacher of each part of these steps
+        self.rows: list[dict[str, Any]] = []  # what was recorded
+        self.recorded = 0  # step of the last record; the losses are of the steps since then
+        self.loss, self.hard_losses = torch.zeros((), device=device), []
         self.best_loss = math.inf
-        self.clock = Clock(self.device)
+        self.clock = Clock(device)
 
-    def run(self, checkpoint: Checkpoint, best: Checkpoint | None, *key: Any) -> list[dict[str, Any]]:
+    def run(self, checkpoint: Checkpoint, best: Checkpoint | None, key: str) -> list[dict[str, Any]]:
         """Train, from where a checkpoint of the same key left off.
 
         Parameters
         ----------
-        checkpoint : Checkpoint
-            Removed at the end.
-        best : Checkpoint, optional
-            Keeps the parameters whose held-out loss was the lowest; the model ends with them.
-        *key : Any
-            Everything that the training depends on.
+        checkpoint, best : Checkpoint
+            Removed at the end.  The second one keeps the parameters whose held-out loss was the lowest, with which the
+            model then ends.
+        key : str
+            Names everything that the training depends on.
 
         Returns
         -------
         list of dict
-            ``step``, ``split`` and ``loss`` of every record; of the training loss also ``seconds`` and ``joules``.
+            ``step``, ``split`` and ``loss`` of every record; of a training loss also ``seconds`` and ``joules``.
         """
-        config, is_first = self.config, self.accelerator.is_main_process
-        key += (self.device.type, self.accelerator.num_processes)
-        start = self._resume(checkpoint.resume(*key), best and best.resume(*key))
+        config, self.best = self.config, best
+        key = f"{key}, {self.accelerator.num_processes} on {self.device.type}"
+        start = self._resume(checkpoint.resume(key), best and best.resume(key))
+        earlier = self.clock.read()
         self._hold()
         self._tell(start)
-        if self.held_out is not None and not start:
-            self._evaluate(0, best)
-        hidden = not (self.progress and is_first)
-        with tqdm(total=config.n_steps, initial=start, desc="train", unit="step", disable=hidden) as bar:
-            for step in range(start, config.n_steps):
-                self._step(step)
-                if config.compiled and step == start:
-                    float(self.loss)  # the device is done; compilation is not counted
-                    self.clock.restart()
-                done, is_last = step + 1, step + 1 == config.n_steps
+        if not start:
+            self._evaluate(0)
+        is_shown = self.progress and self.accelerator.is_main_process
+        with tqdm(total=config.n_steps, initial=start, desc="train", unit="step", disable=not is_shown) as bar:
+            for step in range(start + 1, config.n_steps + 1):
+                self._step(step - 1)
                 bar.update()
-                if is_last or done % config.record_every == 0:
-                    bar.set_postfix(loss=f"{self._record(done):.3f}")
-                if self.held_out is not None and (
-                    is_last or done % (config.evaluate_every or config.record_every) == 0
-                ):
-                    self._evaluate(done, best)
-                if not is_last and done % config.checkpoint_every == 0:
-                    self._save(checkpoint, done)
+                is_last = step == config.n_steps
+                if config.compiled and step == start + 1:
+                    float(self.loss)  # the device is done
+                    self.clock.set(earlier)
+                if is_last or step % config.record_every == 0:
+                    bar.set_postfix(loss=f"{self._record(step):.3f}")
+                if is_last or step % (config.evaluate_every or config.record_every) == 0:
+                    self._evaluate(step)
+                if not is_last and step % config.checkpoint_every == 0:
+                    self._save(checkpoint, step)
         if best is not None and self.best_loss < math.inf:
-            self._take(best.resume(*key))
+            self._take(best.resume(key))
         self.accelerator.wait_for_everyone()
-        for kept in (checkpoint, best):
-            if kept is not None:
-                kept.remove()
+        for kept in filter(None, (checkpoint, best)):
+            kept.remove()
         return self.rows
-
-    def _shares(self, config: LLMTrainingConfig) -> tuple[int, int]:
-        """Blocks that go through the model at once in this process, and how often per step."""
-        n_processes = self.accelerator.num_processes
-        share, rest = divmod(config.batch_size, n_processes)
-        n_rows = min(config.micro_batch_size, share)
-        if rest or share % n_rows:
-            raise ValueError(
-                f"batch_size is {config.batch_size}; it must be a multiple of micro_batch_size, which is "
-                f"{config.micro_batch_size}, times the number of processes, which is {n_processes}"
-            )
-        return n_rows, share // n_rows
 
     def _step(self, step: int) -> None:
         """One step of the optimiser; nothing in it waits for the device."""
-        config, rank, n_processes = self.config, self.accelerator.process_index, self.accelerator.num_processes
-        torch.manual_seed(((config.seed * 1_000_003 + step) * 1009 + rank) % 2**63)
+        rank, n_processes = self.accelerator.process_index, self.accelerator.num_processes
+        torch.manual_seed(((self.config.seed * 1_000_003 + step) * 1009 + rank) % 2**63)
         for part in range(self.n_parts):
             first = ((step * self.n_parts + part) * n_processes + rank) * self.n_rows
             batch = self._batch(self.blocks, self.order[first : first + self.n_rows].tolist())
@@ -181,12 +146,12 @@ class Loop:
                 loss = self._training_loss(batch) / self.n_parts
                 self.accelerator.backward(loss)
             self.loss += loss.detach()
-        if self.penalty is not None:
-            self.penalty()
-        if config.max_grad_norm:
-            torch.nn.utils.clip_grad_norm_(self.parameters.values(), config.max_grad_norm)
+        if self.strength:
+            group_lasso_gradients_(self.groups, self.parameters, self.strength)
+        if self.config.max_grad_norm:
+            torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.config.max_grad_norm)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate_at(step, config)
+            group["lr"] = learning_rate_at(step, self.config)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self._hold()
@@ -194,181 +159,182 @@ class Loop:
     def _batch(self, blocks: Any, places: Sequence[int]) -> dict[str, Tensor]:
         rows = blocks[places]
         batch = {name: torch.tensor(rows[name], dtype=dtype) for name, dtype in _COLUMNS.items() if name in rows}
-        if self.device.type == "cuda":
+        if self.device.type == "cuda":  # the host goes on while it is copied
             batch = {name: values.pin_memory() for name, values in batch.items()}
         return {name: values.to(self.device, non_blocking=True) for name, values in batch.items()}
 
     def _logits(self, model: nn.Module, ids: Tensor) -> Tensor:
-        """(n, t) -> (n, t, vocabulary), in the precision of matrix products."""
+        """(n, t) -> (n, t, vocabulary)"""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
             return model(input_ids=ids, use_cache=False).logits
 
     def _training_loss(self, batch: dict[str, Tensor]) -> Tensor:
-        """Cross entropy of the next token, with a teacher the distillation loss."""
+        """Cross entropy of the next token; with a teacher, the distillation loss."""
         ids = batch["input_ids"]
         logits = self._logits(self.replica, ids)
         hard = self._hard_loss(logits, ids)
         if TOP_TOKENS in batch:
-            soft = self._top_loss(logits, *top_of(batch))
+            top = (batch[name].unflatten(1, (ids.shape[1] - 1, -1)) for name in (TOP_TOKENS, TOP_LOG_P))
+            soft = self._top_loss(logits, *top)
         elif self.teacher is not None:
             with torch.no_grad():
-                taught = self._logits(self.teacher, ids)
-            soft = self._soft_loss(logits, taught)
+                teacher_logits = self._logits(self.teacher, ids)
+            soft = self._soft_loss(logits, teacher_logits)
         else:
             return hard
-        self.hard.append(hard.detach())
-        return self.hard_weight * hard + (1 - self.hard_weight) * soft
+        self.hard_losses.append(hard.detach())
+        return self.distillation.hard_weight * hard + (1 - self.distillation.hard_weight) * soft
 
     def _hold(self) -> None:
         if self.masks:
             apply_masks(self.groups, self.parameters, self.masks)
 
+    def _tell(self, step: int) -> None:
+        with self.clock.stopped():
+            if self.on_record is not None:
+                self.on_record(step)
+        self.replica.train()
+
     def _record(self, step: int) -> float:
         """The mean training loss since the last record, and what training took."""
-        reduced = self.accelerator.reduce
-        losses = {"train": float(reduced(self.loss, "mean")) / (step - self.recorded)}
-        if self.hard:
-            losses["train, hard"] = float(reduced(torch.stack(self.hard).mean(), "mean"))
-        spent = torch.tensor(self.clock.read(), dtype=torch.float64, device=self.device)
-        costs = dict(zip(_SPENT, (float(spent[0]), float(reduced(spent[1], "sum"))), strict=True))
+        reduce = self.accelerator.reduce
+        losses = {"train": float(reduce(self.loss, "mean")) / (step - self.recorded)}
+        if self.hard_losses:
+            losses["train, hard"] = float(reduce(torch.stack(self.hard_losses).mean(), "mean"))
+        spent = self.clock.read().to(self.device)
+        costs = {"seconds": float(spent[0]), "joules": float(reduce(spent[1], "sum"))}
         self.rows += [{"step": step, "split": split, "loss": loss, **costs} for split, loss in losses.items()]
-        self.recorded, self.hard = step, []
+        self.recorded, self.hard_losses = step, []
         self.loss.zero_()
         self._tell(step)
         return losses["train"]
 
-    def _tell(self, step: int) -> None:
-        if self.on_record is not None:
-            with self.clock.stopped():
-                self.on_record(step)
-        self.replica.train()
-
     @torch.no_grad()
-    def _evaluate(self, step: int, best: Checkpoint | None) -> None:
+    def _evaluate(self, step: int) -> None:
         """The mean loss of the held-out blocks, each counted once however many processes share them."""
+        if self.held_out is None:
+            return
         with self.clock.stopped():
             self.model.eval()
             total, n_blocks = torch.zeros((), dtype=torch.float64, device=self.device), len(self.held_out)
-            n_at_once = self.n_rows * self.accelerator.num_processes
-            for start in range(self.n_rows * self.accelerator.process_index, n_blocks, n_at_once):
+            first, stride = (self.n_rows * n for n in (self.accelerator.process_index, self.accelerator.num_processes))
+            for start in range(first, n_blocks, stride):
                 places = range(start, min(start + self.n_rows, n_blocks))
                 ids = self._batch(self.held_out, places)["input_ids"]
                 total += len(places) * self._hard_loss(self._logits(self.model, ids), ids).double()
+            self.model.train()
             loss = float(self.accelerator.reduce(total, "sum")) / n_blocks
             self.rows.append({"step": step, "split": "held out", "loss": loss})
-            if best is not None and loss < self.best_loss:
+            if self.best is not None and loss < self.best_loss:
                 self.best_loss = loss
-                best.save(self.parameters, loss)
-            self.replica.train()
+                self.best.save(self.parameters, loss)
 
-    def _tensors(self) -> dict[str, Tensor]:
+    def _state(self) -> dict[str, Tensor]:
         """Parameters, and what the optimiser remembers of them."""
-        state = self.optimizer.state
-        moments = {f"{moment}/{name}": state[p][moment] for name, p in self.parameters.items() for moment in _MOMENTS}
-        return {**{f"parameter/{name}": p for name, p in self.parameters.items()}, **moments}
+        held = {f"parameter {name}": parameter for name, parameter in self.parameters.items()}
+        for name, parameter in self.parameters.items():
+            held |= {f"{kind} {name}": moment for kind, moment in self.optimizer.state[parameter].items()}
+        return held
 
     def _save(self, checkpoint: Checkpoint, step: int) -> None:
-        losses = torch.stack([self.loss, *self.hard]).double()
-        own = torch.cat([torch.tensor(self.clock.read(), dtype=torch.float64, device=self.device), losses])
-        own = self.accelerator.gather(own[None])  # (processes, 3 + losses)
+        since = torch.stack([self.loss, *self.hard_losses])  # of this process, since the last record
+        own = self.accelerator.gather(torch.cat([self.clock.read().to(self.device), since])[None])
         about = {"step": step, "rows": self.rows, "recorded": self.recorded, "best": self.best_loss}
-        checkpoint.save({**self._tensors(), "own": own}, about)
+        checkpoint.save({**self._state(), "own": own}, about)
 
     def _resume(self, found: tuple[dict[str, Tensor], Any] | None, best: tuple[dict[str, Tensor], Any] | None) -> int:
-        """Put everything back as it was saved; the step to go on from, 0 when what was found is not of this run."""
-        if found is None:
-            return 0
-        tensors, about = found
-        own = tensors.pop("own", torch.empty(0))
-        shapes = {f"parameter/{name}": p.shape for name, p in self.parameters.items()}
-        for moment in _MOMENTS:
-            shapes |= {f"{moment}/{name}": p.shape if moment != "step" else () for name, p in self.parameters.items()}
-        if {name: tensor.shape for name, tensor in tensors.items()} != shapes or len(
-            own
-        ) <= self.accelerator.process_index:
+        """Put everything back as it was saved, and return the step, 0 where this training cannot go on from it."""
+        tensors, about = found or ({}, {})
+        own, state = tensors.pop("own", None), self._state()
+        if own is None or {name: t.shape for name, t in tensors.items()} != {
+            name: t.shape for name, t in state.items()
+        }:
             return 0
         if about["best"] < math.inf and (best is None or best[1] > about["best"]):
-            return 0  # the best parameters are gone
+            return 0  # the best parameters so far are gone
         with torch.no_grad():
-            for name, parameter in self.parameters.items():
-                parameter.copy_(tensors[f"parameter/{name}"])
-                moments = {moment: tensors[f"{moment}/{name}"].to(self.device) for moment in _MOMENTS}
-                self.optimizer.state[parameter] = moments
-        self.rows, self.recorded, self.best_loss = (
-            about["rows"],
-            about["recorded"],
-            min(about["best"], best[1]) if best else math.inf,
-        )
-        *spent, loss = own[self.accelerator.process_index, :3].tolist()
-        self.clock = Clock(self.device, spent)
-        self.loss.fill_(loss)
-        self.hard = list(own[self.accelerator.process_index, 3:].float().to(self.device))
+            for name, tensor in state.items():
+                tensor.copy_(tensors[name])
+            seconds, joules, loss, *hard = own[self.accelerator.process_index].to(self.device)
+            self.clock.set(torch.stack([seconds, joules]).cpu())
+            self.loss.copy_(loss)
+        self.hard_losses = [each.float() for each in hard]
+        self.rows, self.recorded = about["rows"], about["recorded"]
+        self.best_loss = best[1] if best else math.inf
         return about["step"]
 
-    def _take(self, best: tuple[dict[str, Tensor], Any] | None) -> None:
-        """Give the model the best parameters, which the first process has on its disk."""
-        with torch.no_grad():
-            for name, parameter in self.parameters.items():
-                if self.accelerator.is_main_process:
-                    parameter.copy_(best[0][name])
-                broadcast(parameter.detach())
+    def _take(self, best: tuple[dict[str, Tensor], float] | None) -> None:
+        """The best parameters, which the first process has on its disk, in all processes."""
+        for name, parameter in self.parameters.items():
+            if best is not None:
+                parameter.detach().copy_(best[0][name])
+            broadcast(parameter.detach())
 
 
 class Clock:
-    """Seconds and joules that training took, without the times in which it is stopped."""
+    """Seconds and joules of training; the joules are NaN where the device does not count them."""
 
-    def __init__(self, device: torch.device, earlier: Sequence[float] = (0.0, 0.0)) -> None:
-        self.device, self.earlier = device, tuple(earlier)
-        self.restart()
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.began = self._now()
 
-    def restart(self) -> None:
-        """Forget what came after the times before."""
-        self._set(self.earlier)
+    def _now(self) -> Tensor:
+        return torch.tensor([time.perf_counter(), joules_so_far(self.device)], dtype=torch.float64)
 
-    def read(self) -> tuple[float, float]:
-        """Seconds, and joules or NaN."""
-        return tuple(
-            spent + now - began for spent, now, began in zip(self._spent, self._now(), self._began, strict=True)
-        )
+    def read(self) -> Tensor:
+        """Float64, shape (2,), on the CPU."""
+        return self._now() - self.began
+
+    def set(self, spent: Tensor) -> None:
+        """Go on from there."""
+        self.began = self._now() - spent
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
         """What happens within is not counted."""
-        before = self.read()
+        spent = self.read()
         yield
-        self._set(before)
-
-    def _set(self, spent: tuple[float, ...]) -> None:
-        self._spent, self._began = spent, self._now()
-
-    def _now(self) -> tuple[float, float]:
-        return time.perf_counter(), joules_so_far(self.device)
+        self.set(spent)
 
 
 def learning_rate_at(step: int, config: LLMTrainingConfig) -> float:
-    """Rises from 0 over the warmup, then stays, or falls to 0 at the end along a line or a cosine."""
+    """Rises from 0 over the warmup and then stays, or falls along a line or a cosine, to 0 after the last step."""
     if step < config.n_warmup:
         return config.learning_rate * (step / config.n_warmup)
-    n_left = max(1, config.n_steps - config.n_warmup)
-    falling = {
-        "linear": max(0.0, (config.n_steps - step) / n_left),
-        "cosine": max(0.0, 0.5 * (1.0 + math.cos(math.pi * ((step - config.n_warmup) / n_left)))),
+    n_falling = max(1, config.n_steps - config.n_warmup)
+    factors = {
+        "linear": (config.n_steps - step) / n_falling,
+        "cosine": 0.5 * (1.0 + math.cos(math.pi * ((step - config.n_warmup) / n_falling))),
         "constant": 1.0,
     }
-    return config.learning_rate * falling[config.schedule]
+    return config.learning_rate * factors[config.schedule]
 
 
 def order_of(n_blocks: int, n_samples: int, seed: int) -> Tensor:
-    """Places of blocks in the order in which they are taken: passes over all, each in an order of its own."""
+    """Places of the blocks that are taken one after the other: passes over all, each in an order of its own."""
     generator = torch.Generator().manual_seed(seed)
-    passes = [torch.randperm(n_blocks, generator=generator) for _ in range(-(-n_samples // n_blocks))]
-    return torch.cat(passes)[:n_samples]
+    n_passes = -(-n_samples // n_blocks)
+    return torch.cat([torch.randperm(n_blocks, generator=generator) for _ in range(n_passes)])[:n_samples]
 
 
-def _adamw(parameters: Mapping[str, Tensor], config: LLMTrainingConfig) -> torch.optim.AdamW:
-    """Norms and biases, which are vectors, do not decay."""
-    groups = [
-        {"params": [p for p in parameters.values() if (p.ndim > 1) == decays], "weight_decay": decay}
-        for decays, decay in ((True, config.weight_decay), (False, 0.0))
-    ]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=config.learning_rate, fused=True)
+def _shares(config: LLMTrainingConfig, n_processes: int) -> tuple[int, int]:
+    """Blocks that go through the model at once in one process, and how often per step."""
+    share, rest = divmod(config.batch_size, n_processes)
+    n_rows = min(config.micro_batch_size, share)
+    if rest or share % n_rows:
+        raise ValueError(
+            f"batch_size is {config.batch_size}; it must be a multiple of micro_batch_size, which is "
+            f"{config.micro_batch_size}, times the number of processes, which is {n_processes}"
+        )
+    return n_rows, share // n_rows
+
+
+def _adamw(parameters: Mapping[str, nn.Parameter], config: LLMTrainingConfig) -> torch.optim.AdamW:
+    """Matrices decay, norms and biases do not; what it remembers is there from the start."""
+    matrices, vectors = ([p for p in parameters.values() if (p.ndim > 1) == wanted] for wanted in (True, False))
+    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
+    for p in parameters.values():
+        step = torch.zeros((), device=p.device)
+        optimizer.state[p] = {"step": step, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+    return optimizer

@@ -9,7 +9,6 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,7 +22,6 @@ from narrowlib.llm.compilation import compiled_layers
 from narrowlib.llm.distillation import Distillation, as_teacher
 from narrowlib.llm.loop import Loop
 from narrowlib.llm.settings import PAPER_GROUP_LASSO, PAPER_RECOVERY, LLMTrainingConfig
-from narrowlib.penalties import group_lasso_gradients_
 from narrowlib.store.checkpoints import digest_of
 from narrowlib.units import UnitGroup, check
 
@@ -100,9 +98,9 @@ def recover(
     """
     if keep_best and held_out is None:
         raise ValueError("keep_best is True and held_out is missing; what is best is told by held-out blocks")
-    more = {"teacher": teacher, "distillation": distillation, "on_record": on_record}
-    rows = _train(model, blocks, config, groups, masks, None, held_out, checkpoint, keep_best, progress, **more)
-    return _frame(rows, config.batch_size * _block_length(blocks), COSTS if tells_costs else ())
+    how = {"teacher": teacher, "distillation": distillation, "on_record": on_record}
+    how |= {"groups": groups, "masks": masks, "held_out": held_out, "progress": progress}
+    return _trained(model, blocks, config, checkpoint, keep_best, COSTS if tells_costs else (), **how)
 
 
 def train_group_lasso(
@@ -152,43 +150,36 @@ def train_group_lasso(
         raise ValueError("groups is empty; it must hold the units to penalise")
     if isinstance(strength, bool) or not isinstance(strength, (int, float)) or not 0 <= strength < math.inf:
         raise ValueError(f"strength is {strength!r}; it must be a number of at least 0")
-    rows = _train(model, blocks, config, groups, masks, strength, held_out, checkpoint, False, progress)
-    return _frame(rows, config.batch_size * _block_length(blocks))
+    how = {"groups": groups, "masks": masks, "strength": strength, "held_out": held_out, "progress": progress}
+    return _trained(model, blocks, config, checkpoint, False, (), **how)
 
 
-def _train(
+def _trained(
     model: nn.Module,
     blocks: Any,
     config: LLMTrainingConfig,
-    groups: Sequence[UnitGroup],
-    masks: Mapping[str, Tensor] | None,
-    strength: float | None,
-    held_out: Any,
     checkpoint: str | Path | None,
-    keeps_best: bool,
-    progress: bool,
-    *,
-    teacher: nn.Module | None = None,
-    distillation: Distillation | None = None,
-    on_record: Callable[[int], None] | None = None,
-) -> list[dict[str, Any]]:
+    keep_best: bool,
+    costs: Sequence[str],
+    **how: Any,
+) -> pd.DataFrame:
+    """Check everything, train, and make the records a table; ``how`` is what `Loop` takes."""
     parameters = dict(model.named_parameters())
-    for group in groups:
+    for group in how["groups"]:
         check(group, parameters)
-    _check_masks(groups, masks)
+    _check_masks(how["groups"], how["masks"])
     _check_precision(parameters)
-    texts = [_sampled(blocks), [] if held_out is None else _sampled(held_out, "held_out")]
-    key = digest_of(asdict(config), texts, model, groups, masks, strength, teacher, distillation, keeps_best)
-    penalty = partial(group_lasso_gradients_, groups, parameters, strength) if strength else None
+    held_out, distillation, teacher = (how.get(name) for name in ("held_out", "distillation", "teacher"))
+    texts = [_sampled(blocks), None if held_out is None else _sampled(held_out, "held_out")]
+    names = sorted(how.keys() - {"held_out", "on_record", "progress"})
+    key = digest_of(model, asdict(config), texts, keep_best, {name: how[name] for name in names})
+    path = Path(checkpoint, f"{key}.safetensors") if checkpoint else None
     with TemporaryDirectory() as nowhere, _left_as_it_was(model), compiled_layers(model, config.compiled) as compiled:
-        loop = Loop(
-            model, as_teacher(blocks, distillation, teacher), config, held_out=held_out, groups=groups, masks=masks,
-            penalty=penalty, teacher=teacher, distillation=distillation, compiled=compiled, on_record=on_record,
-            progress=progress,
-        )  # fmt: skip
-        path = None if checkpoint is None else Path(checkpoint, f"{key}.safetensors")
-        best = Checkpoint(Path(checkpoint or nowhere, f"{key}-best.safetensors")) if keeps_best else None
-        return loop.run(Checkpoint(path), best, key)
+        loop = Loop(model, as_teacher(blocks, distillation, teacher), config, compiled, **how)
+        best = Checkpoint(Path(checkpoint or nowhere, f"{key}-best.safetensors")) if keep_best else None
+        frame = pd.DataFrame(loop.run(Checkpoint(path), best, key), columns=["step", "split", "loss", *costs])
+    frame.insert(1, "tokens", frame["step"] * config.batch_size * len(blocks[0]["input_ids"]))
+    return frame
 
 
 @contextmanager
@@ -203,24 +194,13 @@ def _left_as_it_was(model: nn.Module) -> Iterator[None]:
             model.zero_grad()
 
 
-def _frame(rows: Sequence[Mapping[str, Any]], tokens_per_step: int, costs: Sequence[str] = ()) -> pd.DataFrame:
-    frame = pd.DataFrame(rows, columns=["step", "split", "loss", *costs])
-    frame.insert(1, "tokens", frame["step"] * tokens_per_step)
-    return frame
-
-
-def _block_length(blocks: Any, name: str = "blocks") -> int:
+def _sampled(blocks: Any, name: str = "blocks") -> list[Any]:
+    """Number of blocks, and some hundreds of them, evenly spaced, that tell one text from another."""
     if not len(blocks) or "input_ids" not in blocks[0]:
         raise ValueError(f"{name} is empty or has no column input_ids; it must hold token blocks of one length there")
     length = len(blocks[0]["input_ids"])
     if length < 2:
         raise ValueError(f"{name} holds blocks of {length} token; they must have a token and one to predict from it")
-    return length
-
-
-def _sampled(blocks: Any, name: str = "blocks") -> list[Any]:
-    """Number of blocks, and some hundreds of them, evenly spaced, that tell one text from another."""
-    _block_length(blocks, name)
     places = sorted({*range(0, len(blocks), max(1, len(blocks) // N_TOLD_APART)), len(blocks) - 1})
     return [len(blocks), list(torch.as_tensor(blocks[places]["input_ids"]))]
 
