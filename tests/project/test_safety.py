@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 from tiny_llamas import tiny_llama
+from trees import ROOT
 
 from narrowlib.data import digits, documents
 from narrowlib.data.documents import SKILLS, SPLITS, pinned_sources
 from narrowlib.llm import models as llm
 from narrowlib.store import downloads
 
-ROOT = Path(__file__).parents[1]
 SOURCES = [
     path
     for folder in ("narrowlib", "workflow/companion", "benchmarks", "reliability", "book/_ext")

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -14,6 +13,7 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from tiny_llamas import tiny_llama, token_ids
 from train_tiny_llm import CONFIG, blocks_of, train
+from trees import ROOT
 
 from narrowlib.llm import trainer as llm_trainer
 from narrowlib.llm.callbacks import TrainerCallback
@@ -283,7 +283,7 @@ def test_texts_that_nothing_can_be_learned_from_are_refused(blocks, held_out, sa
 
 
 def test_two_processes_are_one(tmp_path):
-    script = Path(__file__).with_name("train_tiny_llm.py")
+    script = ROOT / "tests" / "train_tiny_llm.py"
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", script, tmp_path]
     result = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert result.returncode == 0, result.stderr

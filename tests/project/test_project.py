@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from trees import ROOT
 
-ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 

@@ -4,16 +4,15 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pandas as pd
 import pytest
+from trees import ROOT
 
-ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from reliability import children, kills, page  # noqa: E402
-from reliability.__main__ import CHECKS, FAULTS, merged  # noqa: E402
+from reliability import children, kills, page
+from reliability.__main__ import CHECKS, FAULTS, merged
 
 
 def test_the_page_is_made_from_what_was_found():

@@ -8,12 +8,12 @@ import subprocess
 import sys
 import time
 import zipfile
-from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 from faults import send, server
+from trees import ROOT
 
 from narrowlib.chapters.mnist import experiment as mnist
 from narrowlib.data import digits
@@ -21,8 +21,6 @@ from narrowlib.stacks.networks import MLPStack
 from narrowlib.stacks.training import make_generators
 from narrowlib.store import downloads, records
 from narrowlib.store.downloads import Archive, UnavailableError, fetch
-
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture

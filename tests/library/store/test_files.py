@@ -10,13 +10,12 @@ import pandas as pd
 import pytest
 import test_training
 from faults import full_disk, read_only, small_disk
+from trees import ROOT
 
 from narrowlib.store import checkpoints, files
 from narrowlib.store.downloads import UnavailableError, made
 from narrowlib.store.files import inside, replacing
 from narrowlib.store.records import Record, load, save
-
-ROOT = Path(__file__).parents[1]
 
 
 def test_a_file_and_a_folder_take_the_place_of_another(tmp_path):

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from companion import chapters
@@ -10,8 +9,8 @@ from companion.chapters import ParameterError, parse_parameters
 from companion.execute import chosen_parameters
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from trees import ROOT
 
-ROOT = Path(__file__).parents[2]
 CELL = """
 count: int = 4         # how many [1, 10]
 share: float = 0.5     # how much of it (0, 1]

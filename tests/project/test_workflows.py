@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from trees import ROOT
 
-ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 WRITES = {"publish/pages", "publish/notebooks", "publish/release"}  # jobs that may write anything
 

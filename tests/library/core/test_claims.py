@@ -2,16 +2,16 @@
 
 import json
 import math
-from pathlib import Path
 
 import pandas as pd
 import pytest
 from IPython.core.formatters import DisplayFormatter
+from trees import ROOT
 
 from narrowlib.claims import MEDIA_TYPE, Assessment, assess, assess_all, is_near, load_claims, satisfies, verdict
 from narrowlib.store.records import Record
 
-BOOK = Path(__file__).parents[1] / "book"
+BOOK = ROOT / "book"
 
 
 @pytest.mark.parametrize(
