@@ -27,6 +27,7 @@ from narrowlib.penalties import group_lasso_gradients_
 from narrowlib.pruning import apply_masks
 from narrowlib.units import UnitGroup
 
+Found = tuple[dict[str, Tensor], Any] | None
 _COLUMNS = {"input_ids": torch.int64, TOP_TOKENS: torch.int64, TOP_LOG_P: torch.float32}
 
 
@@ -70,7 +71,8 @@ class Loop:
             mixed_precision="no", cpu=is_launched and device.type == "cpu", device_placement=is_launched
         )
         self.n_rows, self.n_parts = _shares(config, self.accelerator.num_processes)
-        self.model, self.replica = model, self.accelerator.prepare_model(model)  # which averages gradients
+        is_alone = self.accelerator.num_processes == 1
+        self.model, self.replica = model, model if is_alone else self.accelerator.prepare_model(model)
         self.device = device = next(model.parameters()).device
         self.config, self.blocks, self.on_record, self.progress = config, blocks, on_record, progress
         self.held_out = held_out and held_out.with_format("numpy", columns=["input_ids"])
@@ -238,37 +240,39 @@ class Loop:
 
     def _save(self, checkpoint: Checkpoint, step: int) -> None:
         since = torch.stack([self.loss, *self.hard_losses])  # of this process, since the last record
-        own = self.accelerator.gather(torch.cat([self.clock.read().to(self.device), since])[None])
-        about = {"step": step, "rows": self.rows, "recorded": self.recorded, "best": self.best_loss}
-        checkpoint.save({**self._state(), "own": own}, about)
+        own = self.accelerator.gather(torch.cat([self.clock.read().to(self.device), since])[None]).tolist()
+        about = {"step": step, "own": own, "rows": self.rows, "recorded": self.recorded, "best": self.best_loss}
+        checkpoint.save(self._state(), about)
 
-    def _resume(self, found: tuple[dict[str, Tensor], Any] | None, best: tuple[dict[str, Tensor], Any] | None) -> int:
+    def _resume(self, found: Found, best: Found) -> int:
         """Put everything back as it was saved, and return the step, 0 where this training cannot go on from it."""
-        tensors, about = found or ({}, {})
-        own, state = tensors.pop("own", None), self._state()
-        if own is None or {name: t.shape for name, t in tensors.items()} != {
-            name: t.shape for name, t in state.items()
-        }:
+        found, best = _fitting(found, self._state()), _fitting(best, self.parameters)
+        if found is None or (found[1]["best"] < math.inf and (best is None or best[1] > found[1]["best"])):
             return 0
-        if about["best"] < math.inf and (best is None or best[1] > about["best"]):
-            return 0  # the best parameters so far are gone
+        tensors, about = found
         with torch.no_grad():
-            for name, tensor in state.items():
+            for name, tensor in self._state().items():
                 tensor.copy_(tensors[name])
-            seconds, joules, loss, *hard = own[self.accelerator.process_index].to(self.device)
-            self.clock.set(torch.stack([seconds, joules]).cpu())
-            self.loss.copy_(loss)
-        self.hard_losses = [each.float() for each in hard]
-        self.rows, self.recorded = about["rows"], about["recorded"]
-        self.best_loss = best[1] if best else math.inf
+        seconds, joules, loss, *hard_losses = about["own"][self.accelerator.process_index]
+        self.clock.set(torch.tensor([seconds, joules], dtype=torch.float64))
+        self.loss.fill_(loss)
+        self.hard_losses = list(torch.tensor(hard_losses, device=self.device))
+        self.rows, self.recorded, self.best_loss = about["rows"], about["recorded"], best[1] if best else math.inf
         return about["step"]
 
-    def _take(self, best: tuple[dict[str, Tensor], float] | None) -> None:
+    @torch.no_grad()
+    def _take(self, best: Found) -> None:
         """The best parameters, which the first process has on its disk, in all processes."""
         for name, parameter in self.parameters.items():
             if best is not None:
-                parameter.detach().copy_(best[0][name])
+                parameter.copy_(best[0][name])
             broadcast(parameter.detach())
+
+
+def _fitting(found: Found, state: Mapping[str, Tensor]) -> Found:
+    """What was found in a checkpoint, when it has the same tensors."""
+    shapes, wanted = ({name: t.shape for name, t in each.items()} for each in (found[0] if found else {}, state))
+    return found if shapes == wanted else None
 
 
 class Clock:
