@@ -7,9 +7,8 @@ training ends at the same bits.
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -17,9 +16,10 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import Tensor, nn
 from tqdm.auto import tqdm
+from transformers import get_scheduler
 
 from narrowlib.llm.checkpoints import Checkpoint
-from narrowlib.llm.costs import joules_so_far
+from narrowlib.llm.costs import Clock
 from narrowlib.llm.distillation import TOP_LOG_P, TOP_TOKENS, Distillation
 from narrowlib.llm.scores import next_token_loss
 from narrowlib.llm.settings import LLMTrainingConfig
@@ -32,21 +32,14 @@ _COLUMNS = {"input_ids": torch.int64, TOP_TOKENS: torch.int64, TOP_LOG_P: torch.
 
 
 class Loop:
-    """One training of a model in place; parameters as in `narrowlib.llm.training.recover`.
+    """One training of a model in place; its parameters are those of `narrowlib.llm.training.recover`.
 
     Parameters
     ----------
-    blocks : datasets.Dataset
-        As `narrowlib.llm.distillation.as_teacher` returns them.
-    strength : float
-        Of a group lasso on the groups.
     compiled : callable
         Compiles a loss, see `narrowlib.llm.compilation.compiled_layers`.
-
-    Raises
-    ------
-    ValueError
-        When the processes cannot share a batch evenly.
+    strength : float
+        Of a group lasso on the groups.
     """
 
     def __init__(
@@ -83,6 +76,8 @@ class Loop:
         self._hard_loss, self._soft_loss, self._top_loss = map(compiled, losses)
         self.parameters = dict(model.named_parameters())
         self.optimizer = _adamw(self.parameters, config)
+        schedule = "constant_with_warmup" if config.schedule == "constant" else config.schedule
+        self.rate = get_scheduler(schedule, self.optimizer, config.n_warmup, config.n_steps).lr_lambdas[0]
         self.order = order_of(len(blocks), config.n_steps * config.batch_size, config.seed)
         self.rows: list[dict[str, Any]] = []  # what was recorded
         self.recorded = 0  # step of the last record; the losses are of the steps since then
@@ -91,20 +86,9 @@ class Loop:
         self.clock = Clock(device)
 
     def run(self, checkpoint: Checkpoint, best: Checkpoint | None, key: str) -> list[dict[str, Any]]:
-        """Train, from where a checkpoint of the same key left off.
+        """Train, from where a checkpoint of the same key left off, and return the records.
 
-        Parameters
-        ----------
-        checkpoint, best : Checkpoint
-            Removed at the end.  The second one keeps the parameters whose held-out loss was the lowest, with which the
-            model then ends.
-        key : str
-            Names everything that the training depends on.
-
-        Returns
-        -------
-        list of dict
-            ``step``, ``split`` and ``loss`` of every record; of a training loss also ``seconds`` and ``joules``.
+        The second checkpoint keeps the parameters whose held-out loss was the lowest; the model then ends with them.
         """
         config, self.best = self.config, best
         key = f"{key}, {self.accelerator.num_processes} on {self.device.type}"
@@ -153,7 +137,7 @@ class Loop:
         if self.config.max_grad_norm:
             torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.config.max_grad_norm)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate_at(step, self.config)
+            group["lr"] = self.config.learning_rate * self.rate(step)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self._hold()
@@ -273,45 +257,6 @@ def _fitting(found: Found, state: Mapping[str, Tensor]) -> Found:
     """What was found in a checkpoint, when it has the same tensors."""
     shapes, wanted = ({name: t.shape for name, t in each.items()} for each in (found[0] if found else {}, state))
     return found if shapes == wanted else None
-
-
-class Clock:
-    """Seconds and joules of training; the joules are NaN where the device does not count them."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.began = self._now()
-
-    def _now(self) -> Tensor:
-        return torch.tensor([time.perf_counter(), joules_so_far(self.device)], dtype=torch.float64)
-
-    def read(self) -> Tensor:
-        """Float64, shape (2,), on the CPU."""
-        return self._now() - self.began
-
-    def set(self, spent: Tensor) -> None:
-        """Go on from there."""
-        self.began = self._now() - spent
-
-    @contextmanager
-    def stopped(self) -> Iterator[None]:
-        """What happens within is not counted."""
-        spent = self.read()
-        yield
-        self.set(spent)
-
-
-def learning_rate_at(step: int, config: LLMTrainingConfig) -> float:
-    """Rises from 0 over the warmup and then stays, or falls along a line or a cosine, to 0 after the last step."""
-    if step < config.n_warmup:
-        return config.learning_rate * (step / config.n_warmup)
-    n_falling = max(1, config.n_steps - config.n_warmup)
-    factors = {
-        "linear": (config.n_steps - step) / n_falling,
-        "cosine": 0.5 * (1.0 + math.cos(math.pi * ((step - config.n_warmup) / n_falling))),
-        "constant": 1.0,
-    }
-    return config.learning_rate * factors[config.schedule]
 
 
 def order_of(n_blocks: int, n_samples: int, seed: int) -> Tensor:

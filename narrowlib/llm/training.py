@@ -164,15 +164,21 @@ def _trained(
     **how: Any,
 ) -> pd.DataFrame:
     """Check everything, train, and make the records a table; ``how`` is what `Loop` takes."""
-    parameters = dict(model.named_parameters())
+    parameters, names = dict(model.named_parameters()), {group.name for group in how["groups"]}
     for group in how["groups"]:
         check(group, parameters)
-    _check_masks(how["groups"], how["masks"])
-    _check_precision(parameters)
+    if how["masks"] and set(how["masks"]) != names:
+        raise ValueError(f"masks are of {sorted(how['masks'])}; they must be of groups, which are {sorted(names)}")
+    for name, parameter in parameters.items():
+        if parameter.dtype != torch.float32:
+            raise ValueError(
+                f"{name} of the model is {parameter.dtype}; it must be float32, or rounding loses small steps: "
+                "load the model in float32, and set precision to 'bfloat16' for fast matrix products"
+            )
     held_out, distillation, teacher = (how.get(name) for name in ("held_out", "distillation", "teacher"))
     texts = [_sampled(blocks), None if held_out is None else _sampled(held_out, "held_out")]
-    names = sorted(how.keys() - {"held_out", "on_record", "progress"})
-    key = digest_of(model, asdict(config), texts, keep_best, {name: how[name] for name in names})
+    told = {name: value for name, value in how.items() if name not in ("held_out", "on_record", "progress")}
+    key = digest_of(model, asdict(config), texts, keep_best, told)
     path = Path(checkpoint, f"{key}.safetensors") if checkpoint else None
     with TemporaryDirectory() as nowhere, _left_as_it_was(model), compiled_layers(model, config.compiled) as compiled:
         loop = Loop(model, as_teacher(blocks, distillation, teacher), config, compiled, **how)
@@ -203,18 +209,3 @@ def _sampled(blocks: Any, name: str = "blocks") -> list[Any]:
         raise ValueError(f"{name} holds blocks of {length} token; they must have a token and one to predict from it")
     places = sorted({*range(0, len(blocks), max(1, len(blocks) // N_TOLD_APART)), len(blocks) - 1})
     return [len(blocks), list(torch.as_tensor(blocks[places]["input_ids"]))]
-
-
-def _check_precision(parameters: Mapping[str, Tensor]) -> None:
-    for name, parameter in parameters.items():
-        if parameter.dtype != torch.float32:
-            raise ValueError(
-                f"{name} of the model is {parameter.dtype}; it must be float32, or rounding loses small steps: "
-                "load the model in float32, and set precision to 'bfloat16' for fast matrix products"
-            )
-
-
-def _check_masks(groups: Sequence[UnitGroup], masks: Mapping[str, Tensor] | None) -> None:
-    names = {group.name for group in groups}
-    if masks and set(masks) != names:
-        raise ValueError(f"masks are of {sorted(masks)}; they must be of groups, which are {sorted(names)}")

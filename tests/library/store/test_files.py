@@ -165,7 +165,6 @@ ALLOWED = {
     "narrowlib/llm/distillation.py:soft_targets": "called by made",
     "narrowlib/llm/models.py:_unpack_default": "called by made",
     "narrowlib/data/tokens.py:_write_blocks": "called by made",
-    "narrowlib/llm/trainer.py:_write": "called inside replacing",
     "narrowlib/recipe/course.py:_leave_masks": "called by a step, inside writing",
     "narrowlib/chapters/own_model/experiment.py:write_sources": "sources for a reader, written again by every run",
     "narrowlib/llm/tiny.py:write_tiny": "called by made",
