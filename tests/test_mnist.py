@@ -33,9 +33,8 @@ from narrowlib.chapters.mnist.outcomes import (
     smallest_regained,
 )
 from narrowlib.data.digits import Digits
-from narrowlib.stacks.cohort import StepConfig, accuracies
-from narrowlib.stacks.networks import MLPStack
-from narrowlib.stacks.training import make_generators
+from narrowlib.stacks.networks import MLPStack, accuracies
+from narrowlib.stacks.training import StepConfig, make_generators
 
 STEP = StepConfig(8)
 CONFIG = MnistConfig(

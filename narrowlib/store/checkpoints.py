@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from narrowlib.store.files import replacing
+from narrowlib.store.records import is_first_process
 
 SECONDS_BETWEEN = 60.0
 SECONDS_TO_SAVE = 3.0  # what takes longer to save is saved less often, in proportion
-_MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # what Adam remembers of a parameter
 
 
 def digest_of(*values: Any) -> str:
@@ -39,6 +40,8 @@ def digest_of(*values: Any) -> str:
 def _absorb(seen: hashlib._Hash, value: Any) -> None:
     if isinstance(value, nn.Module):
         value = dict(value.named_parameters())
+    if is_dataclass(value):
+        value = asdict(value)
     if isinstance(value, Mapping):
         value = [part for name in sorted(value) for part in (name, value[name])]
     if isinstance(value, Tensor):
@@ -54,95 +57,65 @@ def _absorb(seen: hashlib._Hash, value: Any) -> None:
 
 
 class Checkpoint:
-    """One file that holds all of a training run: parameters, optimiser, generators, and what was recorded.
+    """One file that a training leaves off in and goes on from, to the same bits.
 
-    It is written under a temporary name and then renamed, and names the run it belongs to; a file that is damaged
-    or of another run is not used.
+    A training asks `resume` once, and then ``if checkpoint.is_due(): checkpoint.save(...)`` after its steps.
 
     Parameters
     ----------
-    path : Path
-    model : Module
-    optimiser : torch.optim.Adam
-        Of that model's parameters.
-    generators : sequence of torch.Generator
-    config : dataclass
-        Anything that the run depends on beside the shapes of the model.
+    path : path or None
+        With None nothing is saved.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        model: nn.Module,
-        optimiser: torch.optim.Adam,
-        generators: Sequence[torch.Generator],
-        config: Any,
-    ) -> None:
-        self.path, self.model, self.optimiser, self.generators = Path(path), model, optimiser, generators
-        shapes = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
-        seeds = [generator.initial_seed() for generator in generators]
-        self.run = json.dumps({"config": asdict(config), "shapes": shapes, "seeds": seeds}, sort_keys=True)
+    def __init__(self, path: str | Path | None) -> None:
+        self.path, self._run = Path(path) if path else None, ""
         self._saved_at, self._took = time.monotonic(), 0.0
 
-    def save_if_due(self, step: int, records: Sequence[Tensor], about: Any = None) -> None:
-        """Save when the last time is long enough ago, also in view of how long that took."""
-        if time.monotonic() - self._saved_at >= SECONDS_BETWEEN * max(1.0, self._took / SECONDS_TO_SAVE):
-            self.save(step, records, about)
-
-    def save(self, step: int, records: Sequence[Tensor], about: Any = None) -> None:
-        """Write everything.
+    def resume(self, *run: Any) -> tuple[dict[str, Tensor], Any] | None:
+        """The tensors, on the CPU, and the rest, as they were saved; None when there is nothing to go on from.
 
         Parameters
         ----------
-        step : int
-        records : sequence of Tensor
-            Of equal shapes, one for each record so far.
-        about : optional
-            What else the run needs to go on; anything that json holds.
+        *run : Any
+            Everything that the training depends on, see `digest_of`: configuration, parameters, generators, kind of
+            device.  What another run left, or what is damaged, is not used.
         """
+        self._run = digest_of(*run)
+        with suppress(OSError, SafetensorError, ValueError, KeyError, TypeError):
+            if self.path is not None and self.path.is_file():
+                with safe_open(self.path, framework="pt") as file:
+                    if file.metadata()["run"] == self._run:
+                        about = json.loads(file.metadata()["about"])
+                        return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118
+        return None
+
+    def is_due(self) -> bool:
+        """Whether the last time is long enough ago, also in view of how long saving took."""
+        wait = SECONDS_BETWEEN * max(1.0, self._took / SECONDS_TO_SAVE)
+        return self.path is not None and time.monotonic() - self._saved_at >= wait
+
+    def save(self, tensors: Mapping[str, Tensor], about: Any = None) -> None:
+        """Write everything, in the first of several processes; ``about`` is what json holds."""
+        if self.path is None or not is_first_process():
+            return
         began = time.monotonic()
-        tensors = {"records": torch.stack(list(records))}
-        for name, parameter in self.model.named_parameters():
-            tensors[f"parameter.{name}"] = parameter.detach()
-            for moment in _MOMENTS:
-                tensors[f"{moment}.{name}"] = self.optimiser.state[parameter][moment]
-        for number, generator in enumerate(self.generators):
-            tensors[f"generator.{number}"] = generator.get_state()
-        described = {"run": self.run, "step": str(step), "about": json.dumps(about)}
         with replacing(self.path) as temporary:
-            save_file({name: tensor.cpu() for name, tensor in tensors.items()}, temporary, described)
+            save_file(on_their_own(tensors), temporary, {"run": self._run, "about": json.dumps(about)})
         self._saved_at = time.monotonic()
         self._took = self._saved_at - began
 
-    def resume(self) -> tuple[int, list[Tensor], Any]:
-        """Put everything back as it was saved.
-
-        Returns
-        -------
-        step : int
-            To go on from; 0 when there is nothing to go on from.
-        records : list of Tensor
-        about
-            As it was given to `save`.
-        """
-        try:
-            with safe_open(self.path, framework="pt") as file:
-                described = file.metadata() or {}
-                if described.get("run") != self.run:
-                    return 0, [], None
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        except (OSError, SafetensorError):
-            return 0, [], None
-        with torch.no_grad():
-            for name, parameter in self.model.named_parameters():
-                parameter.copy_(tensors[f"parameter.{name}"])
-                moments = {moment: tensors[f"{moment}.{name}"].to(parameter.device) for moment in _MOMENTS}
-                self.optimiser.state[parameter] = moments
-        for number, generator in enumerate(self.generators):
-            generator.set_state(tensors[f"generator.{number}"])
-        device = next(self.model.parameters()).device
-        return int(described["step"]), list(tensors["records"].to(device)), json.loads(described["about"])
-
     def remove(self) -> None:
-        """Delete the file, when the run is over."""
-        self.path.unlink(missing_ok=True)
+        """Delete the file, when the training is over."""
+        if self.path is not None and is_first_process():
+            self.path.unlink(missing_ok=True)
+
+
+def on_their_own(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors on the CPU, each in memory of its own, as safetensors wants them."""
+    own: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        moved = tensor.detach().cpu().contiguous()
+        own[name] = moved.clone() if moved.untyped_storage().data_ptr() in seen else moved
+        seen.add(moved.untyped_storage().data_ptr())
+    return own

@@ -27,7 +27,7 @@ from narrowlib.chapters.two_trees.lasso_training import GroupLassoConfig
 from narrowlib.chapters.two_trees.networks import NonlocalityConfig, spaced_widths
 from narrowlib.devices import pick_device
 from narrowlib.llm.compilation import check_compiler
-from narrowlib.stacks.cohort import StepConfig
+from narrowlib.stacks.training import StepConfig
 from narrowlib.store import checkpoints, records
 from narrowlib.store.downloads import UnavailableError
 

@@ -21,6 +21,7 @@ from narrowlib.cmsp import CMSP, CMSPSampler, broad_tasks
 from narrowlib.devices import pick_device
 from narrowlib.stacks import gradients, steps, training
 from narrowlib.stacks import networks as models
+from narrowlib.stacks.cohort import runs_per_chunk
 from narrowlib.stacks.gradients import PRECISIONS
 from narrowlib.stacks.networks import MLPStack
 from narrowlib.stacks.training import (
@@ -28,7 +29,6 @@ from narrowlib.stacks.training import (
     TrainingConfig,
     make_generators,
     record_steps,
-    runs_per_chunk,
     train_stack,
 )
 from narrowlib.store.records import recorded, source_digest

@@ -25,13 +25,14 @@ from narrowlib.chapters.mnist.outcomes import forgetting
 from narrowlib.data.digits import Digits, mnist_digits
 from narrowlib.devices import pick_device
 from narrowlib.stacks import cohort as recovery
-from narrowlib.stacks import gradients
+from narrowlib.stacks import gradients, steps, training
 from narrowlib.stacks import networks as models
 from narrowlib.stacks.networks import MLPStack
 from narrowlib.store.downloads import made
 from narrowlib.store.records import recorded, source_digest
 
-_CODE = (gradients, models, penalties, pruning, recovery, scores, mnist_config, mnist_lasso, mnist_methods)
+_CODE = (gradients, models, penalties, pruning, recovery, scores, steps, training)
+_CODE += (mnist_config, mnist_lasso, mnist_methods)
 
 
 @dataclass(frozen=True)

@@ -27,10 +27,9 @@ from narrowlib.chapters.mnist.config import (
 from narrowlib.data.digits import Digits
 from narrowlib.pruning import keep_masks, slice_state
 from narrowlib.scores import activation_gradient_scores
-from narrowlib.stacks.cohort import Loss, accuracies, labelled
-from narrowlib.stacks.gradients import distillation_loss
-from narrowlib.stacks.networks import MLPStack
-from narrowlib.stacks.training import make_generators
+from narrowlib.stacks.gradients import LossAndGradient, distillation_loss
+from narrowlib.stacks.networks import MLPStack, accuracies
+from narrowlib.stacks.training import labelled, make_generators
 
 
 def train_teacher(config: TeacherConfig, digits: Digits, *, progress: bool = True) -> MLPStack:
@@ -145,7 +144,7 @@ def _recovered(
     method: MethodConfig,
     even: Digits,
     start: Callable[[int], MLPStack],
-    loss: Loss,
+    loss: LossAndGradient,
     progress: bool,
     *,
     n_before: int = 0,

@@ -31,9 +31,10 @@ from narrowlib.devices import pick_device
 from narrowlib.pruning import apply_masks, keep_masks, slice_state
 from narrowlib.stacks import gradients, steps, training
 from narrowlib.stacks import networks as models
+from narrowlib.stacks.cohort import runs_per_chunk
 from narrowlib.stacks.gradients import cross_entropy
 from narrowlib.stacks.networks import MLPStack
-from narrowlib.stacks.training import BITS_PER_NAT, make_generators, runs_per_chunk, train_stack
+from narrowlib.stacks.training import BITS_PER_NAT, make_generators, train_stack
 from narrowlib.store.records import digest_of, recorded, source_digest
 
 KEPT_ACCURACY = 0.98  # from here on a skill counts as kept

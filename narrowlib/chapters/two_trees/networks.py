@@ -16,9 +16,10 @@ from torch import Tensor
 from narrowlib.cmsp import CMSP, CMSPSampler, sample_batch, task_name
 from narrowlib.devices import pick_device
 from narrowlib.scores import ablation_scores
+from narrowlib.stacks.cohort import runs_per_chunk
 from narrowlib.stacks.gradients import PRECISIONS, cross_entropy
 from narrowlib.stacks.networks import MLPStack, losses_without_neurons
-from narrowlib.stacks.training import BITS_PER_NAT, TrainingConfig, make_generators, runs_per_chunk, train_stack
+from narrowlib.stacks.training import BITS_PER_NAT, TrainingConfig, make_generators, train_stack
 from narrowlib.store.files import replacing
 
 N_CLASSES = 2
