@@ -99,7 +99,7 @@ def prune_by_attribution(config: MnistConfig, teacher: MLPStack, even: Digits, *
     scores = attribution(teacher, even, n_scored, seeds)
 
     def start(neurons: int) -> MLPStack:
-        masks = keep_masks(scores, 1 - neurons / 2 / teacher.sizes[1], scope="per_layer")
+        masks = keep_masks(scores, n_kept=neurons // 2, scope="per_layer")
         state = {name: t.detach().expand(config.n_repeats, -1, -1) for name, t in teacher.state_dict().items()}
         return MLPStack.from_state(slice_state(state, MLPStack.from_state(state).units, masks))
 
