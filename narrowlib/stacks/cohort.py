@@ -121,8 +121,11 @@ class Cohort:
         return tensors, {"n_steps": self.n_steps, "runs": self.runs, "left": self._left}
 
     @torch.no_grad()
-    def restore(self, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-        """Go on from what `saved` has told, of a cohort that was made alike."""
+    def restore(self, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> bool:
+        """Go on from what `saved` returned for such a cohort; False, and nothing is changed, when it does not fit."""
+        mine, _ = self.saved()
+        if {name: t.shape for name, t in mine.items()} != {name: t.shape for name, t in tensors.items()}:
+            return False
         for kind, values in self._state().items():
             for name, tensor in values.items():
                 tensor.copy_(tensors[f"{kind}.{name}"])
@@ -131,6 +134,7 @@ class Cohort:
         self.n_steps, self.runs, self._left = about["n_steps"], about["runs"], about["left"]
         if self.runs:
             self._bind()
+        return True
 
     def _state(self) -> dict[str, dict[str, Tensor]]:
         return {"value": _values(self._whole), **self._moments}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -17,7 +16,7 @@ from narrowlib.stacks.cohort import OPTIMISERS, Cohort, run_chunks
 from narrowlib.stacks.gradients import PRECISIONS, LossAndGradient, cross_entropy
 from narrowlib.stacks.networks import MLPStack, accuracies
 from narrowlib.stacks.steps import DrawBatch, EpochSampler, Sampler
-from narrowlib.store.checkpoints import Checkpoint
+from narrowlib.store.unfinished import Checkpoint
 
 BITS_PER_NAT = 1 / math.log(2)
 
@@ -163,7 +162,7 @@ def train_stack(
     penalty: Callable[[], None] | None = None,
     constraint: Callable[[], None] | None = None,
     leave: Callable[[Tensor], Tensor] | None = None,
-    checkpoint: Path | None = None,
+    checkpoint: Checkpoint | None = None,
     progress: bool = True,
     description: str = "train",
 ) -> Tensor:
@@ -192,9 +191,9 @@ def train_stack(
     leave : callable, optional
         From a record (n_runs, n_tasks) to whether each run is done, bool (n_runs).  A run that is done trains no
         more, and costs nothing.  Not together with a penalty or constraint, which know the whole stack.
-    checkpoint : Path, optional
-        File to save everything in about once a minute.  When it was left by the same training, this goes on from it,
-        to the same result bit for bit.  It is removed at the end.
+    checkpoint : Checkpoint, optional
+        Where everything is saved about once a minute, see `narrowlib.store.kept.Kept.checkpoint`.  When it was left by
+        the same training, this goes on from it, to the same result bit for bit.  It is removed at the end.
     progress : bool
         Show a progress bar.
     description : str
@@ -214,16 +213,16 @@ def train_stack(
     """
     if leave is not None and (penalty or constraint):
         raise ValueError("leave is given together with a penalty or constraint; runs can leave only without them")
-    store = Checkpoint(checkpoint)
-    device = stack.weights[0].device
+    store = checkpoint or Checkpoint(None)
     begun = [stack, [generator.get_state() for generator in generators]]
     hooks = {"precision": config.precision, "loss": loss, "penalty": penalty, "constraint": constraint}
     rates = [config.learning_rate] * stack.n_runs
     cohort = Cohort(stack, draw_batch, generators, rates, settings={"eps": config.eps}, **hooks)
     records: list[Tensor] = []
-    if found := store.resume(config, *begun, device.type):
-        records = list(found[0].pop("records").to(device))
-        cohort.restore(*found)
+    if found := store.resume(config, *begun, stack.weights[0].device.type):
+        losses = found[0].pop("records", torch.empty(0)).to(stack.weights[0].device)
+        if cohort.restore(*found):
+            records = list(losses)
     with tqdm(total=config.n_steps, initial=cohort.n_steps, desc=description, unit="step", disable=not progress) as bar:
         while cohort.n_steps < config.n_steps and cohort.runs:
             n_steps, present = min(config.record_every, config.n_steps - cohort.n_steps), cohort.runs

@@ -25,9 +25,9 @@ from filelock import FileLock
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from narrowlib.store.digests import closure_of, described, digest_of, module_of, sources
 from narrowlib.store.files import replacing
 from narrowlib.store.records import is_first_process
-from narrowlib.store.digests import closure_of, described, digest_of, module_of, sources
 from narrowlib.store.unfinished import Checkpoint, counted, on_their_own
 
 SECONDS_STALE = 7 * 86_400.0  # results of other code and other settings are removed when older

@@ -14,9 +14,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from narrowlib.store.digests import digest_of
 from narrowlib.store.files import replacing
 from narrowlib.store.records import is_first_process
-from narrowlib.store.digests import digest_of
 
 SECONDS_BETWEEN = 60.0  # two checkpoints of a training
 SECONDS_TO_SAVE = 3.0  # what takes longer to save is saved less often, in proportion

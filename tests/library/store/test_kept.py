@@ -17,13 +17,13 @@ from types import FunctionType
 import pandas as pd
 import pytest
 import torch
-
 from narrowlib.models import MLPStack
+from narrowlib.training import make_generators
+
 from narrowlib.store import kept, unfinished
 from narrowlib.store.digests import closure_of, described, digest_of, module_of, sources
 from narrowlib.store.kept import Kept
 from narrowlib.store.unfinished import Checkpoint
-from narrowlib.training import make_generators
 
 ROOT = Path(kept.__file__).parents[2]
 RESULTS = {
