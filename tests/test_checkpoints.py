@@ -82,8 +82,6 @@ HARMS = ("truncated", "empty", "other text", "seeds", "settings", "shape", "devi
 
 
 @pytest.mark.parametrize("harm", HARMS)
-    "harm", ["truncated", "empty", "other text", "seeds", "settings", "shape", "device", "tensors"]
-)
 def test_a_checkpoint_that_is_damaged_or_of_another_training_starts_anew(tmp_path, monkeypatch, always_save, harm):
     path, seeds, more = tmp_path / "run.safetensors", (0, 1), {}
     with monkeypatch.context() as patch:
