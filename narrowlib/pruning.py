@@ -31,8 +31,14 @@ def count_removed(n_units: int, sparsity: float) -> int:
     return int(exact.to_integral_value(ROUND_HALF_UP))
 
 
-def keep_masks(scores: Mapping[str, Tensor], sparsity: float, *, scope: str = "all") -> dict[str, Tensor]:
-    """Masks that remove the units of lowest score; every run ranks its own.
+def keep_masks(
+    scores: Mapping[str, Tensor],
+    sparsity: float | None = None,
+    *,
+    n_kept: int | Mapping[str, int] | None = None,
+    scope: str = "all",
+) -> dict[str, Tensor]:
+    """Masks that remove the units of lowest score, by their share or to a count; every run ranks its own.
 
     Of equal scores the earlier unit goes first: groups in the order of ``scores``, units in their order.
 
@@ -40,8 +46,11 @@ def keep_masks(scores: Mapping[str, Tensor], sparsity: float, *, scope: str = "a
     ----------
     scores : mapping of str to Tensor, shape (n_units,) or (n_runs, n_units)
         By group, all with as many runs.
-    sparsity : float
+    sparsity : float, optional
         Share of units to remove, from 0 to 1; see `count_removed` for how it is rounded.
+    n_kept : int or mapping of str to int, optional
+        Units to keep, in place of a sparsity: of all groups together, or of each with the scope "per_layer" or when
+        given by group.
     scope : {"all", "per_layer"}
         Rank the units of all groups together, or remove the same share of each group.
 
@@ -53,8 +62,11 @@ def keep_masks(scores: Mapping[str, Tensor], sparsity: float, *, scope: str = "a
     Raises
     ------
     ValueError
-        For a sparsity outside 0 to 1, an unknown scope, no scores, or scores that are not a number.
+        For a sparsity outside 0 to 1, more units to keep than there are, both or neither of the two, an unknown scope,
+        no scores, or scores that are not a number.
     """
+    if (sparsity is None) == (n_kept is None):
+        raise ValueError(f"sparsity is {sparsity!r} and n_kept is {n_kept!r}; exactly one of them must be given")
     if scope not in SCOPES:
         raise ValueError(f"scope is {scope!r}; it must be one of {', '.join(SCOPES)}")
     if not scores:
@@ -62,17 +74,25 @@ def keep_masks(scores: Mapping[str, Tensor], sparsity: float, *, scope: str = "a
     for name, values in scores.items():
         if values.isnan().any():
             raise ValueError(f"scores of {name!r} hold {int(values.isnan().sum())} NaN; every unit needs a number")
-    if scope == "per_layer":
-        return {name: _keep_highest(values, sparsity) for name, values in scores.items()}
+    if scope == "per_layer" or isinstance(n_kept, Mapping):
+        counts = n_kept if isinstance(n_kept, Mapping) else dict.fromkeys(scores, n_kept)
+        if set(counts) != set(scores):
+            raise ValueError(f"n_kept is of {sorted(counts)}; it must be of the groups of scores, {sorted(scores)}")
+        return {name: _keep_highest(values, sparsity, counts[name]) for name, values in scores.items()}
     if len({values.shape[:-1] for values in scores.values()}) > 1:
         shapes = {name: tuple(values.shape) for name, values in scores.items()}
         raise ValueError(f"scores have shapes {shapes}; all groups must have as many runs")
-    kept = _keep_highest(torch.cat(list(scores.values()), dim=-1), sparsity)
+    kept = _keep_highest(torch.cat(list(scores.values()), dim=-1), sparsity, n_kept)
     return dict(zip(scores, kept.split([values.shape[-1] for values in scores.values()], dim=-1), strict=True))
 
 
-def _keep_highest(scores: Tensor, sparsity: float) -> Tensor:
-    lowest = scores.argsort(dim=-1, stable=True)[..., : count_removed(scores.shape[-1], sparsity)]
+def _keep_highest(scores: Tensor, sparsity: float | None, n_kept: int | None) -> Tensor:
+    n_units = scores.shape[-1]
+    if n_kept is None:
+        n_kept = n_units - count_removed(n_units, sparsity)
+    elif isinstance(n_kept, bool) or not isinstance(n_kept, int) or not 0 <= n_kept <= n_units:
+        raise ValueError(f"n_kept is {n_kept!r}; it must be a whole number from 0 to {n_units}, the number of units")
+    lowest = scores.argsort(dim=-1, stable=True)[..., : n_units - n_kept]
     return torch.ones_like(scores, dtype=torch.bool).scatter_(-1, lowest, False)
 
 

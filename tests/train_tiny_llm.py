@@ -1,12 +1,15 @@
 """Trains tiny models and writes what comes out, for comparison; run by a test in one process or under torchrun."""
 
 import sys
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import torch
 from safetensors.torch import save_file
 from tiny_llamas import tiny_llama, token_ids
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from narrowlib.llm.distillation import soft_targets
 from narrowlib.llm.settings import LLMTrainingConfig
@@ -26,6 +29,34 @@ def blocks_of(n_blocks=20, seed=0):
     return Dataset.from_dict({"input_ids": token_ids(n_blocks, 12, seed=seed).tolist()})
 
 
+class Killed(RuntimeError):
+    pass
+
+
+@contextmanager
+def killed_after(n_steps):
+    """Ends a training after so many steps of the optimiser; yields a list with an entry per step."""
+    steps = []
+
+    def count(*_):
+        steps.append(1)
+        if len(steps) == n_steps:
+            raise Killed
+
+    hook = register_optimizer_step_post_hook(count)
+    try:
+        yield steps
+    finally:
+        hook.remove()
+
+
+def distilled(config=CONFIG, checkpoint=None):
+    model = tiny_llama("llama, tied", seed=2)
+    taught = soft_targets(blocks_of(), tiny_llama("llama, untied", seed=1), n_kept=5, progress=False)
+    options = {"held_out": blocks_of(5, seed=1), "checkpoint": checkpoint, "progress": False}
+    return recover(model, taught, config, **options), model
+
+
 def train(config=CONFIG):
     """Group lasso, recovery of what is left, distillation from kept targets: the frames by name, and the model."""
     model = tiny_llama("llama, tied")
@@ -33,10 +64,8 @@ def train(config=CONFIG):
     common = {"held_out": blocks_of(5, seed=1), "progress": False}
     lasso = train_group_lasso(model, blocks_of(), config, groups=groups, strength=0.05, **common)
     masks = {group.name: torch.arange(group.n_units) % 2 == 0 for group in groups}
-    recovery = recover(model, blocks_of(), config, groups=groups, masks=masks, **common)
-    taught = soft_targets(blocks_of(), tiny_llama("llama, untied", seed=1), n_kept=5, progress=False)
-    distilled = recover(tiny_llama("llama, tied", seed=2), taught, config, **common)
-    return {"lasso": lasso, "recovery": recovery, "distilled": distilled}, model
+    recovery = recover(model, blocks_of(), config, groups=groups, masks=masks, keep_best=True, **common)
+    return {"lasso": lasso, "recovery": recovery, "distilled": distilled(config)[0]}, model
 
 
 if __name__ == "__main__":
@@ -45,7 +74,16 @@ if __name__ == "__main__":
     rank = torch.distributed.get_rank()
     table = recorded("shared", {}, lambda: pd.DataFrame({"rank": [rank]}), folder)
     assert table["rank"].tolist() == [0]  # all have what the first wrote
-    if rank == 0:
+    config = replace(CONFIG, checkpoint_every=1)
+    frame, whole = distilled(config)
+    with suppress(Killed), killed_after(4):
+        distilled(config, folder / "left")
+    torch.distributed.barrier()
+    assert len(list((folder / "left").iterdir())) == 1
+    with killed_after(0) as steps:
+        again, resumed = distilled(config, folder / "left")
+    assert len(steps) == 1 and again.equals(frame) and all(map(torch.equal, whole.parameters(), resumed.parameters()))
+    if rank == 1:
         for name, frame in frames.items():
             frame.to_parquet(folder / f"{name}.parquet")
         save_file({name: p.detach().clone() for name, p in model.named_parameters()}, folder / "model.safetensors")

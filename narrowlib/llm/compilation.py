@@ -20,7 +20,7 @@ _COMPILERS = {"cpu": ("CXX", "g++", "clang++"), "cuda": ("CC", "gcc", "clang")}
 
 
 @contextmanager
-def compiled_layers(model: nn.Module, compiled: bool = True) -> Iterator[Callable[[Function], Function] | None]:
+def compiled_layers(model: nn.Module, compiled: bool = True) -> Iterator[Callable[[Function], Function]]:
     """The decoder layers of a model run as compiled code within the context, and as they were after it.
 
     The layers of a model are alike, so that one compilation serves all of them: seconds, where compiling the whole
@@ -35,8 +35,8 @@ def compiled_layers(model: nn.Module, compiled: bool = True) -> Iterator[Callabl
 
     Yields
     ------
-    callable or None
-        Compiles a function, such as a loss; None when nothing is to be compiled.
+    callable
+        Compiles a function, such as a loss.
 
     Raises
     ------
@@ -48,7 +48,7 @@ def compiled_layers(model: nn.Module, compiled: bool = True) -> Iterator[Callabl
     Source: ``torch.compile``; its manual calls this regional compilation.
     """
     if not compiled:
-        yield None
+        yield lambda function: function
         return
     check_compiler(next(model.parameters()).device)
     layers = model.model.layers
@@ -67,18 +67,13 @@ def check_compiler(device: torch.device) -> None:
     """Raise ValueError when ``torch.compile`` has nothing to compile with for this device."""
     variable, *names = _COMPILERS[device.type]
     asked = os.environ.get(variable, "")
+    lacking = None
     if not any(map(shutil.which, asked.split()[:1] or names)):
         found = f"{variable} is {asked!r}, which is not there" if asked else "there is none"
-        raise ValueError(
-            f"compiled is True, which takes a compiler ({', '.join(names)} or what {variable} names), and {found}; "
-            "install one or set compiled to false"
-        )
-    if not Path(sysconfig.get_paths()["include"], "Python.h").is_file():
-        raise ValueError(
-            "compiled is True, which takes the headers of Python (Python.h), and they are not there; install them "
-            "(python3-dev and the like) or set compiled to false"
-        )
-    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
-        raise ValueError(
-            "compiled is True, which takes the package triton on a GPU; install it or set compiled to false"
-        )
+        lacking = f"a compiler ({', '.join(names)} or what {variable} names), and {found}"
+    elif not Path(sysconfig.get_paths()["include"], "Python.h").is_file():
+        lacking = "the headers of Python (Python.h; python3-dev and the like), and they are not there"
+    elif device.type == "cuda" and importlib.util.find_spec("triton") is None:
+        lacking = "the package triton on a GPU, and it is not there"
+    if lacking:
+        raise ValueError(f"compiled is True, which takes {lacking}; install what is missing or set compiled to false")

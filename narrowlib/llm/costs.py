@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from narrowlib.llm.units import head_dim_of
 
@@ -71,3 +72,29 @@ def joules_so_far(device: torch.device) -> float:
         handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
         return pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1_000  # from millijoules
     return math.nan
+
+
+class Clock:
+    """Seconds and joules of training; the joules are NaN where the device does not count them."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.began = self._now()
+
+    def _now(self) -> Tensor:
+        return torch.tensor([time.perf_counter(), joules_so_far(self.device)], dtype=torch.float64)
+
+    def read(self) -> Tensor:
+        """Float64, shape (2,), on the CPU."""
+        return self._now() - self.began
+
+    def set(self, spent: Tensor) -> None:
+        """Go on from there."""
+        self.began = self._now() - spent
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """What happens within is not counted."""
+        spent = self.read()
+        yield
+        self.set(spent)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -154,7 +154,7 @@ def soft_targets(
     return Dataset.from_file(str(path))
 
 
-def as_teacher(blocks: Any, distillation: Distillation | None = None, teacher: nn.Module | None = None) -> Any:
+def as_teacher(blocks: Dataset, distillation: Distillation | None = None, teacher: nn.Module | None = None) -> Dataset:
     """Blocks as training takes them, as arrays; soft targets only when they and the loss belong together.
 
     Raises
@@ -162,20 +162,14 @@ def as_teacher(blocks: Any, distillation: Distillation | None = None, teacher: n
     ValueError
         When blocks hold soft targets of another temperature than the loss has, or there is a teacher as well.
     """
-    if TEMPERATURE not in getattr(blocks, "column_names", ()):
-        return blocks.with_format("numpy") if hasattr(blocks, "with_format") else blocks
+    if TEMPERATURE not in blocks.column_names:
+        return blocks.with_format("numpy", columns=["input_ids"])
     if teacher is not None:
         raise ValueError("blocks hold soft targets and there is a teacher; there must be one of both")
     temperature, asked = float(blocks[0][TEMPERATURE]), (distillation or Distillation()).temperature
     if not math.isclose(temperature, asked, rel_tol=1e-6):
         raise ValueError(f"distillation has the temperature {asked}; it must be {temperature:g}, that of the blocks")
-    return blocks.with_format("numpy")
-
-
-def top_of(inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Tokens and logarithms of a batch as `Distillation.top_loss` takes them, (n, t - 1, n_kept)."""
-    n_blocks, length = inputs["input_ids"].shape
-    return tuple(inputs[name].reshape(n_blocks, length - 1, -1) for name in (TOP_TOKENS, TOP_LOG_P))
+    return blocks.with_format("numpy", columns=["input_ids", TOP_TOKENS, TOP_LOG_P])
 
 
 def _schema(length: int, n_kept: int) -> pa.Schema:

@@ -133,8 +133,7 @@ def masks_for(
         if against is not None:
             opposed = _over_mean({group.name: against[group.name] for group in groups})
             ranked = {name: values - config.lose_weight * opposed[name] for name, values in _over_mean(ranked).items()}
-        n_units = groups[0].n_units
-        masks |= keep_masks(ranked, 1 - counts[kind] / n_units, scope="per_layer")
+        masks |= keep_masks(ranked, n_kept=counts[kind], scope="per_layer")
     return masks
 
 

@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from narrowlib import pruning
-from narrowlib.llm import best as llm_best
-from narrowlib.llm import callbacks as llm_callbacks
 from narrowlib.llm import evaluation, export
+from narrowlib.llm import loop as llm_loop
 from narrowlib.llm import scores as llm_scores
-from narrowlib.llm import trainer as llm_trainer
 from narrowlib.llm import training as llm_training
 from narrowlib.llm.models import load_causal_lm
 from narrowlib.llm.units import n_parameters_of
@@ -31,8 +29,7 @@ if TYPE_CHECKING:
 
 DISK_BYTES = 36  # per trained parameter: two checkpoints of three floats each while one is written, and three models
 _CODE = (
-    course, cut, inputs, measure, checkpoints, evaluation, export, llm_best, llm_callbacks, llm_scores, llm_trainer,
-    llm_training, pruning,
+    course, cut, inputs, measure, checkpoints, evaluation, export, llm_loop, llm_scores, llm_training, pruning,
 )  # fmt: skip
 
 

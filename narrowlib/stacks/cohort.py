@@ -1,325 +1,215 @@
-"""Training until a goal is reached: runs that are done leave their stack and cost nothing from then on."""
+"""The engine that trains many networks at once: runs that are done leave, and those that stay can be cut narrower."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import Any
 
-import pandas as pd
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
-from narrowlib.stacks.gradients import StackGradient, clip_gradients_, cross_entropy
+from narrowlib.pruning import slice_state
 from narrowlib.stacks.networks import MLPStack
-from narrowlib.stacks.training import make_generators
+from narrowlib.stacks.steps import DrawBatch, Sampler, StackSteps
 
-Loss = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # of logits and the numbers of the rows they belong to
 OPTIMISERS = {  # and what each remembers of a parameter
     "adam": (torch.optim.Adam, ("exp_avg", "exp_avg_sq")),
     "sgd": (torch.optim.SGD, ("momentum_buffer",)),
 }
 CPU_STATE_BYTES = 24 * 2**20  # parameters, gradients and moments that still sit in a desktop's caches
 GPU_STATE_SHARE = 0.4  # of the device's memory; the rest is data, samples and workspace
-BLOCK_BYTES = 16 * 2**20  # activations of one block of held-out samples, on a CPU
-GPU_BLOCK_BYTES = 2**30  # the same on a GPU, where each pass over the weights should do much at once
-
-
-@dataclass(frozen=True)
-class StepConfig:
-    """One optimiser step.
-
-    Parameters
-    ----------
-    batch_size : int
-        Samples of each run.
-    optimiser : {"adam", "sgd"}
-    momentum : float
-        Of SGD, from 0 up to 1.
-    weight_decay : float
-        Weight of the squared norm of the parameters, times one half, in the loss.
-    max_norm : float, optional
-        Longer gradients are scaled down to this norm.
-    """
-
-    batch_size: int
-    optimiser: str = "adam"
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    max_norm: float | None = None
-
-    def __post_init__(self) -> None:
-        if isinstance(self.batch_size, bool) or not isinstance(self.batch_size, int) or self.batch_size < 1:
-            raise ValueError(f"batch_size is {self.batch_size!r}; it must be a whole number of at least 1")
-        if self.optimiser not in OPTIMISERS:
-            raise ValueError(f"optimiser is {self.optimiser!r}; it must be one of {', '.join(OPTIMISERS)}")
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum is {self.momentum!r}; it must be a number from 0 up to 1")
-        if not 0 <= self.weight_decay < math.inf:
-            raise ValueError(f"weight_decay is {self.weight_decay!r}; it must be a number of at least 0")
-        if self.max_norm is not None and not self.max_norm > 0:
-            raise ValueError(f"max_norm is {self.max_norm!r}; it must be a positive number")
-
-    def make_optimiser(self, groups: list[dict[str, object]]) -> torch.optim.Optimizer:
-        """The optimiser of parameter groups that name their own learning rate."""
-        more = {"momentum": self.momentum} if self.optimiser == "sgd" else {}
-        return OPTIMISERS[self.optimiser][0](groups, lr=1.0, weight_decay=self.weight_decay, fused=True, **more)
-
-
-@dataclass(frozen=True)
-class Goal:
-    """When a run is done.
-
-    Parameters
-    ----------
-    inputs : Tensor, shape (n, n_inputs)
-        Held-out samples.
-    labels : Tensor, int64, shape (n,)
-    accuracy : float
-        A run is done when it classifies this share of them; above 1 means never.
-    check_every : int
-        Training samples between two looks at them.
-    """
-
-    inputs: Tensor
-    labels: Tensor
-    accuracy: float
-    check_every: int
-
-    def __post_init__(self) -> None:
-        if isinstance(self.check_every, bool) or not isinstance(self.check_every, int) or self.check_every < 1:
-            raise ValueError(f"check_every is {self.check_every!r}; it must be a whole number of at least 1")
-        if not self.accuracy > 0:
-            raise ValueError(f"accuracy is {self.accuracy!r}; it must be a positive number")
+CPU_STEP_BYTES = 16 * 2**20  # buffers of one step that still sit in a laptop's caches
+GPU_STEP_SHARE = 0.5  # of the device's memory; the rest is samples, optimiser state and workspace
 
 
 class Cohort:
-    """A stack in training, its optimiser and its order of samples; runs can leave it, and it can be cut narrower.
+    """Runs in training: a stack, what the optimiser remembers of it, and every run's generator and learning rate.
+
+    Runs that still train lie first in the memory of the whole stack, so that those that have left cost nothing.
 
     Parameters
     ----------
     stack : MLPStack
-        Trained in place until runs leave; ``stack`` is the present one.
-    inputs : Tensor, shape (n_rows, n_inputs)
-        Training samples, the same for every run.
+        Trained in place.
+    draw_batch : callable or Sampler
+        See `narrowlib.stacks.steps.StackSteps`.
     generators : sequence of torch.Generator
-        One per run, for the order of its samples: every epoch another, all rows once but for a last short batch.
+        One per run; the only source of randomness.
     learning_rates : sequence of float
         One per run.
-    config : StepConfig
+    optimiser : {"adam", "sgd"}
+    settings : mapping of str to Any, optional
+        Of the optimiser, beside the learning rate, as torch names them.
+    **options
+        ``precision``, ``loss``, ``max_norm``, ``penalty``, ``constraint``; see `narrowlib.stacks.steps.StackSteps`.
 
     Attributes
     ----------
     runs : list of int
-        Numbers of the runs that are still there, counted as they were at the start.
-    n_points : int
-        Training samples that each of them has seen.
+        Numbers of the runs that still train, counted as they were at the start.
+    stack : MLPStack
+        Of these runs, in their order.
+    n_steps : int
+        Steps that each of them has taken.
     """
 
     def __init__(
         self,
         stack: MLPStack,
-        inputs: Tensor,
+        draw_batch: DrawBatch | Sampler,
         generators: Sequence[torch.Generator],
         learning_rates: Sequence[float],
-        config: StepConfig,
+        optimiser: str = "adam",
+        settings: Mapping[str, Any] | None = None,
+        **options: Any,
     ) -> None:
         if not len(generators) == len(learning_rates) == stack.n_runs:
             raise ValueError(
                 f"there are {stack.n_runs} runs, {len(generators)} generators and {len(learning_rates)} learning "
                 f"rates; there must be as many of each"
             )
-        if config.batch_size > len(inputs):
-            raise ValueError(f"batch_size is {config.batch_size}; it must be at most {len(inputs)}, the samples")
-        self.inputs, self.config, self.n_points, self.n_steps = inputs, config, 0, 0
-        self.runs, self._generators, self._rates = list(range(stack.n_runs)), list(generators), list(learning_rates)
-        self._order = torch.empty(stack.n_runs, 0, dtype=torch.int64, device=inputs.device)
-        self._position = 0
-        memories = OPTIMISERS[config.optimiser][1]
-        values = {name: parameter.detach() for name, parameter in stack.named_parameters()}
-        moments = {memory: {name: torch.zeros_like(v) for name, v in values.items()} for memory in memories}
-        self._bind(stack, moments)
+        self.runs, self._left, self.n_steps = list(range(stack.n_runs)), [], 0
+        self._draw_batch, self._generators, self._rates = draw_batch, list(generators), list(learning_rates)
+        self._optimiser, self._settings, self._options = optimiser, dict(settings or {}), options
+        self._whole = stack
+        values, moments = _values(stack), OPTIMISERS[optimiser][1]
+        self._moments = {kind: {name: torch.zeros_like(v) for name, v in values.items()} for kind in moments}
+        self._bind()
 
     @property
     def state(self) -> dict[str, dict[str, Tensor]]:
-        """Everything that has the shape of the parameters, by kind and name: ``value`` and what the optimiser keeps."""
-        return {"value": {name: p.detach() for name, p in self.stack.named_parameters()}, **self._moments}
+        """All that has the shape of the parameters, of the runs that still train: ``value`` and the moments, by name.
 
-    def step(self, loss: Loss, penalty: Callable[[], None] | None = None) -> None:
-        """Train every run on one batch; ``penalty`` may add to the gradients before they are clipped."""
-        rows = self._draw()  # (runs, batch)
-        self._gradient_of.loss = loss
-        self._gradient_of(self.inputs[rows], rows)
-        if penalty is not None:
-            penalty()
-        if self.config.max_norm is not None:
-            clip_gradients_(self.stack, self.config.max_norm)
-        self._optimiser.step()
-        self.n_steps += 1
-        self.n_points += self.config.batch_size
+        The tensors are those that are trained; they may be changed in place.
+        """
+        n = len(self.runs)
+        return {kind: {name: t[:n] for name, t in tensors.items()} for kind, tensors in self._state().items()}
 
-    def keep(self, positions: Sequence[int]) -> None:
-        """Go on with the runs at these places of `runs` only."""
-        chosen = torch.tensor(positions, dtype=torch.int64, device=self.inputs.device)
-        self.runs, self._generators, self._rates = (
-            [values[p] for p in positions] for values in (self.runs, self._generators, self._rates)
-        )
-        self._order = self._order[chosen]
-        if positions:
-            self.load({kind: {name: t[chosen] for name, t in tensors.items()} for kind, tensors in self.state.items()})
+    def run(self, n_steps: int) -> Tensor:
+        """Take so many steps; the mean over them of every run's loss on each task: (len(runs), n_tasks)."""
+        self.n_steps += n_steps
+        return self._steps.run(n_steps) / n_steps
 
-    def load(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Go on with another `state`, of as many runs; hidden layers may have another width."""
-        values, moments = state["value"], {kind: dict(state[kind]) for kind in self._moments}
-        stack = MLPStack.from_state(values)
-        if stack.n_runs != len(self.runs):
-            raise ValueError(f"state holds {stack.n_runs} runs; it must hold {len(self.runs)}")
-        self._bind(stack, moments)
+    def leave(self, is_done: Sequence[bool]) -> None:
+        """Let runs go, with the parameters they have now; one value for each of `runs`."""
+        places = range(len(self.runs))
+        stay, go = ([place for place in places if bool(is_done[place]) is done] for done in (False, True))
+        if go:
+            self._move(stay + go)
+            self.runs, gone = ([self.runs[place] for place in some] for some in (stay, go))
+            self._left = gone + self._left
+            if self.runs:
+                self._bind()
 
-    def _bind(self, stack: MLPStack, moments: dict[str, dict[str, Tensor]]) -> None:
-        """Give the optimiser a view of every range of runs that share a learning rate."""
-        self.stack, self._moments = stack, moments
-        self._gradient_of = StackGradient(stack, self.config.batch_size)
-        groups, remembered = [], []
-        for start, stop in _equal_ranges(self._rates):
-            views = []
-            for name, parameter in stack.named_parameters():
-                view = nn.Parameter(parameter.detach()[start:stop])
-                view.grad = parameter.grad[start:stop]
-                views.append(view)
-                remembered.append((view, {kind: values[name][start:stop] for kind, values in moments.items()}))
-            groups.append({"params": views, "lr": self._rates[start]})
-        self._optimiser = self.config.make_optimiser(groups)
-        for view, values in remembered:
-            steps = {"step": torch.tensor(float(self.n_steps), device=view.device)} if "exp_avg" in values else {}
-            self._optimiser.state[view] = {**steps, **values}
+    def narrow(self, masks: Mapping[str, Tensor]) -> None:
+        """Cut units out of the runs that still train, see `narrowlib.pruning.slice_state`; the others are forgotten."""
+        state = {kind: slice_state(tensors, self.stack.units, masks) for kind, tensors in self.state.items()}
+        self._whole, self._moments, self._left = MLPStack.from_state(state.pop("value")), state, []
+        self._bind()
 
-    def _draw(self) -> Tensor:
-        size = self.config.batch_size
-        if self._position + size > self._order.shape[1]:
-            n, device = len(self.inputs), self.inputs.device
-            self._order = torch.stack([torch.randperm(n, generator=g, device=device) for g in self._generators])
-            self._position = 0
-        self._position += size
-        return self._order[:, self._position - size : self._position]
+    def bring_back(self) -> None:
+        """Put every run back in its own place in the stack, when training is over."""
+        order = self.runs + self._left
+        self.runs, self._left = sorted(order), []
+        self._move([order.index(run) for run in self.runs])
 
+    def saved(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything that training goes on from: tensors by name, and the rest as json holds it."""
+        tensors = {f"{kind}.{name}": t for kind, values in self._state().items() for name, t in values.items()}
+        tensors |= {f"generator.{run}": generator.get_state() for run, generator in enumerate(self._generators)}
+        return tensors, {"n_steps": self.n_steps, "runs": self.runs, "left": self._left}
 
-def _equal_ranges(values: Sequence[float]) -> Iterator[tuple[int, int]]:
-    start = 0
-    for stop in range(1, len(values) + 1):
-        if stop == len(values) or values[stop] != values[start]:
-            yield start, stop
-            start = stop
+    @torch.no_grad()
+    def restore(self, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> bool:
+        """Go on from what `saved` returned for such a cohort; False, and nothing is changed, when it does not fit."""
+        mine, _ = self.saved()
+        if {name: t.shape for name, t in mine.items()} != {name: t.shape for name, t in tensors.items()}:
+            return False
+        for kind, values in self._state().items():
+            for name, tensor in values.items():
+                tensor.copy_(tensors[f"{kind}.{name}"])
+        for run, generator in enumerate(self._generators):
+            generator.set_state(tensors[f"generator.{run}"])
+        self.n_steps, self.runs, self._left = about["n_steps"], about["runs"], about["left"]
+        if self.runs:
+            self._bind()
+        return True
 
+    def _state(self) -> dict[str, dict[str, Tensor]]:
+        return {"value": _values(self._whole), **self._moments}
 
-def recover(
-    stack: MLPStack,
-    inputs: Tensor,
-    loss: Loss,
-    goal: Goal,
-    config: StepConfig,
-    *,
-    learning_rates: Sequence[float],
-    seeds: Sequence[int],
-    max_points: Sequence[int],
-    progress: bool = True,
-    description: str = "recover",
-) -> pd.DataFrame:
-    """Train every run in place until it reaches the goal, or its samples are used up.
+    @torch.no_grad()
+    def _move(self, source: list[int]) -> None:
+        """Place i of the first ones takes what lay at ``source[i]``."""
+        if source != list(range(len(source))):
+            for tensors in self._state().values():
+                for tensor in tensors.values():
+                    tensor[: len(source)] = tensor[source]
 
-    A run that is done leaves, with the parameters it has then, and the others go on without paying for it.  On the
-    CPU few runs train at a time, so that what a step touches stays in the caches.
+    def _bind(self) -> None:
+        """Give the optimiser a view of every range of runs that share a learning rate, and start its steps."""
+        n, whole = len(self.runs), self._whole
+        self.stack = whole if n == whole.n_runs else whole.first(n)  # a penalty or constraint knows the whole stack
+        for part, parameter in zip(self.stack.parameters(), whole.parameters(), strict=True):
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            part.grad = parameter.grad[:n]
+        groups, moments = [], {}
+        for rate, places in groupby(range(n), key=lambda place: self._rates[self.runs[place]]):
+            equal = list(places)
+            some = slice(equal[0], equal[-1] + 1)
+            groups.append({"params": [], "lr": rate})
+            for name, parameter in self.stack.named_parameters():
+                view = nn.Parameter(parameter.detach()[some])
+                view.grad = parameter.grad[some]
+                groups[-1]["params"].append(view)
+                moments[view] = {kind: tensors[name][some] for kind, tensors in self._moments.items()}
+        optimiser = self._new_optimiser(groups)
+        optimiser.state.update(moments)
+        if self._optimiser == "adam":
+            for view, remembered in moments.items():
+                remembered["step"] = torch.tensor(float(self.n_steps), device=view.device)
+        generators = [self._generators[run] for run in self.runs]
+        self._steps = StackSteps(self.stack, optimiser, generators, self._draw_batch, **self._options)
 
-    Parameters
-    ----------
-    stack : MLPStack
-    inputs : Tensor, shape (n_rows, n_inputs)
-        Training samples.
-    loss : callable
-        From logits (n_runs, batch, n_classes) and the numbers of their rows (n_runs, batch) to per-sample losses and
-        their gradient in the logits; see `labelled`.
-    goal : Goal
-        Looked at before the first step and from then on after every ``goal.check_every`` samples.
-    config : StepConfig
-    learning_rates : sequence of float
-        One per run.
-    seeds : sequence of int
-        One per run, of the order of its samples.
-    max_points : sequence of int
-        Training samples that each run may see; it stops at the last look before.
-    progress : bool
-        Show a progress bar.
-    description : str
-        Its label.
-
-    Returns
-    -------
-    DataFrame
-        One row per run and look: ``run``, ``points`` (training samples seen by then), ``accuracy``.  The last of each
-        run says how it ended.
-    """
-    device, rows, n_between = stack.weights[0].device, [], steps_between(goal, config)
-    values = {name: parameter.detach() for name, parameter in stack.named_parameters()}
-    with tqdm(total=stack.n_runs, desc=description, unit="run", disable=not progress) as bar:
-        for chunk in run_chunks(stack, range(stack.n_runs)):
-            part = MLPStack.from_state({name: tensor[chunk].clone() for name, tensor in values.items()})
-            generators = make_generators([seeds[run] for run in chunk], device)
-            cohort = Cohort(part, inputs, generators, [learning_rates[run] for run in chunk], config)
-            while cohort.runs:
-                found = accuracies(cohort.stack, goal.inputs, goal.labels).tolist()
-                rows += [(chunk[run], cohort.n_points, share) for run, share in zip(cohort.runs, found, strict=True)]
-                is_done = [
-                    share >= goal.accuracy or cohort.n_points + n_between * config.batch_size > max_points[chunk[run]]
-                    for run, share in zip(cohort.runs, found, strict=True)
-                ]
-                if any(is_done):
-                    for name, tensor in cohort.state["value"].items():
-                        for place, run in enumerate(cohort.runs):
-                            if is_done[place]:
-                                values[name][chunk[run]] = tensor[place]
-                    bar.update(sum(is_done))
-                    cohort.keep([place for place, done in enumerate(is_done) if not done])
-                for _ in range(n_between if cohort.runs else 0):
-                    cohort.step(loss)
-    return pd.DataFrame(rows, columns=["run", "points", "accuracy"])
+    def _new_optimiser(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        more = {"capturable": self._whole.weights[0].is_cuda} if self._optimiser == "adam" else {}
+        return OPTIMISERS[self._optimiser][0](groups, lr=1.0, fused=True, **self._settings, **more)
 
 
-def steps_between(goal: Goal, config: StepConfig) -> int:
-    """Steps from one look at the held-out samples to the next."""
-    return max(1, round(goal.check_every / config.batch_size))
-
-
-def labelled(labels: Tensor, loss: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = cross_entropy) -> Loss:
-    """A loss of logits and labels as one of logits and rows, where ``labels`` are those of all rows."""
-    return lambda logits, rows: loss(logits, labels[rows])
-
-
-def accuracies(stack: MLPStack, inputs: Tensor, labels: Tensor, classes: Sequence[int] | None = None) -> Tensor:
-    """Share of samples that each run classifies as labelled: (n_runs,).  See `predictions` for ``classes``."""
-    return (predictions(stack, inputs, classes) == labels).float().mean(1)
-
-
-@torch.no_grad()
-def predictions(stack: MLPStack, inputs: Tensor, classes: Sequence[int] | None = None) -> Tensor:
-    """Class of the highest logit, of each run on the same samples: (n_runs, n).
-
-    With ``classes`` no other answer is open.
-    """
-    answers = torch.tensor(range(stack.sizes[-1]) if classes is None else classes, device=inputs.device)
-    block_bytes = GPU_BLOCK_BYTES if inputs.is_cuda else BLOCK_BYTES
-    n_block = max(1, block_bytes // (4 * stack.n_runs * max(stack.sizes)))
-    found = [
-        answers[stack(block.expand(stack.n_runs, -1, -1))[..., answers].argmax(-1)] for block in inputs.split(n_block)
-    ]
-    return torch.cat(found, dim=1)
+def _values(stack: MLPStack) -> dict[str, Tensor]:
+    return {name: parameter.detach() for name, parameter in stack.named_parameters()}
 
 
 def run_chunks(stack: MLPStack, runs: Sequence[int]) -> Iterator[list[int]]:
     """The runs in parts that are trained side by side; several where memory bandwidth or memory makes that faster."""
-    device = stack.weights[0].device
-    budget = CPU_STATE_BYTES
-    if device.type == "cuda":
-        budget = int(GPU_STATE_SHARE * torch.cuda.get_device_properties(device).total_memory)
+    budget = _budget(stack.weights[0].device, CPU_STATE_BYTES, GPU_STATE_SHARE)
     size = max(1, budget // (4 * 4 * stack.n_parameters))  # parameters, gradients and two moments
     return (list(runs[start : start + size]) for start in range(0, len(runs), size))
+
+
+def runs_per_chunk(sizes: Sequence[int], samples_per_step: int, device: torch.device) -> int:
+    """How many runs of this shape to train side by side; at least 1.
+
+    On the CPU as many as keep one step's buffers in the caches, on a GPU as many as fit into half of its memory.
+
+    Raises
+    ------
+    ValueError
+        When the buffers of a single run do not fit on the GPU.
+    """
+    bytes_per_run = 4 * 2 * samples_per_step * sum(sizes)  # activations and their gradients
+    budget = _budget(device, CPU_STEP_BYTES, GPU_STEP_SHARE)
+    if device.type == "cuda" and bytes_per_run > budget:
+        raise ValueError(
+            f"sizes is {tuple(sizes)} with {samples_per_step} samples per step; one run needs "
+            f"{bytes_per_run / 2**30:.1f} GiB, and the GPU has {budget / 2**30:.1f} GiB for it"
+        )
+    return max(1, budget // bytes_per_run)
+
+
+def _budget(device: torch.device, cpu_bytes: int, gpu_share: float) -> int:
+    if device.type != "cuda":
+        return cpu_bytes
+    return int(gpu_share * torch.cuda.get_device_properties(device).total_memory)

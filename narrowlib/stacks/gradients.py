@@ -88,7 +88,8 @@ class StackGradient:
         self._activations = [torch.empty(shape, dtype=self.dtype, device=device) for shape in shapes]
         self._deltas = [torch.empty_like(activation) for activation in self._activations]
         for parameter in stack.parameters():
-            parameter.grad = torch.zeros_like(parameter)
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
 
     @torch.no_grad()
     def __call__(self, x: Tensor, labels: Tensor) -> Tensor:

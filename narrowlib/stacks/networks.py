@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from narrowlib.units import Slice, UnitGroup
 
+CPU_PREDICTION_BYTES, GPU_PREDICTION_BYTES = 16 * 2**20, 2**30  # activations of one block of samples to classify
 CPU_BLOCK_BYTES = 4 * 2**20  # activations of one ablated layer that still sit in a laptop's caches
 GPU_BLOCK_BYTES = 256 * 2**20  # of the same on a GPU, where many neurons go through the layers above at once
 
@@ -113,6 +114,21 @@ class MLPStack(nn.Module):
 def _uniform(shape: tuple[int, int], bound: float, generators: Sequence[torch.Generator]) -> nn.Parameter:
     draws = [torch.empty(shape, device=g.device).uniform_(-bound, bound, generator=g) for g in generators]
     return nn.Parameter(torch.stack(draws))
+
+
+def accuracies(stack: MLPStack, inputs: Tensor, labels: Tensor, classes: Sequence[int] | None = None) -> Tensor:
+    """Share of samples that each run classifies as labelled: (n_runs,).  See `predictions` for ``classes``."""
+    return (predictions(stack, inputs, classes) == labels).float().mean(1)
+
+
+@torch.no_grad()
+def predictions(stack: MLPStack, inputs: Tensor, classes: Sequence[int] | None = None) -> Tensor:
+    """Class of the highest logit, of each run on the same samples: (n_runs, n); with ``classes``, among these only."""
+    answers = torch.tensor(range(stack.sizes[-1]) if classes is None else classes, device=inputs.device)
+    block_bytes = GPU_PREDICTION_BYTES if inputs.is_cuda else CPU_PREDICTION_BYTES
+    blocks = inputs.split(max(1, block_bytes // (4 * stack.n_runs * max(stack.sizes))))
+    logits = (stack(block.expand(stack.n_runs, -1, -1)) for block in blocks)  # (runs, block, classes)
+    return torch.cat([answers[each[..., answers].argmax(-1)] for each in logits], dim=1)
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from narrowlib.stacks.gradients import LossAndGradient, StackGradient
+from narrowlib.stacks.gradients import LossAndGradient, StackGradient, clip_gradients_, cross_entropy
 from narrowlib.stacks.networks import MLPStack
 
 STEPS_PER_GRAPH = 16  # enough that the host's work on one replay, a draw per run, no longer counts
@@ -31,6 +31,40 @@ class Sampler(Protocol):
         """Inputs and labels of the next step."""
 
 
+class EpochSampler:
+    """Draws batches of fixed samples: every run has its own order, another one in every epoch.
+
+    An epoch shows every row once, except those of a last short batch.  Runs may leave between two calls.
+
+    Parameters
+    ----------
+    inputs : Tensor, shape (n_rows, n_inputs)
+        The same for every run.
+    batch_size : int
+        Samples per run and step.
+    """
+
+    def __init__(self, inputs: Tensor, batch_size: int) -> None:
+        if batch_size > len(inputs):
+            raise ValueError(f"batch_size is {batch_size}; it must be at most {len(inputs)}, the number of samples")
+        self.inputs, self.batch_size = inputs, batch_size
+        self._order, self._position, self._generators = torch.empty(0, 0), 0, []
+
+    def __call__(self, generators: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
+        """Inputs (n_runs, 1, batch, n_inputs) and, as labels, the numbers of their rows (n_runs, 1, batch)."""
+        if self._generators != generators:
+            if self._generators:
+                self._order = self._order[[self._generators.index(generator) for generator in generators]]
+            self._generators = list(generators)
+        start, self._position = self._position, self._position + self.batch_size
+        if self._position > self._order.shape[1]:
+            n, device = len(self.inputs), self.inputs.device
+            self._order = torch.stack([torch.randperm(n, generator=g, device=device) for g in generators])
+            start, self._position = 0, self.batch_size
+        rows = self._order[:, None, start : self._position]
+        return self.inputs[rows], rows
+
+
 class StackSteps:
     """Steps of one stack with one optimiser.
 
@@ -50,6 +84,8 @@ class StackSteps:
         From the generators to inputs (n_runs, n_tasks, batch, n_inputs) and labels (n_runs, n_tasks, batch).
     precision, loss
         See `narrowlib.stacks.gradients.StackGradient`.
+    max_norm : float, optional
+        The gradient of every run is scaled down to this norm, after the penalty.
     penalty, constraint : callable, optional
         Called after every gradient, and after every step.
     """
@@ -61,13 +97,15 @@ class StackSteps:
         generators: Sequence[torch.Generator],
         draw_batch: DrawBatch | Sampler,
         *,
-        precision: str,
-        loss: LossAndGradient,
+        precision: str = "float32",
+        loss: LossAndGradient = cross_entropy,
+        max_norm: float | None = None,
         penalty: Callable[[], None] | None = None,
         constraint: Callable[[], None] | None = None,
     ) -> None:
         self.stack, self.optimiser, self.draw_batch, self.generators = stack, optimiser, draw_batch, generators
-        self.precision, self.loss, self.penalty, self.constraint = precision, loss, penalty, constraint
+        self.precision, self.loss, self.max_norm = precision, loss, max_norm
+        self.penalty, self.constraint = penalty, constraint
         self.can_capture = stack.weights[0].is_cuda and isinstance(draw_batch, Sampler)
         self._gradient = self._total = self._drawn = self._replay = None
 
@@ -114,6 +152,8 @@ class StackSteps:
         losses = self._gradient(x.flatten(1, 2), labels.flatten(1)).view_as(labels).mean(-1)  # (runs, tasks)
         if self.penalty is not None:
             self.penalty()
+        if self.max_norm is not None:
+            clip_gradients_(self.stack, self.max_norm)
         self.optimiser.step()
         if self.constraint is not None:
             self.constraint()

@@ -1,30 +1,43 @@
-"""The training loop of stacks: one optimiser step moves every run at once."""
+"""Training of stacks: so many steps on fresh samples, or on fixed samples until a goal is reached."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from narrowlib.stacks.cohort import OPTIMISERS, Cohort, run_chunks
 from narrowlib.stacks.gradients import PRECISIONS, LossAndGradient, cross_entropy
-from narrowlib.stacks.networks import MLPStack
-from narrowlib.stacks.steps import DrawBatch, Sampler, StackSteps
-from narrowlib.store.checkpoints import Checkpoint
+from narrowlib.stacks.networks import MLPStack, accuracies
+from narrowlib.stacks.steps import DrawBatch, EpochSampler, Sampler
+from narrowlib.store.unfinished import Checkpoint
 
 BITS_PER_NAT = 1 / math.log(2)
 
-CPU_CHUNK_BYTES = 16 * 2**20  # buffers of one step that still sit in a laptop's caches
-GPU_CHUNK_SHARE = 0.5  # of the device's memory; the rest is samples, optimiser state and workspace
+
+def _check(name: str, value: Any, is_legal: Callable[[Any], bool], legal: str) -> None:
+    kinds = int if "whole number" in legal else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kinds) or not is_legal(value):
+        raise ValueError(f"{name} is {value!r}; it must be {legal}")
+
+
+def _check_count(name: str, value: Any) -> None:
+    _check(name, value, lambda n: n >= 1, "a whole number of at least 1")
+
+
+def _check_positive(name: str, value: Any) -> None:
+    _check(name, value, lambda x: 0 < x < math.inf, "a positive number")
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How a stack is trained.
+    """How a stack is trained on fresh samples.
 
     Parameters
     ----------
@@ -48,15 +61,90 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         for name in ("n_steps", "record_every"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1")
+            _check_count(name, getattr(self, name))
         for name in ("learning_rate", "eps"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-                raise ValueError(f"{name} is {value!r}; it must be a positive number")
+            _check_positive(name, getattr(self, name))
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision is {self.precision!r}; it must be one of {', '.join(PRECISIONS)}")
+
+
+@dataclass(frozen=True)
+class StepConfig:
+    """One optimiser step on fixed samples.
+
+    Parameters
+    ----------
+    batch_size : int
+        Samples of each run.
+    optimiser : {"adam", "sgd"}
+    momentum : float
+        Of SGD, from 0 up to 1.
+    weight_decay : float
+        Weight of the squared norm of the parameters, times one half, in the loss.
+    max_norm : float, optional
+        Longer gradients are scaled down to this norm.
+    """
+
+    batch_size: int
+    optimiser: str = "adam"
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    max_norm: float | None = None
+
+    def __post_init__(self) -> None:
+        _check_count("batch_size", self.batch_size)
+        if self.optimiser not in OPTIMISERS:
+            raise ValueError(f"optimiser is {self.optimiser!r}; it must be one of {', '.join(OPTIMISERS)}")
+        _check("momentum", self.momentum, lambda x: 0 <= x < 1, "a number from 0 up to 1")
+        _check("weight_decay", self.weight_decay, lambda x: 0 <= x < math.inf, "a number of at least 0")
+        if self.max_norm is not None:
+            _check_positive("max_norm", self.max_norm)
+
+    def cohort(
+        self,
+        stack: MLPStack,
+        inputs: Tensor,
+        loss: LossAndGradient,
+        learning_rates: Sequence[float],
+        seeds: Sequence[int],
+        **options: Any,
+    ) -> Cohort:
+        """Runs that train in such steps, each in its own order of the samples; see `Cohort` for the options."""
+        settings: dict[str, Any] = {"weight_decay": self.weight_decay}
+        if self.optimiser == "sgd":
+            settings["momentum"] = self.momentum
+        sampler, generators = EpochSampler(inputs, self.batch_size), make_generators(seeds, inputs.device)
+        options |= {"loss": loss, "max_norm": self.max_norm}
+        return Cohort(stack, sampler, generators, learning_rates, self.optimiser, settings, **options)
+
+
+@dataclass(frozen=True)
+class Goal:
+    """When a run is done.
+
+    Parameters
+    ----------
+    inputs : Tensor, shape (n, n_inputs)
+        Held-out samples.
+    labels : Tensor, int64, shape (n,)
+    accuracy : float
+        A run is done when it classifies this share of them; above 1 means never.
+    check_every : int
+        Training samples between two looks at them.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    accuracy: float
+    check_every: int
+
+    def __post_init__(self) -> None:
+        _check_count("check_every", self.check_every)
+        _check_positive("accuracy", self.accuracy)
+
+    def steps_between(self, step: StepConfig) -> int:
+        """Steps from one look at the held-out samples to the next."""
+        return max(1, round(self.check_every / step.batch_size))
 
 
 def make_generators(seeds: Sequence[int], device: str | torch.device) -> list[torch.Generator]:
@@ -74,7 +162,7 @@ def train_stack(
     penalty: Callable[[], None] | None = None,
     constraint: Callable[[], None] | None = None,
     leave: Callable[[Tensor], Tensor] | None = None,
-    checkpoint: Path | None = None,
+    checkpoint: Checkpoint | None = None,
     progress: bool = True,
     description: str = "train",
 ) -> Tensor:
@@ -103,9 +191,9 @@ def train_stack(
     leave : callable, optional
         From a record (n_runs, n_tasks) to whether each run is done, bool (n_runs).  A run that is done trains no
         more, and costs nothing.  Not together with a penalty or constraint, which know the whole stack.
-    checkpoint : Path, optional
-        File to leave off in about once a minute.  When it is there and was left by a run of the same shape and
-        configuration, training goes on from it, to the same result bit for bit.  It is removed at the end.
+    checkpoint : Checkpoint, optional
+        Where everything is saved about once a minute, see `narrowlib.store.kept.Kept.checkpoint`.  When it was left by
+        the same training, this goes on from it, to the same result bit for bit.  It is removed at the end.
     progress : bool
         Show a progress bar.
     description : str
@@ -125,114 +213,32 @@ def train_stack(
     """
     if leave is not None and (penalty or constraint):
         raise ValueError("leave is given together with a penalty or constraint; runs can leave only without them")
+    store = checkpoint or Checkpoint(None)
+    begun = [stack, [generator.get_state() for generator in generators]]
     hooks = {"precision": config.precision, "loss": loss, "penalty": penalty, "constraint": constraint}
-    crew = _Crew(stack, generators, config)
-    store = None if checkpoint is None else Checkpoint(checkpoint, stack, crew.optimiser, generators, config)
-    step, records = crew.resume(store)
-    n_present = steps = None
-    with tqdm(total=config.n_steps, initial=step, desc=description, unit="step", disable=not progress) as bar:
-        while step < config.n_steps and crew.n_present:
-            if n_present != crew.n_present:
-                n_present, steps = crew.n_present, StackSteps(*crew.members(), draw_batch, **hooks)
-            n_steps = min(config.record_every, config.n_steps - step)
-            records.append(crew.in_place(steps.run(n_steps) / n_steps))
-            step += n_steps
+    rates = [config.learning_rate] * stack.n_runs
+    cohort = Cohort(stack, draw_batch, generators, rates, settings={"eps": config.eps}, **hooks)
+    records: list[Tensor] = []
+    if found := store.resume(config, *begun, stack.weights[0].device.type):
+        losses = found[0].pop("records", torch.empty(0)).to(stack.weights[0].device)
+        if cohort.restore(*found):
+            records = list(losses)
+    with tqdm(total=config.n_steps, initial=cohort.n_steps, desc=description, unit="step", disable=not progress) as bar:
+        while cohort.n_steps < config.n_steps and cohort.runs:
+            n_steps, present = min(config.record_every, config.n_steps - cohort.n_steps), cohort.runs
+            losses = cohort.run(n_steps)
+            records.append(losses.new_full((stack.n_runs, losses.shape[1]), torch.nan))
+            records[-1][present] = losses
             bar.update(n_steps)
             if leave is not None:
-                crew.dismiss(leave(records[-1]))
-            if store is not None:
-                store.save_if_due(step, records, crew.order)
-    crew.bring_back()
-    if store is not None:
-        store.remove()
+                cohort.leave(leave(records[-1])[present].tolist())
+            if store.is_due():
+                tensors, about = cohort.saved()
+                store.save({**tensors, "records": torch.stack(records)}, about)
+    cohort.bring_back()
+    store.remove()
     absent = [torch.full_like(records[-1], torch.nan)] * (len(record_steps(config)) - len(records))
     return torch.stack(records + absent).cpu()
-
-
-class _Crew:
-    """The runs of a stack that still train.  They lie first in memory, so that the others cost nothing.
-
-    Parameters
-    ----------
-    stack : MLPStack
-    generators : sequence of torch.Generator
-    config : TrainingConfig
-
-    Attributes
-    ----------
-    optimiser : torch.optim.Adam
-        Of all runs: it holds the moments, also of those that have left.
-    order : list of list of int
-        Numbers of the runs that still train and of the others, as they lie in memory.
-    """
-
-    def __init__(self, stack: MLPStack, generators: Sequence[torch.Generator], config: TrainingConfig) -> None:
-        self.stack, self.generators, self.config = stack, generators, config
-        self.order = [list(range(stack.n_runs)), []]
-        self.optimiser = self._adam(stack)
-        for parameter in stack.parameters():
-            zeros = torch.zeros_like(parameter, requires_grad=False)
-            step = torch.zeros((), device=parameter.device)
-            self.optimiser.state[parameter] = {"step": step, "exp_avg": zeros, "exp_avg_sq": zeros.clone()}
-
-    @property
-    def n_present(self) -> int:
-        """How many runs still train."""
-        return len(self.order[0])
-
-    def members(self) -> tuple[MLPStack, torch.optim.Adam, list[torch.Generator]]:
-        """Those that still train, in the memory of the whole stack: what `StackSteps` needs of them."""
-        present, gone = self.order
-        if not gone:  # the stack itself: a penalty or constraint looks at its parameters
-            return self.stack, self.optimiser, list(self.generators)
-        part = self.stack.first(len(present))
-        optimiser = self._adam(part)
-        for parameter, whole in zip(part.parameters(), self.stack.parameters(), strict=True):
-            state = self.optimiser.state[whole]
-            moments = {name: state[name][: len(present)] for name in ("exp_avg", "exp_avg_sq")}
-            optimiser.state[parameter] = {"step": state["step"], **moments}
-        return part, optimiser, [self.generators[run] for run in present]
-
-    def in_place(self, losses: Tensor) -> Tensor:
-        """A record of all runs in their own places, NaN where one has left: (n_runs, n_tasks)."""
-        record = losses.new_full((self.stack.n_runs, losses.shape[1]), torch.nan)
-        record[self.order[0]] = losses
-        return record
-
-    def dismiss(self, is_done: Tensor) -> None:
-        """Let the runs go that are done; bool, (n_runs)."""
-        present, gone = self.order
-        done = [run for run in present if is_done[run]]
-        if done:
-            stay = [run for run in present if run not in done]
-            self._move([present.index(run) for run in stay + done])
-            self.order = [stay, done + gone]
-
-    def bring_back(self) -> None:
-        """Put every run back in its own place."""
-        order = self.order[0] + self.order[1]
-        self._move([order.index(run) for run in range(len(order))])
-        self.order = [list(range(len(order))), []]
-
-    def resume(self, store: Checkpoint | None) -> tuple[int, list[Tensor]]:
-        """Where to go on from, with everything put back: the step and the records so far."""
-        step, records, order = (0, [], None) if store is None else store.resume()
-        self.order = order or self.order
-        return step, records
-
-    @torch.no_grad()
-    def _move(self, source: list[int]) -> None:
-        """Place i of the first ones takes what lay at ``source[i]``."""
-        if source != list(range(len(source))):
-            for parameter in self.stack.parameters():
-                state = self.optimiser.state[parameter]
-                for tensor in (parameter, state["exp_avg"], state["exp_avg_sq"]):
-                    tensor[: len(source)] = tensor[source]
-
-    def _adam(self, stack: MLPStack) -> torch.optim.Adam:
-        config, on_gpu = self.config, stack.weights[0].is_cuda
-        settings = {"lr": config.learning_rate, "eps": config.eps, "fused": True, "capturable": on_gpu}
-        return torch.optim.Adam(stack.parameters(), **settings)
 
 
 def record_steps(config: TrainingConfig) -> list[int]:
@@ -241,23 +247,75 @@ def record_steps(config: TrainingConfig) -> list[int]:
     return steps if steps and steps[-1] == config.n_steps else [*steps, config.n_steps]
 
 
-def runs_per_chunk(sizes: Sequence[int], samples_per_step: int, device: torch.device) -> int:
-    """How many runs of this shape to train side by side; at least 1.
+def train_to_goal(
+    stack: MLPStack,
+    inputs: Tensor,
+    loss: LossAndGradient,
+    goal: Goal,
+    config: StepConfig,
+    *,
+    learning_rates: Sequence[float],
+    seeds: Sequence[int],
+    max_points: Sequence[int],
+    progress: bool = True,
+    description: str = "train",
+) -> pd.DataFrame:
+    """Train every run in place until it reaches the goal, or its samples are used up.
 
-    On the CPU as many as keep one step's buffers in the caches, on a GPU as many as fit into half of its memory.
+    A run that is done leaves, with the parameters it has then, and the others go on without paying for it.  On the
+    CPU few runs train at a time, so that what a step touches stays in the caches.
 
-    Raises
-    ------
-    ValueError
-        When the buffers of a single run do not fit on the GPU.
+    Parameters
+    ----------
+    stack : MLPStack
+    inputs : Tensor, shape (n_rows, n_inputs)
+        Training samples.
+    loss : callable
+        From logits (n_runs, batch, n_classes) and the numbers of their rows (n_runs, batch) to per-sample losses and
+        their gradient in the logits; see `labelled`.
+    goal : Goal
+        Looked at before the first step and from then on after every ``goal.check_every`` samples.
+    config : StepConfig
+    learning_rates : sequence of float
+        One per run.
+    seeds : sequence of int
+        One per run, of the order of its samples.
+    max_points : sequence of int
+        Training samples that each run may see; it stops at the last look before.
+    progress : bool
+        Show a progress bar.
+    description : str
+        Its label.
+
+    Returns
+    -------
+    DataFrame
+        One row per run and look: ``run``, ``points`` (training samples seen by then), ``accuracy``.  The last of each
+        run says how it ended.
     """
-    bytes_per_run = 4 * 2 * samples_per_step * sum(sizes)  # activations and their gradients
-    if device.type != "cuda":
-        return max(1, CPU_CHUNK_BYTES // bytes_per_run)
-    budget = int(GPU_CHUNK_SHARE * torch.cuda.get_device_properties(device).total_memory)
-    if bytes_per_run > budget:
-        raise ValueError(
-            f"sizes is {tuple(sizes)} with {samples_per_step} samples per step; one run needs "
-            f"{bytes_per_run / 2**30:.1f} GiB, and the GPU has {budget / 2**30:.1f} GiB for it"
-        )
-    return budget // bytes_per_run
+    rows, n_between = [], goal.steps_between(config)
+    values = {name: parameter.detach() for name, parameter in stack.named_parameters()}
+    with tqdm(total=stack.n_runs, desc=description, unit="run", disable=not progress) as bar:
+        for chunk in run_chunks(stack, range(stack.n_runs)):
+            part = MLPStack.from_state({name: tensor[chunk] for name, tensor in values.items()})
+            rates, its_seeds = ([given[run] for run in chunk] for given in (learning_rates, seeds))
+            cohort = config.cohort(part, inputs, loss, rates, its_seeds)
+            while cohort.runs:
+                runs, n_points = [chunk[run] for run in cohort.runs], cohort.n_steps * config.batch_size
+                found = accuracies(cohort.stack, goal.inputs, goal.labels).tolist()
+                rows += [(run, n_points, share) for run, share in zip(runs, found, strict=True)]
+                after = n_points + n_between * config.batch_size  # at the next look
+                is_done = [s >= goal.accuracy or after > max_points[run] for run, s in zip(runs, found, strict=True)]
+                cohort.leave(is_done)
+                bar.update(sum(is_done))
+                if cohort.runs:
+                    cohort.run(n_between)
+            cohort.bring_back()
+            for name, tensor in part.named_parameters():
+                values[name][chunk] = tensor.detach()
+    return pd.DataFrame(rows, columns=["run", "points", "accuracy"])
+
+
+def labelled(labels: Tensor, loss: LossAndGradient = cross_entropy) -> LossAndGradient:
+    """A loss of logits and labels as one of logits and rows, where ``labels`` are those of all rows."""
+    return lambda logits, rows: loss(logits, labels[rows])

@@ -27,8 +27,8 @@ from narrowlib.chapters.two_trees.lasso_training import GroupLassoConfig
 from narrowlib.chapters.two_trees.networks import NonlocalityConfig, spaced_widths
 from narrowlib.devices import pick_device
 from narrowlib.llm.compilation import check_compiler
-from narrowlib.stacks.cohort import StepConfig
-from narrowlib.store import checkpoints, records
+from narrowlib.stacks.training import StepConfig
+from narrowlib.store import checkpoints, records, unfinished
 from narrowlib.store.downloads import UnavailableError
 
 WHERE = ("device", "checkpoints")  # parameters that say where a run is made, not what
@@ -198,7 +198,7 @@ def main() -> int:
         values = all_parameters(asked.chapter, asked.profile, asked.overrides)
         if values.get("compiled"):
             check_compiler(pick_device(values["device"]))
-        checkpoints.SECONDS_BETWEEN = asked.save_every
+        checkpoints.SECONDS_BETWEEN = unfinished.SECONDS_BETWEEN = asked.save_every
         started = time.monotonic()
         only = {"piece": asked.piece} if asked.piece else {}
         tables = RECORDED[asked.chapter](values, **only)

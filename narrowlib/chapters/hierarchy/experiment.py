@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -16,11 +13,9 @@ import pandas as pd
 import torch
 from scipy.stats import binomtest, fisher_exact
 
-from narrowlib import cmsp
 from narrowlib.cmsp import CMSP, CMSPSampler, broad_tasks
 from narrowlib.devices import pick_device
-from narrowlib.stacks import gradients, steps, training
-from narrowlib.stacks import networks as models
+from narrowlib.stacks.cohort import runs_per_chunk
 from narrowlib.stacks.gradients import PRECISIONS
 from narrowlib.stacks.networks import MLPStack
 from narrowlib.stacks.training import (
@@ -28,10 +23,9 @@ from narrowlib.stacks.training import (
     TrainingConfig,
     make_generators,
     record_steps,
-    runs_per_chunk,
     train_stack,
 )
-from narrowlib.store.records import recorded, source_digest
+from narrowlib.store.kept import Kept
 
 N_CLASSES = 2
 N_RECORDS = 200  # points of a learning curve, at most
@@ -155,13 +149,12 @@ def learning_curves(
     Source: Michaud, Parker-Sartori and Tegmark (2025), Fig 2 and 7.
     """
     where = pick_device(device)
-    folder = _checkpoint_folder(Path(checkpoints), config, where) if checkpoints else None
+    store = Kept(checkpoints, config, device=where)
     frames = []
     for setting in config.settings:
         for seeds in _chunks(setting, config, where):
             name = re.sub(r"\W+", "-", f"{setting.name}-{seeds[0]}-{seeds[-1]}")
-            train = partial(_train, setting, config, seeds, where, folder and folder / f"{name}.safetensors", progress)
-            frames.append(recorded(name, asdict(config), train, folder))
+            frames.append(store.keep(name, partial(_train, setting, config, seeds, where, store, progress)))
     return pd.concat(frames, ignore_index=True)
 
 
@@ -171,13 +164,6 @@ def paper_tables(
     """What the book records of a run at the paper's scale: see `learning_curves`."""
     curves = learning_curves(config, device=device, checkpoints=checkpoints, progress=progress)
     return {"learning-curves": curves}
-
-
-def _checkpoint_folder(parent: Path, config: HierarchyConfig, device: torch.device) -> Path:
-    """A folder for exactly these runs: what is left of other settings, code or devices lies elsewhere."""
-    code = source_digest(cmsp, gradients, models, steps, training, sys.modules[__name__])
-    made_by = [asdict(config), device.type, torch.__version__, code]
-    return parent / hashlib.sha256(json.dumps(made_by).encode()).hexdigest()[:16]
 
 
 def _chunks(setting: Setting, config: HierarchyConfig, device: torch.device) -> Iterator[range]:
@@ -192,7 +178,7 @@ def _train(
     config: HierarchyConfig,
     seeds: range,
     device: torch.device,
-    checkpoint: Path | None,
+    store: Kept,
     progress: bool,
 ) -> pd.DataFrame:
     generators = make_generators(seeds, device)
@@ -203,7 +189,7 @@ def _train(
         generators,
         setting.training,
         leave=partial(_is_learned, config.leave_below / BITS_PER_NAT) if config.leave_below else None,
-        checkpoint=checkpoint,
+        checkpoint=store.checkpoint("training"),
         progress=progress,
         description=f"{setting.name}, seeds {seeds[0]} to {seeds[-1]}",
     )

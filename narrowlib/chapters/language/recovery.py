@@ -12,11 +12,10 @@ from narrowlib import pruning, units
 from narrowlib.chapters.language import pruning as llm_pruning
 from narrowlib.chapters.language.pruning import WANTED, LLMPruningConfig, Scores, check_sparsity
 from narrowlib.data import documents, tokens
-from narrowlib.llm import callbacks as llm_callbacks
 from narrowlib.llm import export
+from narrowlib.llm import loop as llm_loop
 from narrowlib.llm import scores as llm_scores
 from narrowlib.llm import settings as llm_training_config
-from narrowlib.llm import trainer as llm_trainer
 from narrowlib.llm import training as llm_training
 from narrowlib.llm import units as llama
 from narrowlib.llm.export import round_hidden_size, sliced
@@ -29,8 +28,8 @@ if TYPE_CHECKING:
 
 # Code that decides what comes out of pruning a language model and training it on, beside that of an experiment's own.
 CODE = (
-    documents, export, llama, llm_callbacks, llm_pruning, llm_scores, llm_trainer, llm_training, llm_training_config,
-    pruning, tokens, units,
+    documents, export, llama, llm_loop, llm_pruning, llm_scores, llm_training, llm_training_config, pruning, tokens,
+    units,
 )  # fmt: skip
 
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from narrowlib.data.digits import Digits
-from narrowlib.stacks.cohort import Goal, Loss, StepConfig, recover
+from narrowlib.stacks.gradients import LossAndGradient
 from narrowlib.stacks.networks import MLPStack
+from narrowlib.stacks.training import Goal, StepConfig, train_to_goal
 
 N_CLASSES = 10
 EVEN, ODD = (0, 2, 4, 6, 8), (1, 3, 5, 7, 9)
@@ -182,14 +183,14 @@ def recover_to_goal(
     step: StepConfig,
     even: Digits,
     stack: MLPStack,
-    loss: Loss,
+    loss: LossAndGradient,
     labels: Sequence[tuple[float, int]],
     n_before: Sequence[int],
     neurons: int,
     progress: bool,
 ) -> pd.DataFrame:
     """Train a stack, and how its runs ended, with the samples each had seen before counted; see `Outcome`."""
-    history = recover(
+    history = train_to_goal(
         stack,
         even.train_images,
         loss,

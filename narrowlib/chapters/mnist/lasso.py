@@ -15,9 +15,9 @@ from narrowlib.chapters.mnist.config import SEEDS, MnistConfig, Outcome, even_go
 from narrowlib.data.digits import Digits
 from narrowlib.penalties import group_lasso_gradients_, group_norms
 from narrowlib.pruning import apply_masks, slice_state
-from narrowlib.stacks.cohort import Cohort, accuracies, labelled, run_chunks, steps_between
-from narrowlib.stacks.networks import MLPStack
-from narrowlib.stacks.training import make_generators
+from narrowlib.stacks.cohort import run_chunks
+from narrowlib.stacks.networks import MLPStack, accuracies
+from narrowlib.stacks.training import labelled
 
 METHOD = "group lasso"
 STEPS_BETWEEN_CUTS = 10  # neurons are dropped, and targets noticed, every so many steps
@@ -133,9 +133,9 @@ class _Shrinking:
         self.device = teacher.weights[0].device
         state = {name: t.detach().repeat(len(cases), 1, 1) for name, t in teacher.state_dict().items()}
         seeds = [SEEDS[METHOD] + config.first_seed + repeat for _, _, repeat in cases]
-        generators = make_generators(seeds, self.device)
-        rates = [rate for _, rate, _ in cases]
-        self.cohort = Cohort(MLPStack.from_state(state), even.train_images, generators, rates, config.lasso.method.step)
+        rates, step, stack = [rate for _, rate, _ in cases], config.lasso.method.step, MLPStack.from_state(state)
+        loss = labelled(even.train_labels)
+        self.cohort = step.cohort(stack, even.train_images, loss, rates, seeds, penalty=self._penalty)
         self.is_left = {group.name: torch.ones(len(cases), group.n_units, dtype=torch.bool, device=self.device)
                         for group in teacher.units}  # fmt: skip
         self.targets = [sorted(config.lasso.method.neurons, reverse=True) for _ in cases]
@@ -143,31 +143,36 @@ class _Shrinking:
     def run(self, bar: tqdm):
         """Yield a `Shrunk` for every run and target, and a row for every run and look."""
         goal, step = even_goal(self.config, self.even), self.config.lasso.method.step
-        loss = labelled(self.even.train_labels)
-        n_between = -(-steps_between(goal, step) // STEPS_BETWEEN_CUTS)  # cuts from one look to the next
+        n_between = -(-goal.steps_between(step) // STEPS_BETWEEN_CUTS)  # cuts from one look to the next
         cohort, n_cuts = self.cohort, 0
         while cohort.runs:
             if n_cuts % n_between == 0:
                 yield from self._look()
             n_cuts += 1
             strength = torch.tensor([self.cases[run][0] for run in cohort.runs], device=self.device)
-            units, parameters = cohort.stack.units, dict(cohort.stack.named_parameters())
-            for _ in range(STEPS_BETWEEN_CUTS):
-                cohort.step(loss, lambda: group_lasso_gradients_(units, parameters, strength))  # noqa: B023
+            self.penalised = cohort.stack.units, dict(cohort.stack.named_parameters()), strength
+            cohort.run(STEPS_BETWEEN_CUTS)
             yield from self._cut()
-            is_over = cohort.n_points + STEPS_BETWEEN_CUTS * step.batch_size > self.config.max_points
-            going_on = [p for p, run in enumerate(cohort.runs) if self.targets[run] and not is_over]
-            if len(going_on) < len(cohort.runs):
-                bar.update(len(cohort.runs) - len(going_on))
-                cohort.keep(going_on)
+            is_over = self._n_points() + STEPS_BETWEEN_CUTS * step.batch_size > self.config.max_points
+            is_done = [is_over or not self.targets[run] for run in cohort.runs]
+            if any(is_done):
+                bar.update(sum(is_done))
+                cohort.leave(is_done)
+                going_on = [not done for done in is_done]
                 self.is_left = {name: mask[going_on] for name, mask in self.is_left.items()}
             self._narrow()
+
+    def _penalty(self) -> None:
+        group_lasso_gradients_(*self.penalised)
+
+    def _n_points(self) -> int:
+        return self.cohort.n_steps * self.config.lasso.method.step.batch_size
 
     def _look(self):
         found = accuracies(self.cohort.stack, self.even.test_images, self.even.test_labels).tolist()
         counts = sum(mask.sum(1) for mask in self.is_left.values()).tolist()
         for run, accuracy, count in zip(self.cohort.runs, found, counts, strict=True):
-            yield (*self.cases[run], self.cohort.n_points, count, accuracy)
+            yield (*self.cases[run], self._n_points(), count, accuracy)
 
     def _cut(self):
         """Drop neurons of small norm, of every run no more than down to its next target."""
@@ -185,7 +190,7 @@ class _Shrinking:
             apply_masks(cohort.stack.units, tensors, self.is_left)
         for place, (run, count) in enumerate(zip(list(cohort.runs), n_left.tolist(), strict=True)):
             if count <= self.targets[run][0]:
-                yield Shrunk(run, self.targets[run].pop(0), cohort.n_points, self._state_of(place))
+                yield Shrunk(run, self.targets[run].pop(0), self._n_points(), self._state_of(place))
 
     def _state_of(self, place: int) -> dict[str, Tensor]:
         values = {name: t[place : place + 1] for name, t in self.cohort.state["value"].items()}
@@ -198,12 +203,11 @@ class _Shrinking:
         widths = [mask.shape[1] for mask in self.is_left.values()]
         if not self.cohort.runs or all(w > WORTH_NARROWING * width for w, width in zip(widest, widths, strict=True)):
             return
-        units = self.cohort.stack.units
         kept = {
             name: mask.float().argsort(dim=1, descending=True, stable=True).argsort(1) < max(1, width)
             for (name, mask), width in zip(self.is_left.items(), widest, strict=True)
         }
-        self.cohort.load({kind: slice_state(tensors, units, kept) for kind, tensors in self.cohort.state.items()})
+        self.cohort.narrow(kept)
         self.is_left = {name: mask[kept[name]].reshape(len(mask), -1) for name, mask in self.is_left.items()}
 
 

@@ -27,10 +27,9 @@ from narrowlib.chapters.mnist.config import (
 from narrowlib.data.digits import Digits
 from narrowlib.pruning import keep_masks, slice_state
 from narrowlib.scores import activation_gradient_scores
-from narrowlib.stacks.cohort import Loss, accuracies, labelled
-from narrowlib.stacks.gradients import distillation_loss
-from narrowlib.stacks.networks import MLPStack
-from narrowlib.stacks.training import make_generators
+from narrowlib.stacks.gradients import LossAndGradient, distillation_loss
+from narrowlib.stacks.networks import MLPStack, accuracies
+from narrowlib.stacks.training import labelled, make_generators
 
 
 def train_teacher(config: TeacherConfig, digits: Digits, *, progress: bool = True) -> MLPStack:
@@ -100,7 +99,7 @@ def prune_by_attribution(config: MnistConfig, teacher: MLPStack, even: Digits, *
     scores = attribution(teacher, even, n_scored, seeds)
 
     def start(neurons: int) -> MLPStack:
-        masks = keep_masks(scores, 1 - neurons / 2 / teacher.sizes[1], scope="per_layer")
+        masks = keep_masks(scores, n_kept=neurons // 2, scope="per_layer")
         state = {name: t.detach().expand(config.n_repeats, -1, -1) for name, t in teacher.state_dict().items()}
         return MLPStack.from_state(slice_state(state, MLPStack.from_state(state).units, masks))
 
@@ -145,7 +144,7 @@ def _recovered(
     method: MethodConfig,
     even: Digits,
     start: Callable[[int], MLPStack],
-    loss: Loss,
+    loss: LossAndGradient,
     progress: bool,
     *,
     n_before: int = 0,

@@ -9,8 +9,8 @@ import torch
 
 from narrowlib.chapters.mnist.config import EVEN, ODD, MnistConfig, Outcome
 from narrowlib.data.digits import Digits
-from narrowlib.stacks.cohort import Goal, StepConfig, accuracies, labelled, predictions, recover
-from narrowlib.stacks.networks import MLPStack
+from narrowlib.stacks.networks import MLPStack, accuracies, predictions
+from narrowlib.stacks.training import Goal, StepConfig, labelled, train_to_goal
 
 PRUNING = ("attribution", "group lasso")
 RELEARNING_SEED = 5_000_000  # apart from the seeds of the methods
@@ -134,7 +134,7 @@ def forgetting(
         stack = MLPStack.from_state({name: t.detach().clone() for name, t in stack.state_dict().items()})
         for stage in ("narrowed", "relearned"):
             if stage == "relearned":
-                recover(
+                train_to_goal(
                     stack,
                     digits.train_images,
                     labelled(digits.train_labels),

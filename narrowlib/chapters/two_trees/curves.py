@@ -2,39 +2,33 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 
 import pandas as pd
 import torch
 from torch import Tensor
 
-from narrowlib import cmsp, pruning, scores, units
-from narrowlib.chapters.two_trees import networks as two_trees
 from narrowlib.chapters.two_trees.networks import (
     EVALUATION_SEED,
+    NOT_KEPT,
     OTHER,
     RECOVERY_SEED,
     WANTED,
     NonlocalityConfig,
     ablation,
     copies,
-    from_state,
     held_out,
     sampler,
 )
 from narrowlib.cmsp import task_name
-from narrowlib.devices import pick_device
 from narrowlib.pruning import apply_masks, keep_masks, slice_state
-from narrowlib.stacks import gradients, steps, training
-from narrowlib.stacks import networks as models
+from narrowlib.stacks.cohort import runs_per_chunk
 from narrowlib.stacks.gradients import cross_entropy
 from narrowlib.stacks.networks import MLPStack
-from narrowlib.stacks.training import BITS_PER_NAT, make_generators, runs_per_chunk, train_stack
-from narrowlib.store.records import digest_of, recorded, source_digest
+from narrowlib.stacks.training import BITS_PER_NAT, make_generators, train_stack
+from narrowlib.store.digests import digest_of
+from narrowlib.store.kept import Kept
 
 KEPT_ACCURACY = 0.98  # from here on a skill counts as kept
 LOST_ACCURACY, REGAINED_ACCURACY = 0.75, 0.9  # below the first a skill counts as lost, from the second on as back
@@ -48,7 +42,7 @@ def pruning_curves(
     sparsities: Sequence[float],
     *,
     recover: Sequence[Sequence[int]] = (WANTED, OTHER),
-    checkpoints: Path | None = None,
+    store: Kept = NOT_KEPT,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Prune by the ablation scores of the wanted composite, then recover each composite from the same pruned start.
@@ -65,9 +59,9 @@ def pruning_curves(
         Shares of units removed, each at least 0 and below 1.
     recover : sequence of tasks
         Composites to recover, of the two; without any, networks are pruned and measured only.
-    checkpoints : Path, optional
-        Folder for exactly these settings, see `checkpoint_folder`: finished parts are kept there, unfinished ones
-        leave off there.
+    store : Kept, optional
+        Where finished parts are kept and unfinished ones leave off, see
+        `narrowlib.chapters.two_trees.networks.store_for`.
     progress : bool
         Show progress bars.
 
@@ -99,12 +93,10 @@ def pruning_curves(
         chunk = runs_per_chunk(sizes, config.recovery_batch_size, device) if recover else len(cases)
         for start in range(0, len(cases), chunk):
             some = cases[start : start + chunk]
-            about = {"config": asdict(config), "sparsities": list(sparsities), "recover": list(recover), "cases": some}
-            part = f"curves-{stack.sizes[1]}-{config.first_seed}-{order.index(some[0][1])}-{some[0][0]}"
-            compute = partial(
-                _measure, stack, config, masks, some, recover, checkpoints and checkpoints / part, progress
-            )
-            frames.append(recorded(part, about, compute, checkpoints))
+            which = digest_of(sparsities, recover, some)
+            name = f"curves-{stack.sizes[1]}-{config.seeds[0]}-{config.seeds[-1]}-{which}"
+            compute = partial(_measure, stack, config, masks, some, recover, store, progress)
+            frames.append(store.keep(name, compute, inputs=stack))
     frame = pd.concat(frames, ignore_index=True)
     frame.insert(0, "sparsity", [sparsities[number] for number in frame.pop("number")])
     frame.insert(0, "width", stack.sizes[1])
@@ -138,7 +130,7 @@ def _measure(
     masks: Sequence[Mapping[str, Tensor]],
     cases: Sequence[tuple[int, int]],
     recover: Sequence[Sequence[int]],
-    checkpoint: Path | None,
+    store: Kept,
     progress: bool,
 ) -> pd.DataFrame:
     """Rows of some cases, each a network and the number of a sparsity."""
@@ -158,7 +150,7 @@ def _measure(
             sampler(config, config.problem.only(task), config.recovery_batch_size),
             make_generators(seeds, stack.weights[0].device),
             config.recovery,
-            checkpoint=checkpoint and checkpoint.with_suffix(f".{number}.partial"),
+            checkpoint=store.checkpoint(f"recovery-{number}"),
             progress=progress,
             description=f"recover {task_name(task)}, width {stack.sizes[1]}",
         )
@@ -182,7 +174,7 @@ def cut_out(stack: MLPStack, runs: Sequence[int], masks: Mapping[str, Tensor]) -
     pruned = copies(stack, runs)
     apply_masks(pruned.units, dict(pruned.named_parameters()), masks)
     filled = {name: _equally_many(mask) for name, mask in masks.items()}
-    return from_state(slice_state(pruned.state_dict(), pruned.units, filled))
+    return MLPStack.from_state(slice_state(pruned.state_dict(), pruned.units, filled))
 
 
 def _equally_many(mask: Tensor) -> Tensor:
@@ -204,19 +196,6 @@ def _evaluated(
         seed = config.first_seed + run
         about = {"seed": seed, "number": number, "task": task_name(task), "stage": stage}
         yield {**about, "accuracy": accuracy, "loss": loss}
-
-
-def checkpoint_folder(parent: str | Path, config: NonlocalityConfig, device: str) -> Path | None:
-    """A folder for exactly these networks: what is left of other settings, code or devices lies elsewhere.
-
-    None when ``parent`` is empty.  The numbers of seeds are not part of it, so that pieces of a run share it.
-    """
-    if not parent:
-        return None
-    settings = {name: value for name, value in asdict(config).items() if name not in ("first_seed", "n_seeds")}
-    here = (two_trees, sys.modules[__name__])
-    code = source_digest(cmsp, gradients, models, pruning, scores, steps, training, units, *here)
-    return Path(parent) / digest_of([settings, pick_device(device).type, torch.__version__, code])
 
 
 def kept_sparsity(curves: pd.DataFrame, *, stage: str, accuracy: float = KEPT_ACCURACY) -> pd.DataFrame:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -13,18 +12,17 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from narrowlib import penalties
-from narrowlib.chapters.two_trees import lasso_training
-from narrowlib.chapters.two_trees.curves import checkpoint_folder, cut_out, kept_sparsity, pruning_curves
+from narrowlib.chapters.two_trees.curves import cut_out, kept_sparsity, pruning_curves
 from narrowlib.chapters.two_trees.lasso_training import METHODS, GroupLassoConfig, regularise
 from narrowlib.chapters.two_trees.networks import (
+    NOT_KEPT,
     OTHER,
     WANTED,
     NonlocalityConfig,
     ablation,
     copies,
-    kept_stack,
     pieces,
+    store_for,
     train_networks,
 )
 from narrowlib.chapters.two_trees.nonlocality import PAPER_SPARSITIES, PAPER_WIDTHS
@@ -33,7 +31,7 @@ from narrowlib.devices import pick_device
 from narrowlib.penalties import exact_prox_group_lasso, group_lasso, group_norms, prox_group_lasso
 from narrowlib.pruning import keep_masks
 from narrowlib.stacks.networks import MLPStack
-from narrowlib.store.records import digest_of, recorded, source_digest
+from narrowlib.store.kept import Kept
 
 STATES = ("before", "after group lasso")
 PAPER_SHOWN_WIDTH = 256  # of the networks that are drawn and swept; that of the paper's Fig 3
@@ -49,7 +47,7 @@ def lasso_curves(
     stacks: Sequence[MLPStack],
     config: NonlocalityConfig,
     sparsities: Sequence[float],
-    checkpoints: Sequence[Path | None] = (None, None),
+    stores: Sequence[Kept] = (NOT_KEPT, NOT_KEPT),
     *,
     progress: bool = True,
 ) -> pd.DataFrame:
@@ -61,15 +59,15 @@ def lasso_curves(
         The networks before, and after.
     config : NonlocalityConfig
     sparsities : sequence of float
-    checkpoints : two Path, optional
-        Folders to leave off in, one for each.
+    stores : two Kept, optional
+        Where each is kept.
     progress : bool
         Show progress bars.
     """
     curves = partial(pruning_curves, config=config, sparsities=sparsities, progress=progress)
     frames = [
-        curves(stack, checkpoints=folder).assign(state=state)
-        for stack, state, folder in zip(stacks, STATES, checkpoints, strict=True)
+        curves(stack, store=store).assign(state=state)
+        for stack, state, store in zip(stacks, STATES, stores, strict=True)
     ]
     return pd.concat(frames, ignore_index=True)
 
@@ -242,28 +240,28 @@ def paper_tables(
     """
     config, lasso = config or NonlocalityConfig(), lasso or GroupLassoConfig()
     where = pick_device(device)
-    folder = checkpoint_folder(checkpoints, config, device)
-    about = {"lasso": asdict(lasso), "code": source_digest(penalties, lasso_training)}
+    stores = store_for(checkpoints, config, device), store_for(checkpoints, config, device, lasso)
     parts: dict[str, list[pd.DataFrame]] = {}
     for width in widths:
         for piece in pieces(config, width, where):
-            before = train_networks(piece, width, device=device, checkpoints=folder, progress=progress)
-            lasso_folder = folder and folder / digest_of(about)
-            path = lasso_folder and lasso_folder / f"lasso-{width}-{piece.seeds[0]}-{piece.seeds[-1]}.safetensors"
-            after = kept_stack(path, where, partial(_regularised, before, piece, lasso, progress))
-            stacks, folders = (before, after), (folder, lasso_folder)
-            curves = lasso_curves(stacks, piece, sparsities, folders, progress=progress)
+            before = train_networks(piece, width, device=device, store=stores[0], progress=progress)
+            name = f"regularised-{width}-{piece.seeds[0]}-{piece.seeds[-1]}"
+            after = stores[1].keep(name, partial(_regularised, before, piece, lasso, progress), inputs=before)
+            stacks = before, MLPStack.from_state(after)
+            curves = lasso_curves(stacks, piece, sparsities, stores, progress=progress)
             is_shown = width == shown_width
             is_first = piece.seeds[0] == config.seeds[0]
-            tables = _shown(stacks, curves, piece, lasso, lasso_folder, is_first, progress) if is_shown else {}
+            tables = _shown(stacks, curves, piece, lasso, stores[1], is_first, progress) if is_shown else {}
             tables["curves"] = curves
             for name, table in tables.items():
                 parts.setdefault(name, []).append(table)
     return {name: pd.concat(tables, ignore_index=True) for name, tables in parts.items()}
 
 
-def _regularised(stack: MLPStack, config: NonlocalityConfig, lasso: GroupLassoConfig, progress: bool) -> MLPStack:
-    return regularise(stack, config, lasso, progress=progress)[0]
+def _regularised(
+    stack: MLPStack, config: NonlocalityConfig, lasso: GroupLassoConfig, progress: bool
+) -> dict[str, Tensor]:
+    return regularise(stack, config, lasso, progress=progress)[0].state_dict()
 
 
 def _shown(
@@ -271,12 +269,11 @@ def _shown(
     curves: pd.DataFrame,
     config: NonlocalityConfig,
     lasso: GroupLassoConfig,
-    folder: Path | None,
+    store: Kept,
     is_drawn: bool,
     progress: bool,
 ) -> dict[str, pd.DataFrame]:
-    """What is shown of one width only, recorded as one table each; ``is_drawn`` says whether the first network is."""
-    about = {"config": asdict(config), "code": source_digest(sys.modules[__name__])}
+    """What is shown of one width only, kept as one table each; ``is_drawn`` says whether the first network is."""
     first = config.seeds[0]
 
     def sweep(method: str) -> pd.DataFrame:
@@ -298,4 +295,4 @@ def _shown(
     if is_drawn:
         make["edges"] = edges
     name = f"{stacks[0].sizes[1]}-{config.seeds[0]}-{config.seeds[-1]}"
-    return {table: recorded(f"{table}-{name}", about, compute, folder) for table, compute in make.items()}
+    return {table: store.keep(f"{table}-{name}", compute, inputs=[stacks, curves]) for table, compute in make.items()}

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from narrowlib.cmsp import CMSP, CMSPSampler, sample_batch, task_name
 from narrowlib.devices import pick_device
 from narrowlib.scores import ablation_scores
+from narrowlib.stacks.cohort import runs_per_chunk
 from narrowlib.stacks.gradients import PRECISIONS, cross_entropy
 from narrowlib.stacks.networks import MLPStack, losses_without_neurons
-from narrowlib.stacks.training import BITS_PER_NAT, TrainingConfig, make_generators, runs_per_chunk, train_stack
-from narrowlib.store.files import replacing
+from narrowlib.stacks.training import BITS_PER_NAT, TrainingConfig, make_generators, train_stack
+from narrowlib.store.kept import Kept
 
 N_CLASSES = 2
 N_RECORDS = 200  # of a training run, at most; a run leaves off and shows progress between them
 WANTED, OTHER = (0, 1, 2), (3, 4, 5)  # the composites of the two trees
+NOT_KEPT = Kept(None, None)
 SCORE_SEED, EVALUATION_SEED, RECOVERY_SEED = 10_000_000, 20_000_000, 30_000_000  # apart from those of the networks
 
 
@@ -98,7 +97,7 @@ def train_networks(
     width: int,
     *,
     device: str = "auto",
-    checkpoints: Path | None = None,
+    store: Kept = NOT_KEPT,
     progress: bool = True,
 ) -> MLPStack:
     """Networks of depth 3, one per seed, trained on all eight tasks at once.
@@ -109,8 +108,8 @@ def train_networks(
     width : int
         Of both hidden layers; at least 1.
     device : {"auto", "cpu", "cuda"}
-    checkpoints : Path, optional
-        Folder for exactly these settings and this code: the trained networks are kept there and found again.
+    store : Kept, optional
+        Where trained networks are kept and unfinished ones leave off, see `store_for`.
     progress : bool
         Show a progress bar.
 
@@ -121,9 +120,8 @@ def train_networks(
     """
     if isinstance(width, bool) or not isinstance(width, int) or width < 1:
         raise ValueError(f"width is {width!r}; it must be a whole number of at least 1")
-    path = checkpoints and checkpoints / f"networks-{width}-{config.seeds[0]}-{config.seeds[-1]}.safetensors"
 
-    def train() -> MLPStack:
+    def train() -> dict[str, Tensor]:
         generators = make_generators(config.seeds, pick_device(device))
         stack = MLPStack((config.problem.n_inputs, width, width, N_CLASSES), generators)
         train_stack(
@@ -131,34 +129,19 @@ def train_networks(
             sampler(config, config.problem, config.batch_size),
             generators,
             config.training,
-            checkpoint=path and path.with_suffix(".partial"),
+            checkpoint=store.checkpoint("training"),
             progress=progress,
             description=f"train, width {width}",
         )
-        return stack
+        return stack.state_dict()
 
-    return kept_stack(path, pick_device(device), train)
-
-
-def kept_stack(path: Path | None, device: torch.device, make: Callable[[], MLPStack]) -> MLPStack:
-    """The networks in a file, or newly made ones, that are then kept there; with no path they are made."""
-    if path is not None and path.is_file():
-        with contextlib.suppress(SafetensorError):  # a damaged file is made again
-            return from_state(load_file(path, device=str(device)))
-    stack = make()
-    if path is not None:
-        with replacing(path) as temporary:
-            save_file({name: tensor.detach().cpu() for name, tensor in stack.state_dict().items()}, temporary)
-    return stack
+    return MLPStack.from_state(store.keep(f"networks-{width}-{config.seeds[0]}-{config.seeds[-1]}", train))
 
 
-def from_state(state: Mapping[str, Tensor]) -> MLPStack:
-    """The networks whose ``state_dict`` this is, on its device."""
-    weights = [state[f"weights.{layer}"] for layer in range(len(state) // 2)]
-    sizes = (weights[0].shape[1], *(weight.shape[2] for weight in weights))
-    stack = MLPStack(sizes, make_generators([0] * weights[0].shape[0], weights[0].device))
-    stack.load_state_dict(state)
-    return stack
+def store_for(checkpoints: str | Path, config: NonlocalityConfig, device: str, *more: object) -> Kept:
+    """Where the results of these settings, and ``more``, are kept; names tell seeds, so that pieces are shared."""
+    settings = {name: value for name, value in asdict(config).items() if name not in ("first_seed", "n_seeds")}
+    return Kept(checkpoints, [settings, *more], device=pick_device(device))
 
 
 def pieces(config: NonlocalityConfig, width: int, device: torch.device) -> Iterator[NonlocalityConfig]:
@@ -200,4 +183,4 @@ def neuron_table(scores: Mapping[str, Tensor], config: NonlocalityConfig, task: 
 
 def copies(stack: MLPStack, runs: Sequence[int]) -> MLPStack:
     """A stack of copies of these runs, one may stand in it several times."""
-    return from_state({name: values[list(runs)] for name, values in stack.state_dict().items()})
+    return MLPStack.from_state({name: values[list(runs)] for name, values in stack.state_dict().items()})

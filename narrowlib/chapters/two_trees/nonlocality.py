@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
-from narrowlib.chapters.two_trees import attribution
 from narrowlib.chapters.two_trees.attribution import agreement, neuron_attributions
-from narrowlib.chapters.two_trees.curves import checkpoint_folder, kept_sparsity, learned, pruning_curves, regained
+from narrowlib.chapters.two_trees.curves import kept_sparsity, learned, pruning_curves, regained
 from narrowlib.chapters.two_trees.networks import (
     WANTED,
     NonlocalityConfig,
     ablation,
     neuron_table,
     pieces,
+    store_for,
     train_networks,
 )
 from narrowlib.cmsp import task_name
 from narrowlib.devices import pick_device
 from narrowlib.stacks.networks import MLPStack
-from narrowlib.store.records import recorded, source_digest
+from narrowlib.store.kept import Kept
 
 THRESHOLDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)  # bits; see `sharing`
 PAPER_WIDTHS = (32, 64, 128, 256, 512, 1024, 2048)
@@ -130,28 +128,25 @@ def paper_tables(
     """
     config = NonlocalityConfig() if config is None else config
     where = pick_device(device)
-    folder = checkpoint_folder(checkpoints, config, device)
+    store = store_for(checkpoints, config, device)
     parts: dict[str, list[pd.DataFrame]] = {}
     for width in widths:
         for piece in pieces(config, width, where):
-            networks = train_networks(piece, width, device=device, checkpoints=folder, progress=progress)
-            tables = _score_tables(networks, piece, folder)
-            tables["curves"] = pruning_curves(networks, piece, sparsities, checkpoints=folder, progress=progress)
+            networks = train_networks(piece, width, device=device, store=store, progress=progress)
+            tables = _score_tables(networks, piece, store)
+            tables["curves"] = pruning_curves(networks, piece, sparsities, store=store, progress=progress)
             for name, table in tables.items():
                 parts.setdefault(name, []).append(table.assign(width=width))
     return {name: pd.concat(tables, ignore_index=True) for name, tables in parts.items()}
 
 
-def _score_tables(networks: MLPStack, config: NonlocalityConfig, folder: Path | None) -> dict[str, pd.DataFrame]:
-    """What is told of the neurons, recorded as one table each."""
+def _score_tables(networks: MLPStack, config: NonlocalityConfig, store: Kept) -> dict[str, pd.DataFrame]:
+    """What is told of the neurons, kept as one table each."""
     width, seeds = networks.sizes[1], config.seeds
-    about = {"config": asdict(config), "code": source_digest(attribution, sys.modules[__name__])}
-
-    def kept(name: str, compute: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-        return recorded(f"{name}-{width}-{seeds[0]}-{seeds[-1]}", about, compute, folder)
-
-    scores = kept("scores", partial(neuron_scores, networks, config))
-    attributions = kept("attributions", partial(neuron_attributions, networks, config))
+    which = f"{width}-{seeds[0]}-{seeds[-1]}"
+    scores = store.keep(f"scores-{which}", partial(neuron_scores, networks, config), inputs=networks)
+    compute = partial(neuron_attributions, networks, config)
+    attributions = store.keep(f"attributions-{which}", compute, inputs=networks)
     tables = {"shares": sharing(scores, THRESHOLDS), "agreement": agreement(scores, attributions)}
     if width in RECORDED_WIDTHS:
         tables["scores"] = scores

@@ -10,19 +10,18 @@ import pytest
 import torch
 from datasets import Dataset
 from tiny_llamas import tiny_llama, tiny_tokenizer
+from train_tiny_llm import Killed, killed_after
 
 from narrowlib.chapters.frontier import experiment as llm_frontier
 from narrowlib.chapters.frontier.config import FrontierConfig, Run, parse_pairs, pieces, runs_of
 from narrowlib.chapters.frontier.experiment import FrontierStudy, paper_tables
 from narrowlib.chapters.language import pruning as llm_pruning
 from narrowlib.llm import costs as llm_costs
-from narrowlib.llm.callbacks import TrainerCallback
 from narrowlib.llm.costs import flops_per_token
 from narrowlib.llm.distillation import Distillation, soft_targets
 from narrowlib.llm.models import LanguageModel
 from narrowlib.llm.settings import LLMTrainingConfig
 from narrowlib.llm.students import new_student, student_config
-from narrowlib.llm.trainer import NarrowTrainer
 from narrowlib.llm.training import recover
 from narrowlib.llm.units import n_parameters_of
 
@@ -147,28 +146,14 @@ def test_records_hold_every_run_with_what_it_is_and_took():
     assert starts["scratch-1"] == starts["distilled-1"]
 
 
-class Killed(RuntimeError):
-    pass
-
-
-class Kill(TrainerCallback):
-    def on_step_end(self, args, state, control, **_):
-        if state.global_step == 5:
-            raise Killed
-
-
 def test_a_killed_study_goes_on_to_the_same_end(tmp_path, monkeypatch):
     every_second = replace(CONFIG.training(1e-2), checkpoint_every=2)
     monkeypatch.setattr(FrontierConfig, "training", lambda self, rate: every_second)
     run = Run("pruned, distilled", (0.5, 0.5))
     expected = FrontierStudy(CONFIG, device="cpu", progress=False).record(run)
-    start, step, steps = NarrowTrainer.__init__, NarrowTrainer.training_step, []
-    with monkeypatch.context() as patch:
-        patch.setattr(NarrowTrainer, "__init__", lambda s, *a, **k: (start(s, *a, **k), s.add_callback(Kill()))[0])
-        with pytest.raises(Killed):
-            FrontierStudy(CONFIG, device="cpu", checkpoints=tmp_path, progress=False).record(run)
-    with monkeypatch.context() as patch:
-        patch.setattr(NarrowTrainer, "training_step", lambda *a, **k: (steps.append(1), step(*a, **k))[1])
+    with killed_after(5), pytest.raises(Killed):
+        FrontierStudy(CONFIG, device="cpu", checkpoints=tmp_path, progress=False).record(run)
+    with monkeypatch.context() as patch, killed_after(0) as steps:
         resumed = FrontierStudy(CONFIG, device="cpu", checkpoints=tmp_path, progress=False)
         patch.setattr(llm_frontier, "soft_targets", None)  # the teacher is not asked a second time
         patch.setattr(llm_frontier, "unit_scores", None)

@@ -33,9 +33,8 @@ from narrowlib.chapters.mnist.outcomes import (
     smallest_regained,
 )
 from narrowlib.data.digits import Digits
-from narrowlib.stacks.cohort import StepConfig, accuracies
-from narrowlib.stacks.networks import MLPStack
-from narrowlib.stacks.training import make_generators
+from narrowlib.stacks.networks import MLPStack, accuracies
+from narrowlib.stacks.training import StepConfig, make_generators
 
 STEP = StepConfig(8)
 CONFIG = MnistConfig(
@@ -192,7 +191,6 @@ def test_a_killed_comparison_goes_on_where_it_was(digits, tmp_path, monkeypatch)
         for neurons, stack in outcome.networks.items():
             for a, b in zip(stack.parameters(), resumed.outcomes[name].networks[neurons].parameters(), strict=True):
                 torch.testing.assert_close(a, b)
-    assert all(path.suffix in {".safetensors", ".parquet", ".json", ".lock"} for path in tmp_path.glob("*/*"))
 
 
 def test_forgetting_measures_before_and_after(digits, comparison):

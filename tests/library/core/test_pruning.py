@@ -55,6 +55,19 @@ def test_lowest_go_first_over_all_layers_or_in_each():
     assert each["b"].tolist() == [False, True, True, False]
 
 
+@given(st.integers(0, 7), st.integers(0, 5))
+def test_counts_are_kept_as_they_are_asked_for(n_a, n_b):
+    generator = torch.Generator().manual_seed(0)
+    scores = {"a": torch.rand(2, 7, generator=generator), "b": torch.rand(2, 5, generator=generator)}
+    together = keep_masks(scores, n_kept=n_a + n_b)
+    assert sum(mask.sum(1) for mask in together.values()).tolist() == [n_a + n_b] * 2
+    each = keep_masks(scores, n_kept={"a": n_a, "b": n_b})
+    assert [mask.sum(1).tolist() for mask in each.values()] == [[n_a] * 2, [n_b] * 2]
+    for name, mask in keep_masks(scores, n_kept=n_b, scope="per_layer").items():
+        assert mask.sum(1).tolist() == [n_b] * 2
+        assert (scores[name].where(mask, 0).sort(1).values == scores[name].sort(1).values).sum(1).ge(n_b).all()
+
+
 def test_of_equal_scores_the_earlier_goes_first():
     masks = keep_masks({"a": torch.ones(300), "b": torch.tensor([0.0, 1.0])}, 100 / 302)
     assert not masks["a"][:99].any() and masks["a"][99:].all()
@@ -78,11 +91,16 @@ def test_every_run_ranks_its_own():
         ({"a": torch.ones(2)}, {"scope": "layer"}, "all, per_layer"),
         ({}, {}, "at least one group"),
         ({"a": torch.ones(2), "b": torch.ones(1, 2)}, {}, "as many runs"),
+        ({"a": torch.ones(2)}, {"n_kept": 1}, "exactly one of them"),
+        ({"a": torch.ones(2)}, {"sparsity": None}, "exactly one of them"),
+        ({"a": torch.ones(2)}, {"sparsity": None, "n_kept": 3}, "n_kept is 3; .* from 0 to 2"),
+        ({"a": torch.ones(2)}, {"sparsity": None, "n_kept": 1.0}, "n_kept is 1.0"),
+        ({"a": torch.ones(2)}, {"sparsity": None, "n_kept": {"b": 1}}, "must be of the groups"),
     ],
 )
 def test_bad_scores_are_refused(scores, options, says):
     with pytest.raises(ValueError, match=says):
-        keep_masks(scores, 0.5, **options)
+        keep_masks(scores, **{"sparsity": 0.5, **options})
 
 
 def test_ablation_gives_every_bit_back(stack):

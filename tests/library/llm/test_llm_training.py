@@ -1,6 +1,7 @@
 """Training of language models: what is held, what is added, what is recorded, and going on after a kill."""
 
 import copy
+import math
 import os
 import subprocess
 import sys
@@ -9,17 +10,17 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 import torch
+import train_tiny_llm
 from datasets import Dataset
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from tiny_llamas import tiny_llama, token_ids
-from train_tiny_llm import CONFIG, blocks_of, train
-from trees import ROOT
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from train_tiny_llm import CONFIG, Killed, blocks_of, killed_after, train
 
-from narrowlib.llm import trainer as llm_trainer
-from narrowlib.llm.callbacks import TrainerCallback
-from narrowlib.llm.distillation import Distillation
+from narrowlib.llm.distillation import Distillation, soft_targets
+from narrowlib.llm.loop import order_of
 from narrowlib.llm.settings import PAPER_GROUP_LASSO, PAPER_RECOVERY, LLMTrainingConfig
-from narrowlib.llm.trainer import NarrowTrainer, checkpoints_in
 from narrowlib.llm.training import recover, train_group_lasso
 from narrowlib.llm.units import llama_units
 from narrowlib.penalties import group_lasso
@@ -30,89 +31,54 @@ def masks_of(groups):
     return {group.name: torch.arange(group.n_units) % 3 > 0 for group in groups}
 
 
-def parameters_of(model):
-    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-
-
 def mean_loss(model, ids):
     logits = model(input_ids=ids).logits[:, :-1]
     return torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
 
 
-def removed_weights(model, groups, masks):
-    parameters = dict(model.named_parameters())
+def removed(tensors, groups, masks):
     return torch.cat(
-        [parameters[s.parameter].movedim(s.axis, 0)[~masks[g.name]].flatten() for g in groups for s in g.slices]
+        [tensors[s.parameter].movedim(s.axis, 0)[~masks[g.name]].flatten() for g in groups for s in g.slices]
     )
 
 
 @pytest.mark.parametrize("kind", ["neurons", "residual"])
-def test_pruned_stays_pruned_under_adam_and_weight_decay(kind):
+def test_pruned_stays_pruned(kind):
+    """Under weight decay, and momentum that the optimiser has of the removed weights."""
     model = tiny_llama("llama, tied")
-    groups = llama_units(model, kind)
-    masks, before = masks_of(groups), parameters_of(model)
+    groups, parameters = llama_units(model, kind), dict(model.named_parameters())
+    masks, before = masks_of(groups), {name: p.detach().clone() for name, p in parameters.items()}
+    hook = register_optimizer_step_post_hook(
+        lambda optimiser, *_: [state["exp_avg"].add_(1e-8) for state in optimiser.state.values()]
+    )
     frame = recover(model, blocks_of(), CONFIG, groups=groups, masks=masks, progress=False)
-    assert not removed_weights(model, groups, masks).any()
-    moved = [(p - before[name]).abs().max() for name, p in model.named_parameters()]
+    hook.remove()
+    assert not removed(parameters, groups, masks).any()
+    moved = [(p - before[name]).abs().max() for name, p in parameters.items()]
     assert min(moved) > 0 and not model.training and model.config.use_cache
     with ablated(tiny_llama("llama, tied"), groups, masks) as masked, torch.no_grad():  # kept weights start unchanged
         assert float(frame.loss[0]) < 1.5 * float(mean_loss(masked, token_ids(20, 12)))
 
 
-def test_pruned_stays_pruned_under_momentum_from_before(tmp_path):
-    """An optimiser that still remembers the removed weights moves them no further."""
-    model = tiny_llama("llama, tied")
-    groups = llama_units(model, "neurons")
-    masks = masks_of(groups)
-    optimiser = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
-    mean_loss(model, token_ids()).backward()
-    optimiser.step()
-    arguments = llm_trainer.TrainingArguments(
-        output_dir=str(tmp_path), max_steps=2, use_cpu=True, report_to="none", save_strategy="no", disable_tqdm=True
-    )
-    NarrowTrainer(
-        model, arguments, blocks_of(), groups=groups, masks=masks, optimizers=(optimiser, None), progress=False
-    ).train()
-    assert optimiser.state[model.model.layers[0].mlp.up_proj.weight]["momentum_buffer"][0].any()
-    assert not removed_weights(model, groups, masks).any()
-
-
 @pytest.mark.parametrize("kind", ["neurons", "residual"])
 @pytest.mark.parametrize("clip", [0.0, 0.1])
 def test_group_lasso_is_that_of_autograd(kind, clip):
-    """One step of plain gradient descent, over accumulated and clipped gradients, against the explicit sum."""
-    strength, rate = 0.03, 0.5
-    config = replace(CONFIG, n_steps=1, max_grad_norm=clip, learning_rate=rate, n_warmup=0, weight_decay=0.0)
+    """The gradient that the optimiser gets, accumulated and clipped, against that of the explicit sum."""
+    strength, seen = 0.03, {}
+    config = replace(CONFIG, n_steps=1, max_grad_norm=clip)
     ours, by_hand = tiny_llama("llama, tied"), tiny_llama("llama, tied")
     groups = llama_units(ours, kind)
-    seen = {}
-
-    class Keep(TrainerCallback):
-        def on_pre_optimizer_step(self, *_, **__):
-            seen.update({name: p.grad.clone() for name, p in ours.named_parameters()})
-
-    with pytest.MonkeyPatch.context() as patch:
-        start = NarrowTrainer.__init__
-        patch.setattr(
-            NarrowTrainer, "__init__", lambda self, *a, **k: (start(self, *a, **k), self.add_callback(Keep()))[0]
-        )
-        train_group_lasso(ours, blocks_of(8), config, groups=groups, strength=strength, progress=False)
+    hook = register_optimizer_step_pre_hook(
+        lambda *_: seen.update({name: p.grad.clone() for name, p in ours.named_parameters()})
+    )
+    train_group_lasso(ours, blocks_of(8), config, groups=groups, strength=strength, progress=False)
+    hook.remove()
     loss = mean_loss(by_hand, token_ids(8, 12)) + strength * group_lasso(groups, dict(by_hand.named_parameters()))
     loss.backward()
     if clip:
         assert torch.nn.utils.clip_grad_norm_(by_hand.parameters(), clip) > clip
     for name, parameter in by_hand.named_parameters():
         torch.testing.assert_close(seen[name], parameter.grad, rtol=1e-4, atol=1e-6)
-
-
-def test_strength_shrinks_norms():
-    norms = []
-    for strength in (0.0, 0.3):
-        model = tiny_llama("llama, tied")
-        groups = llama_units(model, "neurons")
-        train_group_lasso(model, blocks_of(), CONFIG, groups=groups, strength=strength, progress=False)
-        norms.append(float(group_lasso(groups, dict(model.named_parameters())).detach()))
-    assert norms[1] < 0.98 * norms[0]
 
 
 def test_records_are_true():
@@ -131,31 +97,39 @@ def test_records_are_true():
 
 
 def test_order_of_blocks_is_the_seeds():
-    order = list(llm_trainer._Order(7, 17, seed=3))
+    order = order_of(7, 17, seed=3).tolist()
     assert sorted(order[:7]) == sorted(order[7:14]) == list(range(7)) and order[:7] != order[7:14]
-    assert order == list(llm_trainer._Order(7, 17, seed=3)) != list(llm_trainer._Order(7, 17, seed=4))
+    assert order == order_of(7, 17, seed=3).tolist() != order_of(7, 17, seed=4).tolist()
 
 
-def test_bfloat16_trains_and_leaves_no_wrapper():
-    model = tiny_llama("llama, tied")
-    frame = recover(model, blocks_of(), replace(CONFIG, precision="bfloat16"), progress=False)
-    assert frame.loss.iloc[-1] < frame.loss.iloc[0]
-    assert model.model.embed_tokens.weight.dtype == torch.float32
-    assert "forward" not in vars(model) and model(input_ids=token_ids()).logits.dtype == torch.float32
-    full = tiny_llama("llama, tied")
+def test_learning_rates_by_hand():
+    """Up over the warmup, then along a line or half a wave to 0 after the last step, or flat."""
+    ends = {"linear": [1, 0.75, 0.5, 0.25], "cosine": [1, 0.5 + 0.125**0.5, 0.5, 0.5 - 0.125**0.5], "constant": [1] * 4}
+    for schedule, falling in ends.items():
+        rates = []
+        hook = register_optimizer_step_pre_hook(lambda given, *_, to=rates: to.append(given.param_groups[0]["lr"]))
+        config = replace(CONFIG, schedule=schedule, n_warmup=2, n_steps=6, learning_rate=0.01)
+        recover(tiny_llama("llama, tied"), blocks_of(), config, progress=False)
+        hook.remove()
+        assert rates == pytest.approx([0.01 * each for each in (0, 0.5, *falling)])
+
+
+def test_matrix_products_are_in_bfloat16_and_nothing_else():
+    """In every training of a model and of its copy; nothing stays on the model."""
+    model, full, seen = tiny_llama("llama, tied"), tiny_llama("llama, tied"), []
+    config, names = replace(CONFIG, precision="bfloat16"), set(vars(model))
     recover(full, blocks_of(), CONFIG, progress=False)
+    hook = model.model.layers[0].mlp.up_proj.register_forward_hook(lambda *given: seen.append(given[-1].dtype))
+    frame = recover(model, blocks_of(), config, progress=False)
+    assert frame.loss.iloc[-1] < frame.loss.iloc[0]
     differences = [(p - q).abs().max() for p, q in zip(model.parameters(), full.parameters())]
     assert 0 < max(differences) < 0.1
-
-
-def test_every_training_of_one_model_is_in_bfloat16():
-    """Nothing that the first leaves on the model makes the second, or that of a copy, one in float32."""
-    model = tiny_llama("llama, tied")
-    config, seen = replace(CONFIG, n_steps=1, precision="bfloat16"), []
-    model.model.layers[0].mlp.up_proj.register_forward_hook(lambda _module, _inputs, output: seen.append(output.dtype))
-    for each in (model, model, copy.deepcopy(model)):
-        recover(each, blocks_of(), config, progress=False)
-    assert len(seen) >= 3 and set(seen) == {torch.bfloat16}
+    for each in (model, copy.deepcopy(model)):
+        recover(each, blocks_of(), replace(config, n_steps=1), progress=False)
+    assert len(seen) >= 6 * 2 and set(seen) == {torch.bfloat16}
+    hook.remove()
+    assert set(vars(model)) == names and {p.dtype for p in model.parameters()} == {torch.float32}
+    assert model(input_ids=token_ids()).logits.dtype == torch.float32
 
 
 def test_distillation():
@@ -177,114 +151,104 @@ def test_distillation():
         assert frame.loss.iloc[-1] == pytest.approx(float(mean_loss(model, token_ids(5, 12, seed=1))), rel=1e-5)
 
 
-class Killed(RuntimeError):
-    pass
+def test_the_best_parameters_are_put_back():
+    model, held_out = tiny_llama("llama, tied"), blocks_of(4, seed=1)
+    config = replace(CONFIG, n_steps=12, learning_rate=0.1, record_every=1)
+    frame = recover(model, blocks_of(), config, held_out=held_out, keep_best=True, progress=False)
+    losses = frame[frame.split == "held out"].loss
+    assert losses.min() < losses.iloc[0] and losses.min() < losses.iloc[-1]
+    with torch.no_grad():
+        assert float(mean_loss(model, token_ids(4, 12, seed=1))) == pytest.approx(losses.min(), rel=1e-5)
 
 
-class Kill(TrainerCallback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_step_end(self, args, state, control, **_):
-        if state.global_step == self.step:
-            raise Killed
+KILLED = replace(CONFIG, n_steps=8, checkpoint_every=3, record_every=4, learning_rate=0.05)
 
 
-def test_a_killed_run_goes_on_to_the_same_end(tmp_path, monkeypatch):
-    config = replace(CONFIG, n_steps=7, checkpoint_every=2, batch_size=6, micro_batch_size=3)
-
-    def run(model, seen=None, **changes):
-        groups = llama_units(model, "neurons")
-        return recover(
-            model, blocks_of(), replace(config, **changes), groups=groups, masks=masks_of(groups),
-            held_out=blocks_of(4, seed=1), checkpoint=seen, progress=False,
-        )  # fmt: skip
-
-    whole = tiny_llama("llama, tied")
-    expected = run(whole)
-    with monkeypatch.context() as patch:
-        start = NarrowTrainer.__init__
-        patch.setattr(
-            NarrowTrainer, "__init__", lambda self, *a, **k: (start(self, *a, **k), self.add_callback(Kill(5)))[0]
-        )
-        with pytest.raises(Killed):
-            run(tiny_llama("llama, tied"), tmp_path)
-    (folder,) = tmp_path.iterdir()
-    (checkpoint,) = checkpoints_in(folder)
-    assert checkpoint.name == "checkpoint-4"
-    assert {path.suffix for path in tmp_path.rglob("*.*") if path.is_file()} == {".safetensors", ".json"}  # no pickle
-    (folder / "checkpoint-6").mkdir()  # half a checkpoint is none
-    other = tiny_llama("llama, tied")
-    assert run(other, tmp_path, seed=1).loss.iloc[-1] != expected.loss.iloc[-1]  # another run starts anew
-    steps = []
-    with monkeypatch.context() as patch:
-        step = NarrowTrainer.training_step
-        patch.setattr(NarrowTrainer, "training_step", lambda *a, **k: (steps.append(1), step(*a, **k))[1])
-        resumed = tiny_llama("llama, tied")
-        frame = run(resumed, tmp_path)
-    assert len(steps) == 2 * 3  # of seven steps the last three, in two parts each
-    pd.testing.assert_frame_equal(frame, expected, check_exact=False, rtol=1e-6)
-    for name, parameter in resumed.named_parameters():
-        torch.testing.assert_close(parameter, dict(whole.named_parameters())[name])
-    assert not list(tmp_path.iterdir())  # done, and cleared away
+def masked_run(folder=None, changes=None, model=None, blocks=None, held_out=None):
+    """A training with all that it has to go on with: masks, a teacher, the best parameters."""
+    model = tiny_llama("llama, tied") if model is None else model
+    if blocks is None:
+        blocks = soft_targets(blocks_of(), tiny_llama("llama, untied", seed=1), n_kept=5, progress=False)
+    held_out = blocks_of(4, seed=1) if held_out is None else held_out
+    groups, how = llama_units(model, "neurons"), {"keep_best": True, "tells_costs": True, "progress": False}
+    config = replace(KILLED, **changes or {})
+    where = {"held_out": held_out, "checkpoint": folder}
+    return model, recover(model, blocks, config, groups=groups, masks=masks_of(groups), **where, **how)
 
 
-@pytest.mark.parametrize("step", range(1, 7))
-def test_a_run_may_be_killed_at_any_step(step, tmp_path, monkeypatch):
-    config = replace(CONFIG, n_steps=7, checkpoint_every=3, precision="bfloat16")
-    common = {"held_out": blocks_of(4, seed=1), "progress": False}
-    expected = recover(tiny_llama("llama, tied"), blocks_of(), config, **common)
-    start = NarrowTrainer.__init__
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        killed = Kill(step)
-        patch.setattr(
-            NarrowTrainer, "__init__", lambda self, *a, **k: (start(self, *a, **k), self.add_callback(killed))[0]
-        )
-        recover(tiny_llama("llama, tied"), blocks_of(), config, checkpoint=tmp_path, **common)
-    resumed = recover(tiny_llama("llama, tied"), blocks_of(), config, checkpoint=tmp_path, **common)
-    pd.testing.assert_frame_equal(resumed, expected, check_exact=False, rtol=1e-6)
+def left_off(folder, step=5, **changes):
+    with pytest.raises(Killed), killed_after(step):
+        masked_run(folder, **changes)
 
 
-def test_only_float32_is_trained():
-    """Steps of the paper's size would be lost in the rounding of bfloat16 parameters."""
-    model = tiny_llama("llama, tied", dtype=torch.bfloat16)
-    with pytest.raises(ValueError, match=r"embed_tokens.weight of the model is torch.bfloat16; it must be float32"):
-        recover(model, blocks_of(), CONFIG, progress=False)
+def assert_same(run, other):
+    (model, frame), (other_model, other_frame) = run, other
+    costs = ["seconds", "joules"]
+    pd.testing.assert_frame_equal(frame.drop(columns=costs), other_frame.drop(columns=costs), check_exact=True)
+    assert all(map(torch.equal, model.parameters(), other_model.parameters()))
+    assert frame.query("split == 'train'")["seconds"].is_monotonic_increasing
 
 
-def test_runs_that_differ_in_their_texts_keep_apart(tmp_path, monkeypatch):
-    """A checkpoint is of its blocks, also in the middle, and of its held-out blocks."""
-    other = blocks_of().to_dict()["input_ids"]
-    other[10] = other[3]
-    texts = [(blocks_of(), blocks_of(4, seed=1)), (blocks_of(), blocks_of(4, seed=2))]
-    texts.append((Dataset.from_dict({"input_ids": other}), blocks_of(4, seed=1)))
-    config, start = replace(CONFIG, checkpoint_every=1), NarrowTrainer.__init__
-    for blocks, held_out in texts:
-        with monkeypatch.context() as patch, pytest.raises(Killed):
-            patch.setattr(
-                NarrowTrainer, "__init__", lambda self, *a, **k: (start(self, *a, **k), self.add_callback(Kill(3)))[0]
-            )
-            options = {"held_out": held_out, "checkpoint": tmp_path, "progress": False}
-            recover(tiny_llama("llama, tied"), blocks, config, **options)
-    assert len(list(tmp_path.iterdir())) == len(texts)
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("step", range(1, 9))
+def test_a_run_killed_at_any_step_ends_at_the_same_bits(step, precision, tmp_path):
+    expected = masked_run(changes={"precision": precision})
+    left_off(tmp_path, step, changes={"precision": precision})
+    assert all(path.suffix == ".safetensors" for path in tmp_path.iterdir())  # no pickle
+    with killed_after(math.inf) as steps:
+        assert_same(masked_run(tmp_path, {"precision": precision}), expected)
+    assert len(steps) == 8 - 3 * ((step - 1) // 3)
+    assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(
-    ("blocks", "held_out", "says"),
-    [
-        ([[1, 2]] * 8, [], "held_out is empty or has no column input_ids"),
-        ([[1], [2]], None, "blocks holds blocks of 1 token"),
-    ],
-)
-def test_texts_that_nothing_can_be_learned_from_are_refused(blocks, held_out, says):
-    blocks, held_out = (None if ids is None else Dataset.from_dict({"input_ids": ids}) for ids in (blocks, held_out))
-    with pytest.raises(ValueError, match=says):
-        recover(tiny_llama("llama, tied"), blocks, CONFIG, held_out=held_out, progress=False)
+def rewritten(path, changed):
+    """Other tensors under the header of the file."""
+    with safe_open(path, framework="pt") as file:
+        header = file.metadata()
+    save_file(changed(load_file(path)), path, header)
 
 
-def test_two_processes_are_one(tmp_path):
-    script = ROOT / "tests" / "train_tiny_llm.py"
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", script, tmp_path]
+DAMAGES = {
+    "cut short": lambda path: path.write_bytes(path.read_bytes()[:-100]),
+    "no header": lambda path: save_file(load_file(path), path),
+    "a tensor lacks": lambda path: rewritten(path, lambda all_: dict(list(all_.items())[1:])),
+    "other shapes": lambda path: rewritten(path, lambda all_: {name: torch.ones(9) for name in all_}),
+}
+
+
+@pytest.mark.parametrize("is_best", [False, True])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_not_used(damage, is_best, tmp_path):
+    expected = masked_run()
+    left_off(tmp_path)
+    (path,) = (path for path in tmp_path.iterdir() if ("best" in path.name) == is_best)
+    DAMAGES[damage](path)
+    with killed_after(math.inf) as steps:
+        assert_same(masked_run(tmp_path), expected)
+    assert len(steps) == 8
+
+
+def test_another_run_starts_anew(tmp_path):
+    """Of another seed, of other parameters, of blocks that differ in the middle, of other held-out blocks."""
+    left_off(tmp_path)
+    ids = blocks_of().to_dict()["input_ids"]
+    ids[10] = ids[3]
+    others = [{"changes": {"seed": 1}}, {"model": tiny_llama("llama, tied", seed=5)}]
+    others += [{"blocks": Dataset.from_dict({"input_ids": ids})}, {"held_out": blocks_of(4, seed=2)}]
+    for n_runs, other in enumerate(others, 2):
+        with killed_after(5) as steps, pytest.raises(Killed):
+            masked_run(tmp_path, **other)
+        assert len(steps) == 5 and len(list(tmp_path.iterdir())) == 2 * n_runs
+
+
+TORCHRUN = "torch.distributed.run --standalone --nproc-per-node=2"
+ACCELERATE = "accelerate.commands.launch --multi_gpu --num_processes=2 --num_machines=1 --main_process_port=0"
+
+
+@pytest.mark.parametrize("launcher", [TORCHRUN, f"{ACCELERATE} --mixed_precision=bf16 --dynamo_backend=no"])
+def test_two_processes_are_one(launcher, tmp_path):
+    """In losses and parameters, which the last process writes; it also goes on after a kill to the same bits."""
+    command = [sys.executable, "-m", *launcher.split(), train_tiny_llm.__file__, tmp_path]
     result = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert result.returncode == 0, result.stderr
     for micro_batch_size in (4, 8):  # gradients summed up, and all at once
@@ -318,20 +282,33 @@ def test_bad_configurations_are_refused(changes, message):
         LLMTrainingConfig(**changes)
 
 
-def test_bad_input_is_refused():
+LOST_IN_ROUNDING = tiny_llama("llama, tied", dtype=torch.bfloat16)
+REFUSED = [
+    ({"config": replace(CONFIG, micro_batch_size=3)}, "batch_size is 8; it must be a multiple of micro_batch_size"),
+    ({"model": LOST_IN_ROUNDING}, "embed_tokens.weight of the model is torch.bfloat16; it must be float32"),
+    ({"masks": {"neurons": torch.ones(3)}}, "masks are of"),
+    ({"keep_best": True}, "keep_best is True and held_out is missing"),
+    ({"held_out": []}, "held_out is empty or has no column input_ids"),
+    ({"blocks": []}, "blocks is empty"),
+    ({"blocks": Dataset.from_dict({"input_ids": [[1], [2]]})}, "blocks holds blocks of 1 token"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), REFUSED)
+def test_bad_input_is_refused(changes, message):
+    given = {"model": tiny_llama("llama, tied"), "blocks": blocks_of(), "config": CONFIG, **changes}
+    with pytest.raises(ValueError, match=message):
+        recover(**given, progress=False)
+
+
+def test_bad_strengths_and_weights_are_refused():
     model = tiny_llama("llama, tied")
-    groups = llama_units(model, "neurons")
-    with pytest.raises(ValueError, match=r"batch_size is 8; it must be a multiple of micro_batch_size, which is 3"):
-        recover(model, blocks_of(), replace(CONFIG, micro_batch_size=3), progress=False)
-    with pytest.raises(ValueError, match="masks are of"):
-        recover(model, blocks_of(), CONFIG, masks=masks_of(groups), progress=False)
-    with pytest.raises(ValueError, match="groups is empty"):
-        train_group_lasso(model, blocks_of(), CONFIG, groups=(), strength=1.0)
-    with pytest.raises(ValueError, match=r"strength is -1"):
-        train_group_lasso(model, blocks_of(), CONFIG, groups=groups, strength=-1)
-    with pytest.raises(ValueError, match="temperature is 0"):
-        Distillation(temperature=0)
-    with pytest.raises(ValueError, match="hard_weight is 2"):
-        Distillation(hard_weight=2)
-    with pytest.raises(ValueError, match="blocks is empty"):
-        recover(model, [], CONFIG)
+    for groups, strength, message in (
+        ((), 1.0, "groups is empty"),
+        (llama_units(model, "neurons"), -1, "strength is -1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            train_group_lasso(model, blocks_of(), CONFIG, groups=groups, strength=strength)
+    for weights, message in (({"temperature": 0}, "temperature is 0"), ({"hard_weight": 2}, "hard_weight is 2")):
+        with pytest.raises(ValueError, match=message):
+            Distillation(**weights)

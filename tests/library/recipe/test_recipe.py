@@ -15,8 +15,6 @@ from bs4 import BeautifulSoup
 from datasets import Dataset
 from tiny_llamas import tiny_llama, tiny_tokenizer
 
-from narrowlib.llm.best import KeepBest
-from narrowlib.llm.training import recover
 from narrowlib.recipe import course, cut
 from narrowlib.recipe import narrowing as narrow_module
 from narrowlib.recipe.cli import main
@@ -111,15 +109,15 @@ def test_the_same_call_again_changes_nothing(work, done, capsys):
 
 KILLED = """
 import os, signal, sys
-from narrowlib.llm import trainer as llm_trainer
+from narrowlib.llm.loop import Loop
 from narrowlib.recipe.cli import main
-saved, real = [], llm_trainer.NarrowTrainer._save_checkpoint
-def dying(self, *given):
-    real(self, *given)
+saved, real = [], Loop._save
+def dying(*given):
+    real(*given)
     saved.append(1)
     if len(saved) == 2:
         os.kill(os.getpid(), signal.SIGKILL)
-llm_trainer.NarrowTrainer._save_checkpoint = dying
+Loop._save = dying
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -133,7 +131,7 @@ def test_killed_in_training_and_run_again_it_ends_at_the_same_bits(work, done, t
     assert not out.exists()  # nothing half-written
     unfinished = tmp_path / ".out.unfinished"
     assert len(list(unfinished.glob("[0-9]*"))) == 2
-    assert len(list(unfinished.glob("unfinished/run-*/checkpoint-*"))) == 1
+    assert len(list(unfinished.glob("unfinished/*.safetensors"))) == 2  # the last parameters, and the best
     assert main(arguments) == 0
     assert weights(out) == weights(done.folder)
     assert Report.read(out).numbers["losses"] == done.numbers["losses"]
@@ -222,21 +220,6 @@ def test_weight_on_what_is_lost_counts_against_a_unit(monkeypatch):
     blocks = Dataset.from_dict({"input_ids": [[3, 4]]})
     masks = cut.masks_for(model, {"neurons": 18}, blocks, blocks, config)
     assert masks["layers.0.neurons"].tolist() == [True, True, False, True] * 6  # 1.5 - 2, though the highest alone
-
-
-def test_the_best_parameters_of_a_training_are_put_back(tmp_path):
-    model = torch.nn.Linear(2, 2)
-    best = KeepBest(model, tmp_path / "best.safetensors")
-    state = type("State", (), {"is_world_process_zero": True})
-    for loss, value in ((3.0, 1.0), (2.0, 2.0), (float("nan"), 3.0), (2.5, 4.0)):
-        torch.nn.init.constant_(model.weight, value)
-        best.on_log(None, state, None, logs={"eval_loss": loss})
-    with pytest.raises(ValueError, match="keep_best is True and held_out is missing"):
-        recover(model, None, keep_best=True)
-    resumed = KeepBest(model, tmp_path / "best.safetensors")
-    resumed.on_log(None, state, None, logs={"eval_loss": 2.2})
-    resumed.on_train_end()
-    assert resumed.loss == 2.0 and model.weight.eq(2.0).all()
 
 
 def test_scores_and_losses_from_the_command(work, done, tmp_path, capsys):

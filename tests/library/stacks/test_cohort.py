@@ -1,20 +1,20 @@
-"""Training until a goal: each run as it would be alone, whoever leaves, and nothing more is spent on it."""
+"""Training on fixed samples to a goal: each run as it would be alone, whoever leaves, and no step more than needed."""
 
 import math
 
 import pytest
 import torch
+from plain_networks import as_sequential, assert_same_parameters
 from torch.nn import functional as F
 
-from narrowlib.pruning import apply_masks, slice_state
-from narrowlib.stacks.cohort import Cohort, Goal, StepConfig, accuracies, labelled, predictions, recover
-from narrowlib.stacks.gradients import StackGradient, clip_gradients_, distillation_loss
-from narrowlib.stacks.networks import MLPStack
-from narrowlib.stacks.training import make_generators
+from narrowlib.pruning import apply_masks
+from narrowlib.stacks.cohort import Cohort
+from narrowlib.stacks.networks import MLPStack, accuracies, predictions
+from narrowlib.stacks.steps import EpochSampler
+from narrowlib.stacks.training import Goal, StepConfig, labelled, make_generators, train_to_goal
 
 SIZES = (6, 8, 7, 3)
-GENERATOR = torch.Generator().manual_seed(0)
-X = torch.randn(200, 6, generator=GENERATOR)
+X = torch.randn(200, 6, generator=torch.Generator().manual_seed(0))
 Y = X[:, :3].argmax(1)  # learnable
 RATES = [1e-2, 1e-2, 3e-2]
 ADAM = StepConfig(10)
@@ -24,22 +24,15 @@ def stack(n_runs=3):
     return MLPStack(SIZES, make_generators(range(n_runs), "cpu"))
 
 
-def train(runs, config=ADAM, rates=RATES, accuracy=0.9, max_points=3_000, check_every=100):
-    everyone = stack().state_dict()
-    chosen = MLPStack.from_state({name: tensor[runs].clone() for name, tensor in everyone.items()})
-    goal = Goal(X, Y, accuracy, check_every)
-    history = recover(
-        chosen,
-        X,
-        labelled(Y),
-        goal,
-        config,
-        learning_rates=[rates[run] for run in runs],
-        seeds=[100 + run for run in runs],
-        max_points=[max_points] * len(runs),
-        progress=False,
-    )
-    return history, chosen
+def cohort_of(config, rates, seeds=(1, 2)):
+    return config.cohort(stack(len(rates)), X, labelled(Y), rates, seeds[: len(rates)])
+
+
+def train(runs, config=ADAM, accuracy=0.9, max_points=3_000):
+    chosen = MLPStack.from_state({name: tensor[runs].clone() for name, tensor in stack().state_dict().items()})
+    rates, seeds = [RATES[run] for run in runs], [100 + run for run in runs]
+    given = {"learning_rates": rates, "seeds": seeds, "max_points": [max_points] * len(runs), "progress": False}
+    return train_to_goal(chosen, X, labelled(Y), Goal(X, Y, accuracy, 100), config, **given), chosen
 
 
 @pytest.mark.parametrize("config", [ADAM, StepConfig(10, "sgd"), StepConfig(10, max_norm=0.1, weight_decay=0.01)])
@@ -50,8 +43,7 @@ def test_a_run_ends_as_it_would_alone(config):
         mine = together[together["run"] == run]
         assert mine["points"].tolist() == alone["points"].tolist()
         assert mine["accuracy"].tolist() == pytest.approx(alone["accuracy"].tolist(), abs=0.011)
-        for a, b in zip(stacked.parameters(), single.parameters(), strict=True):
-            torch.testing.assert_close(a[run], b[0], rtol=1e-3, atol=1e-4)
+        assert_same_parameters(stacked, run, single, 0)
 
 
 def test_runs_leave_at_the_goal_with_the_parameters_they_have_then():
@@ -63,7 +55,7 @@ def test_runs_leave_at_the_goal_with_the_parameters_they_have_then():
 
 
 def test_samples_are_used_up_and_never_exceeded():
-    history, _ = train([0, 1], accuracy=2.0, max_points=550, check_every=100)
+    history, _ = train([0, 1], accuracy=2.0, max_points=550)
     assert history.groupby("run")["points"].agg(list).tolist() == [[0, 100, 200, 300, 400, 500]] * 2
 
 
@@ -76,76 +68,65 @@ def test_who_has_reached_the_goal_is_not_trained():
 @pytest.mark.parametrize("kind", ["adam", "sgd"])
 def test_cohort_trains_as_a_plain_loop_would(kind):
     """One run by hand, with torch's own layers and optimiser, on the same batches."""
-    config = StepConfig(10, kind, max_norm=0.5, weight_decay=0.01)
-    cohort = Cohort(stack(1), X, make_generators([5], "cpu"), [1e-2], config)
-    start = stack(1)
-    layers = []
-    for weight, bias in zip(start.weights, start.biases, strict=True):
-        linear = torch.nn.Linear(weight.shape[1], weight.shape[2])
-        linear.weight.data, linear.bias.data = weight[0].detach().T.clone(), bias[0, 0].detach().clone()
-        layers += [linear, torch.nn.ReLU()]
-    network = torch.nn.Sequential(*layers[:-1])
-    rates = {"lr": 1e-2, "weight_decay": 0.01}
-    adam, sgd = torch.optim.Adam, torch.optim.SGD
-    optimiser = (
-        adam(network.parameters(), **rates) if kind == "adam" else sgd(network.parameters(), momentum=0.9, **rates)
-    )
-    (generator,) = make_generators([5], "cpu")
-    for rows in torch.randperm(200, generator=generator).split(10):
-        cohort.step(labelled(Y))
+    cohort = cohort_of(StepConfig(10, kind, max_norm=0.5, weight_decay=0.01), [1e-2], [5])
+    network, rates = as_sequential(stack(1), 0), {"lr": 1e-2, "weight_decay": 0.01}
+    make = {"adam": torch.optim.Adam, "sgd": lambda *given, **more: torch.optim.SGD(*given, momentum=0.9, **more)}
+    optimiser = make[kind](network.parameters(), **rates)
+    losses = []
+    for rows in torch.randperm(200, generator=make_generators([5], "cpu")[0]).split(10):
         optimiser.zero_grad()
-        F.cross_entropy(network(X[rows]), Y[rows]).backward()
+        losses.append(F.cross_entropy(network(X[rows]), Y[rows]))
+        losses[-1].backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 0.5)
         optimiser.step()
+    torch.testing.assert_close(cohort.run(20), torch.stack(losses).mean().detach().view(1, 1), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(cohort.stack(X[None])[0], network(X), rtol=1e-4, atol=1e-5)
 
 
 def test_every_epoch_shows_every_sample_once():
-    cohort = Cohort(stack(2), X, make_generators([1, 2], "cpu"), [0.1, 0.1], StepConfig(30))
-    epoch = torch.cat([cohort._draw() for _ in range(6)], dim=1)  # 180 of 200: no half batch
-    assert all(len(set(rows.tolist())) == 180 for rows in epoch)
-    assert not torch.equal(epoch[0], epoch[1])
-    again = torch.cat([cohort._draw() for _ in range(6)], dim=1)
-    assert not torch.equal(epoch, again)
+    sampler, generators = EpochSampler(X, 30), make_generators([1, 2], "cpu")
+    rows = [sampler(generators)[1][:, 0] for _ in range(12)]
+    epoch, again = torch.cat(rows[:6], 1), torch.cat(rows[6:], 1)  # 180 of 200: no half batch
+    assert all(len(set(order.tolist())) == 180 for order in (*epoch, *again))
+    assert not torch.equal(epoch[0], epoch[1]) and not torch.equal(epoch, again)
+    inputs, rows = sampler(generators)
+    assert torch.equal(inputs, X[rows]) and inputs.shape == (2, 1, 30, 6)
 
 
 @pytest.mark.parametrize("kind", ["adam", "sgd"])
 def test_dropped_neurons_stay_dropped_and_can_be_cut_out(kind):
     """Cutting zeros out of parameters and moments changes nothing of what follows."""
-    cohorts = [
-        Cohort(stack(2), X, make_generators([1, 2], "cpu"), [1e-2, 3e-2], StepConfig(10, kind)) for _ in range(2)
-    ]
+    cohorts = whole, cut = [cohort_of(StepConfig(10, kind), [1e-2, 3e-2]) for _ in range(2)]
     masks = {"hidden 1": torch.arange(8).remainder(2).eq(0).expand(2, -1), "hidden 2": torch.ones(2, 7).bool()}
     for cohort in cohorts:
-        for _ in range(5):
-            cohort.step(labelled(Y))
+        cohort.run(5)
         for tensors in cohort.state.values():
             apply_masks(cohort.stack.units, tensors, masks)
-    whole, cut = cohorts
-    cut.load({kind: slice_state(tensors, cut.stack.units, masks) for kind, tensors in cut.state.items()})
+    cut.narrow(masks)
     assert cut.stack.sizes == (6, 4, 7, 3)
     for cohort in cohorts:
-        for _ in range(20):
-            cohort.step(labelled(Y))
+        cohort.run(20)
     assert (whole.stack.weights[0][:, :, 1::2] == 0).all() and (whole.stack.weights[1][:, 1::2] == 0).all()
     torch.testing.assert_close(whole.stack(X.expand(2, -1, -1)), cut.stack(X.expand(2, -1, -1)), rtol=1e-3, atol=1e-4)
 
 
-def test_who_leaves_does_not_disturb_who_stays():
-    two = Cohort(stack(2), X, make_generators([1, 2], "cpu"), [1e-2, 3e-2], ADAM)
-    one = Cohort(stack(2), X, make_generators([1, 2], "cpu"), [1e-2, 3e-2], ADAM)
-    for step in range(30):
-        if step == 10:
-            one.keep([1])
-        two.step(labelled(Y))
-        one.step(labelled(Y))
-    assert one.runs == [1] and one.n_points == 300
-    torch.testing.assert_close(one.stack.weights[0][0], two.stack.weights[0][1], rtol=1e-4, atol=1e-6)
+def test_who_stays_can_be_cut_narrower_after_others_have_left():
+    one, two = (cohort_of(ADAM, [1e-2, 3e-2]) for _ in range(2))
+    for cohort in (one, two):
+        cohort.run(10)
+    one.leave([True, False])
+    masks = {"hidden 1": torch.arange(8)[None] < 5, "hidden 2": torch.ones(1, 7).bool()}
+    one.narrow(masks)
+    two.narrow({name: mask.expand(2, -1) for name, mask in masks.items()})
+    for cohort in (one, two):
+        cohort.run(20)
+    assert one.runs == [1] and one.n_steps == 30
+    assert_same_parameters(one.stack, 0, two.stack, 1)
 
 
 def test_predictions_do_not_depend_on_the_blocks(monkeypatch):
     whole = predictions(stack(), X)
-    monkeypatch.setattr("narrowlib.stacks.cohort.BLOCK_BYTES", 1_000)
+    monkeypatch.setattr("narrowlib.stacks.networks.CPU_PREDICTION_BYTES", 1_000)
     assert torch.equal(predictions(stack(), X), whole)
 
 
@@ -156,65 +137,13 @@ def test_predictions_do_not_depend_on_the_blocks(monkeypatch):
         (lambda: StepConfig(1, "adamw"), "optimiser is 'adamw'; it must be one of adam, sgd"),
         (lambda: StepConfig(1, momentum=1.0), "momentum is 1.0"),
         (lambda: StepConfig(1, weight_decay=-1.0), "weight_decay is -1.0"),
-        (lambda: StepConfig(1, max_norm=0.0), "max_norm is 0.0"),
+        (lambda: StepConfig(1, max_norm=math.nan), "max_norm is nan"),
         (lambda: Goal(X, Y, 0.0, 1), "accuracy is 0.0"),
         (lambda: Goal(X, Y, 0.5, 0), "check_every is 0"),
-        (lambda: Cohort(stack(2), X, [], [1e-2, 1e-2], ADAM), "2 runs, 0 generators and 2 learning rates"),
-        (lambda: Cohort(stack(1), X, make_generators([0], "cpu"), [1.0], StepConfig(201)), "batch_size is 201"),
+        (lambda: Cohort(stack(2), EpochSampler(X, 10), [], [1.0, 1.0]), "2 runs, 0 generators and 2 learning rates"),
+        (lambda: EpochSampler(X, 201), "batch_size is 201"),
     ],
 )
 def test_what_makes_no_sense_is_refused(make, says):
     with pytest.raises(ValueError, match=says):
         make()
-
-
-def logits(seed, shape=(2, 5, 4)):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-@pytest.mark.parametrize(("temperature", "hard_weight"), [(1.0, 0.0), (20.0, 0.1), (3.0, 1.0)])
-def test_distillation_loss_is_that_of_torch_and_so_is_its_gradient(temperature, hard_weight):
-    student, teacher, labels = (
-        logits(0).float().requires_grad_(),
-        logits(1).float(),
-        torch.tensor([[0, 1, 2, 3, 0]] * 2),
-    )
-    losses, gradient = distillation_loss(student.detach(), teacher, labels, temperature, hard_weight)
-    soft = F.kl_div((student / temperature).log_softmax(-1), (teacher / temperature).softmax(-1), reduction="none")
-    hard = F.cross_entropy(student.flatten(0, 1), labels.flatten(), reduction="none").view(2, 5)
-    expected = (1 - hard_weight) * temperature**2 * soft.sum(-1) + hard_weight * hard
-    torch.testing.assert_close(losses, expected.detach(), rtol=1e-4, atol=1e-5)
-    (wanted,) = torch.autograd.grad(expected.sum(), student)
-    torch.testing.assert_close(gradient, wanted, rtol=1e-3, atol=1e-5)
-
-
-def test_a_student_that_agrees_with_its_teacher_has_no_soft_loss():
-    losses, gradient = distillation_loss(logits(0), logits(0) + 5.0, torch.zeros(2, 5, dtype=torch.int64), 4.0, 0.0)
-    assert losses.abs().max() < 1e-4 and gradient.abs().max() < 1e-5
-
-
-@pytest.mark.parametrize(
-    ("temperature", "hard_weight", "says"), [(0.0, 0.5, "temperature is 0.0"), (1.0, 1.5, "hard_weight is 1.5")]
-)
-def test_distillation_settings_are_checked(temperature, hard_weight, says):
-    with pytest.raises(ValueError, match=says):
-        distillation_loss(logits(0), logits(1), torch.zeros(2, 5, dtype=torch.int64), temperature, hard_weight)
-
-
-def test_gradients_are_clipped_run_by_run_as_torch_does():
-    many = stack()
-    many.weights[0].data[1] *= 30  # one run with large gradients
-    StackGradient(many, 20)(X[:20].expand(3, -1, -1), Y[:20].expand(3, -1))
-    before = [parameter.grad.clone() for parameter in many.parameters()]
-    norms = clip_gradients_(many, 1.0)
-    assert norms.max() > 1 > norms.min()
-    for run in range(3):
-        parts = [torch.nn.Parameter(gradient[run].clone()) for gradient in before]
-        for part, gradient in zip(parts, before, strict=True):
-            part.grad = gradient[run].clone()
-        total = torch.nn.utils.clip_grad_norm_(parts, 1.0)
-        assert norms[run].item() == pytest.approx(total.item(), rel=1e-5)
-        for part, parameter in zip(parts, many.parameters(), strict=True):
-            torch.testing.assert_close(parameter.grad[run], part.grad, rtol=1e-4, atol=1e-7)
-    with pytest.raises(ValueError, match="max_norm is nan"):
-        clip_gradients_(many, math.nan)

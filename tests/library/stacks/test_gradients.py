@@ -1,10 +1,12 @@
 """Written-out gradients are autograd's."""
 
+import math
+
 import pytest
 import torch
 from torch.nn import functional as F
 
-from narrowlib.stacks.gradients import StackGradient, cross_entropy
+from narrowlib.stacks.gradients import StackGradient, clip_gradients_, cross_entropy, distillation_loss
 from narrowlib.stacks.networks import MLPStack
 from narrowlib.stacks.training import make_generators
 
@@ -64,3 +66,51 @@ def test_bfloat16_is_near_and_parameters_stay_float32():
 def test_unknown_precision_is_refused():
     with pytest.raises(ValueError, match="precision is 'half'; it must be one of float32, bfloat16"):
         StackGradient(MLPStack((5, 2), make_generators((0,), "cpu")), 4, precision="half")
+
+
+@pytest.mark.parametrize(("temperature", "hard_weight"), [(1.0, 0.0), (20.0, 0.1), (3.0, 1.0)])
+def test_distillation_loss_is_that_of_torch_and_so_is_its_gradient(temperature, hard_weight):
+    student, labels = random_batch(4, (2, 5), 4)
+    teacher, _ = random_batch(4, (2, 5), 4, seed=1)
+    student.requires_grad_()
+    losses, gradient = distillation_loss(student.detach(), teacher, labels, temperature, hard_weight)
+    soft = F.kl_div((student / temperature).log_softmax(-1), (teacher / temperature).softmax(-1), reduction="none")
+    hard = F.cross_entropy(student.flatten(0, 1), labels.flatten(), reduction="none").view(2, 5)
+    expected = (1 - hard_weight) * temperature**2 * soft.sum(-1) + hard_weight * hard
+    torch.testing.assert_close(losses, expected.detach(), rtol=1e-4, atol=1e-5)
+    (wanted,) = torch.autograd.grad(expected.sum(), student)
+    torch.testing.assert_close(gradient, wanted, rtol=1e-3, atol=1e-5)
+
+
+def test_a_student_that_agrees_with_its_teacher_has_no_soft_loss():
+    logits, labels = random_batch(4, (2, 5), 4)
+    losses, gradient = distillation_loss(logits, logits + 5.0, labels, 4.0, 0.0)
+    assert losses.abs().max() < 1e-4 and gradient.abs().max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("temperature", "hard_weight", "says"), [(0.0, 0.5, "temperature is 0.0"), (1.0, 1.5, "hard_weight is 1.5")]
+)
+def test_distillation_settings_are_checked(temperature, hard_weight, says):
+    logits, labels = random_batch(4, (2, 5), 4)
+    with pytest.raises(ValueError, match=says):
+        distillation_loss(logits, logits, labels, temperature, hard_weight)
+
+
+def test_gradients_are_clipped_run_by_run_as_torch_does():
+    stack = MLPStack((5, 7, 3), make_generators(range(3), "cpu"))
+    stack.weights[0].data[1] *= 30  # one run with large gradients
+    StackGradient(stack, 40)(*random_batch(3))
+    before = [parameter.grad.clone() for parameter in stack.parameters()]
+    norms = clip_gradients_(stack, 1.0)
+    assert norms.max() > 1 > norms.min()
+    for run in range(3):
+        parts = [torch.nn.Parameter(gradient[run].clone()) for gradient in before]
+        for part, gradient in zip(parts, before, strict=True):
+            part.grad = gradient[run].clone()
+        total = torch.nn.utils.clip_grad_norm_(parts, 1.0)
+        assert norms[run].item() == pytest.approx(total.item(), rel=1e-5)
+        for part, parameter in zip(parts, stack.parameters(), strict=True):
+            torch.testing.assert_close(parameter.grad[run], part.grad, rtol=1e-4, atol=1e-7)
+    with pytest.raises(ValueError, match="max_norm is nan"):
+        clip_gradients_(stack, math.nan)

@@ -4,20 +4,11 @@ import copy
 
 import pytest
 import torch
-from torch import nn
+from plain_networks import as_sequential
 
 from narrowlib.stacks.gradients import cross_entropy
 from narrowlib.stacks.networks import MLPStack, losses_without_neurons
 from narrowlib.stacks.training import make_generators
-
-
-def as_sequential(stack, run):
-    layers = []
-    for weight, bias in zip(stack.weights, stack.biases, strict=True):
-        linear = nn.Linear(weight.shape[1], weight.shape[2])
-        linear.weight.data, linear.bias.data = weight[run].T.clone(), bias[run, 0].clone()
-        layers += [linear, nn.ReLU()]
-    return nn.Sequential(*layers[:-1])
 
 
 @pytest.mark.parametrize("sizes", [(5, 2), (6, 8, 2), (6, 8, 4, 3)])
@@ -67,9 +58,7 @@ def test_bad_shapes_are_refused(sizes, seeds, says):
 @pytest.mark.parametrize("sizes", [(6, 8, 2), (6, 8, 7, 3), (6, 8, 7, 5, 2)])
 def test_losses_without_neurons_are_those_of_zeroing(sizes, many_at_once, monkeypatch):
     monkeypatch.setattr("narrowlib.stacks.networks._takes_many", lambda device: many_at_once)
-    monkeypatch.setattr(
-        "narrowlib.stacks.networks.CPU_BLOCK_BYTES", 4 * 8 * 7
-    )  # blocks of 7 samples, few neurons at once
+    monkeypatch.setattr("narrowlib.stacks.networks.CPU_BLOCK_BYTES", 4 * 8 * 7)  # 7 samples, few neurons at once
     stack = MLPStack(sizes, make_generators(range(2), "cpu"))
     stack.biases[0][0, 0, 3] = -100  # a neuron that is never active
     generator = torch.Generator().manual_seed(0)

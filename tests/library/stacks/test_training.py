@@ -1,4 +1,4 @@
-"""The training loop: the same as training each run by hand, and the same whoever trains beside it."""
+"""Training on fresh samples: the same as training each run by hand, and the same whoever trains beside it."""
 
 import math
 from functools import partial
@@ -6,12 +6,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from plain_networks import as_sequential, assert_same_parameters
 from torch.nn import functional as F
 
 from narrowlib.cmsp import CMSP, broad_tasks, sample_batch
 from narrowlib.devices import pick_device
+from narrowlib.stacks.cohort import runs_per_chunk
 from narrowlib.stacks.networks import MLPStack
-from narrowlib.stacks.training import TrainingConfig, make_generators, record_steps, runs_per_chunk, train_stack
+from narrowlib.stacks.training import TrainingConfig, make_generators, record_steps, train_stack
 
 PROBLEM = CMSP(2, 2, 8, broad_tasks(2))
 SIZES = (PROBLEM.n_inputs, 16, 16, 2)
@@ -25,35 +27,19 @@ def train(seeds, n_steps=60, record_every=20, batch_size=32, **more):
     return train_stack(stack, draw_batch, generators, config, progress=False, **more), stack
 
 
-def test_each_process_of_several_has_its_own_gpu(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.delenv("LOCAL_RANK", raising=False)
-    assert pick_device("auto") == pick_device("cuda") == torch.device("cuda")
-    monkeypatch.setenv("LOCAL_RANK", "3")
-    assert pick_device("auto") == pick_device("cuda") == torch.device("cuda", 3)
-    assert pick_device("cpu") == torch.device("cpu")
-
-
 def test_stack_member_trains_as_it_would_alone():
     together, stack = train((0, 1, 2))
     for run in range(3):
         alone, single = train((run,))
         torch.testing.assert_close(together[:, run], alone[:, 0], rtol=1e-4, atol=1e-5)
-        for a, b in zip(stack.parameters(), single.parameters(), strict=True):
-            torch.testing.assert_close(a[run], b[0], rtol=1e-3, atol=1e-4)
+        assert_same_parameters(stack, run, single, 0)
 
 
 def test_training_is_that_of_a_plain_loop():
     """One run by hand, with torch's own layers, loss and optimiser."""
     losses, stack = train((7,), n_steps=30, record_every=1)
     (generator,) = make_generators((7,), "cpu")
-    start = MLPStack(SIZES, [generator])
-    network = torch.nn.Sequential()
-    for weight, bias in zip(start.weights, start.biases, strict=True):
-        linear = torch.nn.Linear(weight.shape[1], weight.shape[2])
-        linear.weight.data, linear.bias.data = weight[0].detach().T.clone(), bias[0, 0].detach().clone()
-        network += torch.nn.Sequential(linear, torch.nn.ReLU())
-    network = network[:-1]
+    network = as_sequential(MLPStack(SIZES, [generator]), 0)
     optimiser = torch.optim.Adam(network.parameters(), lr=3e-3, eps=1e-5)
     for step in range(30):
         x, y = sample_batch(PROBLEM, 32, [generator])
@@ -77,10 +63,9 @@ def test_it_learns():
     assert losses.shape == (6, 2, 3)
 
 
-@pytest.mark.parametrize(("n_steps", "every"), [(10, 5), (11, 5), (3, 5), (5, 5), (1, 1)])
+@pytest.mark.parametrize(("n_steps", "every"), [(10, 5), (11, 5), (3, 5), (1, 1)])
 def test_records_cover_every_step_once(n_steps, every):
-    config = TrainingConfig(n_steps, record_every=every)
-    steps = record_steps(config)
+    steps = record_steps(TrainingConfig(n_steps, record_every=every))
     losses, _ = train((0,), n_steps=n_steps, record_every=every)
     assert len(losses) == len(steps) == math.ceil(n_steps / every) and steps[-1] == n_steps
     each, _ = train((0,), n_steps=n_steps, record_every=1)
@@ -102,11 +87,10 @@ def test_runs_that_leave_stay_as_they_were_and_do_not_disturb_the_others():
     assert losses.isnan().all(-1).tolist() == [[False] * 4, [False, True, False, False], [False, True, False, True]]
     torch.testing.assert_close(losses[:, [0, 2]], whole[:, [0, 2]], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(losses[:2, 3], whole[:2, 3], rtol=1e-4, atol=1e-5)
-    ends = {0: unbroken, 2: unbroken, 1: train((1,), n_steps=20)[1], 3: train((3,), n_steps=40)[1]}
-    for run, network in ends.items():
-        place = run if network is unbroken else 0
-        for a, b in zip(stack.parameters(), network.parameters(), strict=True):
-            torch.testing.assert_close(a[run], b[place], rtol=1e-3, atol=1e-4)
+    for run in (0, 2):
+        assert_same_parameters(stack, run, unbroken, run)
+    for run, n_steps in ((1, 20), (3, 40)):
+        assert_same_parameters(stack, run, train((run,), n_steps=n_steps)[1], 0)
 
 
 def test_training_ends_when_all_runs_have_left():
@@ -122,10 +106,8 @@ def test_runs_cannot_leave_a_penalty_or_constraint():
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"n_steps": 0}, "n_steps is 0"),
-        ({"n_steps": 1.5}, "n_steps is 1.5"),
-        ({"learning_rate": 0.0}, "learning_rate is 0.0; it must be a positive number"),
-        ({"learning_rate": "1e-3"}, "learning_rate is '1e-3'"),
+        ({"n_steps": 1.5}, "n_steps is 1.5; it must be a whole number of at least 1"),
+        ({"learning_rate": "1e-3"}, "learning_rate is '1e-3'; it must be a positive number"),
         ({"eps": math.inf}, "eps is inf"),
         ({"record_every": -1}, "record_every is -1"),
         ({"precision": "float16"}, "precision is 'float16'; it must be one of float32, bfloat16"),
@@ -136,28 +118,30 @@ def test_bad_settings_are_refused(changes, says):
         TrainingConfig(**{"n_steps": 5, **changes})
 
 
-def test_devices():
+def test_devices(monkeypatch):
     assert pick_device("cpu") == torch.device("cpu")
-    assert pick_device("auto").type in ("cpu", "cuda")
     with pytest.raises(ValueError, match="device is 'tpu'; it must be one of auto, cpu, cuda"):
         pick_device("tpu")
-    if not torch.cuda.is_available():
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.cuda, "is_available", lambda: False)
+        assert pick_device("auto") == torch.device("cpu")
         with pytest.raises(ValueError, match="torch finds no GPU"):
             pick_device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    assert pick_device("auto") == pick_device("cuda") == torch.device("cuda")
+    monkeypatch.setenv("LOCAL_RANK", "3")  # each process of several has its own
+    assert pick_device("auto") == pick_device("cuda") == torch.device("cuda", 3)
 
 
-def test_chunks_shrink_with_the_work_and_never_vanish():
-    cpu = torch.device("cpu")
+def test_chunks_shrink_with_the_work_and_never_vanish(monkeypatch):
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
     assert runs_per_chunk((10, 16, 2), 100, cpu) > runs_per_chunk((10, 160, 2), 100, cpu)
     assert runs_per_chunk((1000, 100_000, 2), 10_000, cpu) == 1
-
-
-def test_gpu_chunks_fill_half_of_the_memory_or_say_why_not(monkeypatch):
-    device = torch.device("cuda")
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=2 * 8_000_000))
-    assert runs_per_chunk((8, 10, 2), 1_000, device) == 50  # 8 bytes x 20 values x 1,000 samples each
+    assert runs_per_chunk((8, 10, 2), 1_000, gpu) == 50  # half of it by 8 bytes x 20 values x 1,000 samples each
     with pytest.raises(ValueError, match=r"sizes is \(8, 10, 2\) with 1000000 samples per step; one run needs 0.1 GiB"):
-        runs_per_chunk((8, 10, 2), 1_000_000, device)
+        runs_per_chunk((8, 10, 2), 1_000_000, gpu)
 
 
 def test_penalty_and_constraint_are_applied_at_every_step():
@@ -172,10 +156,9 @@ def test_penalty_and_constraint_are_applied_at_every_step():
     def constraint():
         parameters["weights.1"].data[:, 3] = 0.0
 
-    draw_batch = partial(sample_batch, PROBLEM, 32)
     before = stack.biases[0].detach().clone()
-    config = TrainingConfig(7, learning_rate=1e-3)
-    train_stack(stack, draw_batch, generators, config, penalty=penalty, constraint=constraint, progress=False)
+    hooks = {"penalty": penalty, "constraint": constraint, "progress": False}
+    train_stack(stack, partial(sample_batch, PROBLEM, 32), generators, TrainingConfig(7), **hooks)
     assert len(calls) == 7 and all(norm > 0 for norm in calls)
     assert (stack.biases[0] < before).all()
     assert (stack.weights[1][:, 3] == 0).all() and (stack.weights[1][:, 4] != 0).all()

@@ -3,6 +3,7 @@
 import errno
 import os
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pandas as pd
@@ -10,10 +11,13 @@ import pytest
 import test_training
 from faults import full_disk, read_only, small_disk
 
-from narrowlib.store import checkpoints, files
+from narrowlib.store import files, unfinished
 from narrowlib.store.downloads import UnavailableError, made
 from narrowlib.store.files import inside, replacing
 from narrowlib.store.records import Record, load, save
+from narrowlib.store.unfinished import Checkpoint
+
+ROOT = Path(__file__).parents[1]
 
 
 def test_a_file_and_a_folder_take_the_place_of_another(tmp_path):
@@ -104,44 +108,28 @@ def test_a_full_file_system_keeps_the_old_record(tmp_path):
 
 
 def test_training_on_a_full_disk_stops_and_goes_on_from_the_last_checkpoint(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoints, "SECONDS_BETWEEN", 0.0)
-    monkeypatch.setattr(os, "fsync", lambda handle: None)
-    path = tmp_path / "run.safetensors"
-    saved = []
-    monkeypatch.setattr(checkpoints.Checkpoint, "save", stopped_by_a_full_disk(saved))
-    with pytest.raises(Exception, match="too large"):
-        test_training.train((0, 1), checkpoint=path)
-    monkeypatch.undo()
-    monkeypatch.setattr(checkpoints.Checkpoint, "resume", remembered(saved))
-    ours, whole = test_training.train((0, 1), checkpoint=path), test_training.train((0, 1))
-    assert saved == [20, 40, ("resumed", 20)]
-    assert ours[0].equal(whole[0])
+    path, saved, save, resume = tmp_path / "run.safetensors", [], Checkpoint.save, Checkpoint.resume
 
+    def save_once(self, tensors, about=None):
+        saved.append(about["n_steps"])
+        with full_disk(1_000) if len(saved) == 2 else nullcontext():
+            save(self, tensors, about)
 
-def stopped_by_a_full_disk(saved):
-    """`Checkpoint.save` with no space left for the second one."""
-    save = checkpoints.Checkpoint.save
-
-    def wrapper(self, step, records, about=None):
-        saved.append(step)
-        if len(saved) < 2:
-            save(self, step, records, about)
-        else:
-            with full_disk(1_000):
-                save(self, step, records, about)
-
-    return wrapper
-
-
-def remembered(saved):
-    resume = checkpoints.Checkpoint.resume
-
-    def wrapper(self):
-        found = resume(self)
-        saved.append(("resumed", found[0]))
+    def remember(self, *run):
+        found = resume(self, *run)
+        saved.append(("resumed", found and found[1]["n_steps"]))
         return found
 
-    return wrapper
+    with monkeypatch.context() as patch:
+        patch.setattr(unfinished, "SECONDS_BETWEEN", 0.0)
+        patch.setattr(os, "fsync", lambda handle: None)
+        patch.setattr(Checkpoint, "save", save_once)
+        with pytest.raises(Exception, match="too large"):
+            test_training.train((0, 1), checkpoint=Checkpoint(path))
+    monkeypatch.setattr(Checkpoint, "resume", remember)
+    ours, whole = test_training.train((0, 1), checkpoint=Checkpoint(path)), test_training.train((0, 1))
+    assert saved == [20, 40, ("resumed", 20), ("resumed", None)]
+    assert ours[0].equal(whole[0])
 
 
 def test_a_cache_that_can_only_be_read_serves_what_it_holds_and_names_what_it_lacks(tmp_path):
