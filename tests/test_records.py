@@ -1,12 +1,14 @@
 """Records come back as they were, or not at all."""
 
 import json
+import subprocess
 
 import pandas as pd
 import pytest
 
 from narrowlib.store import records
-from narrowlib.store.records import BadRecordError, Record, load, provenance, save
+from narrowlib.store.provenance import git_state, provenance
+from narrowlib.store.records import BadRecordError, Record, load, save
 
 
 @pytest.fixture

@@ -68,7 +68,7 @@ def make_tiny_project(tree: Path) -> None:
 
 def make_book(tree: Path, profile: str = "quick") -> subprocess.CompletedProcess[str]:
     """What `make book` calls, in another tree."""
-    command = [sys.executable, "-m", "companion.build", "--profile", profile, "--cores", "2"]
+    command = [sys.executable, "-m", "companion", "book", "--profile", profile, "--cores", "2"]
     return subprocess.run(command, cwd=tree, capture_output=True, text=True, env=environment_of(tree))
 
 

@@ -66,7 +66,7 @@ def figure_links(figure: Figure, facts: Facts) -> str:
 
 
 def source_of(figure: Figure, facts: Facts) -> dict[str, Any]:
-    """Where the cell of a figure stands, as it was when it was executed; linked where commit and repository are known."""
+    """Where the cell of a figure stood when it was executed; linked where commit and repository are known."""
     lines = (facts.get("lines") or [])[figure.cell : figure.cell + 1]
     first, last = lines[0] if lines else (None, None)
     file, commit, address = facts.get("source"), facts.get("commit"), chapters.repository()

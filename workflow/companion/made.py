@@ -57,8 +57,8 @@ def take_report(notebook: Any, chapter: str, values: Mapping[str, Any]) -> dict[
     -------
     dict
         What the kernel reported: ``versions``, ``platform``, ``device``, ``n_threads``, ``peak_memory_bytes``,
-        ``peak_gpu_memory_bytes``.  And ``commit`` with ``dirty``, see `git_state`, ``parameters`` (all, with the defaults), ``source`` (the chapter's file), and ``lines``, first and
-        last in that file, of every code cell.
+        ``peak_gpu_memory_bytes``.  And ``commit`` with ``dirty``, see `git_state`, ``parameters`` (all, with the
+        defaults), ``source`` (the chapter's file), and ``lines``, first and last in that file, of every code cell.
     """
     report = notebook.cells[-1]
     without_report(notebook)

@@ -1,4 +1,4 @@
-"""What a profile's book consists of, as data: which executed notebook each chapter needs, and the sums of all sources."""
+"""What a profile's book consists of: which executed notebook each chapter needs, and the sums of all sources."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ from typing import Any
 from companion import chapters
 
 FILE = chapters.BUILD / "plan.json"
-RENDERED = (("", "*.yml"), ("", "constraints.txt"), ("book", "**/*"), ("narrowlib", "**/*.py"), ("workflow", "**/*.py"))
+RENDERED = (
+    ("", "*.yml"),
+    ("", "constraints.txt"),
+    ("book", "**/*.*"),
+    ("narrowlib", "**/*.py"),
+    ("workflow", "**/*.py"),
+)
 
 
 def make_plan(profile: str) -> dict[str, Any]:
@@ -27,8 +33,12 @@ def make_plan(profile: str) -> dict[str, Any]:
         path = chapters.executed_path(chapter, chapters.profile_parameters(chapter, profile))
         _remove_if_damaged(path)
         executed[chapter] = str(path.relative_to(chapters.ROOT))
-    files = {path for folder, pattern in RENDERED for path in (chapters.ROOT / folder).glob(pattern) if path.is_file()}
-    sources = {str(path.relative_to(chapters.ROOT)): chapters.digest(path) for path in sorted(files) if path.suffix != ".pyc"}
+    found = {path for folder, pattern in RENDERED for path in (chapters.ROOT / folder).glob(pattern)}
+    sources = {
+        path.relative_to(chapters.ROOT).as_posix(): chapters.digest(path)
+        for path in sorted(found)
+        if path.suffix != ".pyc"
+    }
     plan = {"profile": profile, "repository": chapters.repository(), "executed": executed, "sources": sources}
     chapters.write_if_changed(FILE, json.dumps(plan, indent=1))
     return plan

@@ -1,4 +1,4 @@
-"""Make the site from the executed notebooks: lay out the pages, render them strictly, put beside them what is published.
+"""Make the site from the executed notebooks: lay out the pages, render them strictly, add what is published.
 
 Whether there is anything to do is decided by content: the key of a site is a hash of the plan and of the executed
 notebooks, and it is written when everything else is.  So a site without a key is one that was not finished, or has
