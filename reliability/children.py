@@ -11,10 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from companion import __main__ as companion  # noqa: E402 (late, as the library below)
+from companion import __main__ as companion
 
-from narrowlib.chapters.language import tables as llm_tables  # noqa: E402 (late, as those of the script)
-from narrowlib.chapters.two_trees import group_lasso  # noqa: E402
+from narrowlib.chapters.language import tables as llm_tables
+from narrowlib.chapters.two_trees import group_lasso
 
 # What no profile makes small: these tables have the paper's sparsities and pairs at every scale.
 group_lasso.paper_tables = partial(group_lasso.paper_tables, sparsities=(0.0, 0.5, 0.9))

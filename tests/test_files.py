@@ -170,10 +170,9 @@ ALLOWED = {
     "narrowlib/recipe/course.py:_leave_masks": "called by a step, inside writing",
     "narrowlib/chapters/own_model/experiment.py:write_sources": "sources for a reader, written again by every run",
     "narrowlib/llm/tiny.py:write_tiny": "called by made",
-    "workflow/companion/build.py:one_at_a_time": "a lock",
     "workflow/companion/publish.py:pack": "its checksum is written last, and compared before a release",
     "workflow/companion/publish.py:write_archives": "the same",
-    "workflow/companion/render.py:run_jupyter_book": "a log",
+    "workflow/companion/site.py:render": "a log",
 }
 
 

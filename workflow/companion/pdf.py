@@ -87,7 +87,7 @@ def join() -> None:
     contents = chapters.BUILD / "pdf" / "_toc.yml"
     text = (stage.STAGE / "_toc.yml").read_text(encoding="utf-8")
     chapters.write_if_changed(contents, text.replace(f"glob: {api.INDEX}/*", "glob: nothing/*"))
-    if site.render("--toc", str(contents), "--builder", "singlehtml", "-q", output=str(contents.parent)):
+    if site.render("--toc", str(contents), "--builder", "singlehtml", "-qq", output=str(contents.parent)):
         raise NotPrintedError(f"the book cannot be printed: {site.LOG} says why")
 
 
