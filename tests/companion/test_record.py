@@ -4,6 +4,7 @@ import json
 
 import pandas as pd
 import pytest
+from companion import __main__ as companion
 from companion import chapters, differences, record
 
 from narrowlib.chapters.hierarchy.experiment import HierarchyConfig
@@ -15,8 +16,7 @@ from narrowlib.store import records
 
 
 def run(monkeypatch, *arguments):
-    monkeypatch.setattr("sys.argv", ["record.py", *map(str, arguments)])
-    return record.main()
+    return companion.main(["record", *map(str, arguments)])
 
 
 def test_the_papers_parameters_are_the_defaults_of_the_library():

@@ -13,7 +13,6 @@ import json
 import operator
 import os
 import re
-import tempfile
 import tokenize
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -23,12 +22,14 @@ from typing import Any
 
 import yaml
 
+from companion.plainly import Refusal
+from narrowlib.store.files import replacing
+
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "_build"
 BOOK = ROOT / "book"
 PROFILES = BOOK / "profiles"
 DEFAULT_PROFILE = "quick"  # the defaults of the parameters cells; has no file
-UNFINISHED = ".unfinished-"  # folders that hold what is being written, or what a killed run left of it
 KEY_LENGTH = 16
 PARSERS = {"int": int, "float": float, "str": str, "bool": lambda text: {"true": True, "false": False}[text.lower()]}
 # At the end of a comment: [low, high], (low, high] or [low, high), or {one, another}.
@@ -36,7 +37,7 @@ _LEGAL = re.compile(r"(\[[^\[\]{},]+,[^\[\]{},]+[\])]|\([^\[\]{},]+,[^\[\]{},]+\
 KINDS = {"int": "a whole number", "float": "a number", "str": "a text", "bool": "true or false"}
 
 
-class ParameterError(ValueError):
+class ParameterError(Refusal):
     """A parameter that a chapter does not have, or a value that it does not take."""
 
 
@@ -302,7 +303,7 @@ def key(chapter: str, values: Mapping[str, Any]) -> str:
     depends_on = {
         "cells": [[cell.source, sorted(cell.metadata.get("tags", []))] for cell in code_cells(chapter)],
         "parameters": dict(values),
-        "modules": {name: digest(_module_path(name)) for name in modules(chapter)},
+        "modules": {name: digest(module_path(name)) for name in modules(chapter)},
         "constraints": digest(ROOT / "constraints.txt"),
         "claims": {name: claim for name, claim in claims().items() if claim["chapter"] == chapter},
         "records": {path.name: digest(path) for path in sorted(records.glob("*"))},
@@ -311,7 +312,8 @@ def key(chapter: str, values: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:KEY_LENGTH]
 
 
-def _module_path(module: str) -> Path:
+def module_path(module: str) -> Path:
+    """The file of a module or package."""
     path = ROOT.joinpath(*module.split("."))
     return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
@@ -331,12 +333,6 @@ def write_if_changed(path: Path, content: str | bytes) -> bool:
     content = content.encode() if isinstance(content, str) else content
     if path.is_file() and path.read_bytes() == content:
         return False
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=UNFINISHED) as folder:
-        temporary = Path(folder, path.name)
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())  # on the disk before it has its name
-        temporary.replace(path)
+    with replacing(path) as new:
+        new.write_bytes(content)
     return True

@@ -194,11 +194,11 @@ def write_course(wanted: list[str], profile: str) -> list[str]:
     return written
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("chapters", nargs="*", help="names of chapters; all when none is given")
     parser.add_argument("--profile", default=course_profile(), help="scale of the notebooks")
-    asked = parser.parse_args()
+    asked = parser.parse_args(arguments)
     try:
         if unknown := [name for name in asked.chapters if name not in chapters.names()]:
             known = ", ".join(chapters.names())

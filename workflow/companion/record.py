@@ -11,14 +11,16 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from companion import chapters, differences, plainly
+from companion import chapters, differences
 from companion.execute import chosen_parameters
+from companion.plainly import Refusal
 from narrowlib.chapters.hierarchy import experiment as hierarchy
 from narrowlib.chapters.mnist import experiment as mnist
 from narrowlib.chapters.mnist.config import LassoConfig, MethodConfig, MnistConfig, TeacherConfig, numbers
@@ -28,33 +30,15 @@ from narrowlib.chapters.two_trees.networks import NonlocalityConfig, spaced_widt
 from narrowlib.devices import pick_device
 from narrowlib.llm.compilation import check_compiler
 from narrowlib.stacks.training import StepConfig
-from narrowlib.store import checkpoints, records, unfinished
+from narrowlib.store import records, unfinished
 from narrowlib.store.downloads import UnavailableError
+from narrowlib.store.provenance import provenance
 
 WHERE = ("device", "checkpoints")  # parameters that say where a run is made, not what
 NOT_THE_PAPERS = ("base_steps",)  # of what the paper does not have
 N_RECORDS = 20  # of a training run of a language model
 WIDTHS = ("narrow_width", "wide_width", "n_widths")  # of the chapter nonlocality
 Tables = Callable[..., dict[str, Any]]
-
-
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("chapter", help=f"one of {', '.join(RECORDED)}")
-    parser.add_argument(
-        "--profile",
-        default="paper",
-        help="paper, cpu for what two cores can do of it in hours, or quick or smoke to try it",
-    )
-    parser.add_argument("--set", default="", dest="overrides", help="parameters: 'n_seeds=4 n_steps=500'")
-    parser.add_argument(
-        "--piece", default="", help="make one piece of the work only, which is kept with the checkpoints"
-    )
-    parser.add_argument(
-        "--save-every", type=float, default=checkpoints.SECONDS_BETWEEN, help="seconds between checkpoints"
-    )
-    parser.add_argument("--folder", type=Path, default=records.PAPER_RESULTS, help="where the records go")
-    return parser.parse_args()
 
 
 def configured(kind: type, values: Mapping[str, Any], **more: Any) -> Any:
@@ -188,39 +172,62 @@ def departures(chapter: str, values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def main() -> int:
-    asked = arguments()
+def record(chapter: str, asked: argparse.Namespace) -> None:
+    """Run the experiment of a chapter and write its tables."""
+    if chapter not in RECORDED:
+        raise Refusal(f"CHAPTER is {chapter!r}; nothing is recorded but {', '.join(RECORDED)}")
+    if asked.piece and chapter not in IN_PIECES:
+        raise Refusal(f"piece is {asked.piece!r}; only {', '.join(IN_PIECES)} can be made in pieces")
+    values = all_parameters(chapter, asked.profile, asked.overrides)
+    started = time.monotonic()
     try:
-        if asked.chapter not in RECORDED:
-            raise ValueError(f"CHAPTER is {asked.chapter!r}; nothing is recorded but {', '.join(RECORDED)}")
-        if asked.piece and asked.chapter not in IN_PIECES:
-            raise ValueError(f"piece is {asked.piece!r}; only {', '.join(IN_PIECES)} can be made in pieces")
-        values = all_parameters(asked.chapter, asked.profile, asked.overrides)
         if values.get("compiled"):
             check_compiler(pick_device(values["device"]))
-        checkpoints.SECONDS_BETWEEN = unfinished.SECONDS_BETWEEN = asked.save_every
-        started = time.monotonic()
-        only = {"piece": asked.piece} if asked.piece else {}
-        tables = RECORDED[asked.chapter](values, **only)
+        tables = RECORDED[chapter](values, **({"piece": asked.piece} if asked.piece else {}))
     except ValueError as error:
-        print(error, file=sys.stderr)
-        return 2
+        raise Refusal(error) from error
     except UnavailableError as error:
-        print(error, file=sys.stderr)
-        return 1
+        raise NotThereError(error) from error
     made = {
-        **records.provenance(values["device"]),
+        **provenance(values["device"]),
         "seconds": round(time.monotonic() - started),  # of this call: pieces that lay ready cost nothing
-        "departures": departures(asked.chapter, values),
+        "departures": departures(chapter, values),
     }
-    if not records.is_first_process():
-        return 0
-    config = {name: value for name, value in values.items() if name not in WHERE}
-    for name, frame in tables.items():
-        path = records.save(records.Record(name, frame, config, made), asked.folder / asked.chapter)
-        print(os.path.relpath(path))
+    if records.is_first_process():
+        config = {name: value for name, value in values.items() if name not in WHERE}
+        for name, frame in tables.items():
+            path = records.save(records.Record(name, frame, config, made), asked.folder / chapter)
+            print(os.path.relpath(path))
+
+
+class NotThereError(Refusal):
+    """Data or a model that could not be loaded."""
+
+    exit_code = 1
+
+
+def _options() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--profile", default="paper", help="paper, cpu for what two cores can do of it in hours, or one to try it")
+    add("--set", default="", dest="overrides", help="parameters: 'n_seeds=4 n_steps=500'")
+    add("--piece", default="", help="make one piece of the work only, which is kept with the checkpoints")
+    add("--save-every", type=float, default=unfinished.SECONDS_BETWEEN, help="seconds between checkpoints")
+    add("--folder", type=Path, default=records.PAPER_RESULTS, help="where the records go")
+    return parser
+
+
+def main(arguments: list[str]) -> int:
+    parser = _options()
+    parser.add_argument("chapter", help=f"one of {', '.join(RECORDED)}")
+    asked = parser.parse_args(arguments)
+    unfinished.SECONDS_BETWEEN = asked.save_every
+    record(asked.chapter, asked)
     return 0
 
 
-if __name__ == "__main__":
-    sys.exit(plainly.run(main))
+def main_of_all(arguments: list[str]) -> int:
+    """Record every chapter, one after another, each in a process of its own."""
+    _options().parse_args(arguments)
+    commands = [[sys.executable, "-m", "companion", "record", chapter, *arguments] for chapter in RECORDED]
+    return next(filter(None, map(subprocess.call, commands)), 0)

@@ -144,13 +144,12 @@ def test_damaged_networks_are_trained_again(tmp_path):
 
 OUT_OF_MEMORY = """
 import resource, sys
-from companion import plainly, record
+from companion import __main__ as companion, record
 from pathlib import Path
 held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (held + 300_000_000,) * 2)
-sys.argv = ["record.py", "hierarchy", "--profile", "smoke", "--folder", sys.argv[1]]
-sys.argv += ["--set", "n_seeds=40 width=4096 batch_size=16"]
-sys.exit(plainly.run(record.main))
+settings = ["--set", "n_seeds=40 width=4096 batch_size=16"]
+sys.exit(companion.main(["record", "hierarchy", "--profile", "smoke", "--folder", sys.argv[1], *settings]))
 """
 
 
