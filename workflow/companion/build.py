@@ -10,7 +10,7 @@ from typing import Any
 
 import nbformat
 
-from companion import chapters, plainly, site
+from companion import chapters, parameters, plainly, site
 from companion.locks import one_at_a_time
 from companion.plan import make_plan
 
@@ -31,7 +31,7 @@ def planned(profile: str) -> dict[str, Any]:
     """
     try:
         return make_plan(profile)
-    except (chapters.ParameterError, OSError):
+    except (parameters.ParameterError, OSError):
         raise  # what was asked for, or the machine
     except Exception as error:  # a source: its author needs to know which, and why
         raise NotBuiltError(f"the book cannot be planned: {type(error).__name__}: {error}") from error
@@ -63,7 +63,7 @@ def report(plan: dict[str, Any]) -> None:
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--profile", default=chapters.DEFAULT_PROFILE, help="smoke, quick or paper")
+    parser.add_argument("--profile", default=parameters.QUICK, help="smoke, quick or paper")
     parser.add_argument("--cores", default="all", help="how many to use")
     asked = parser.parse_args(arguments)
     with one_at_a_time("build", "another build runs in this tree; waiting for it"):

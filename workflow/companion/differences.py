@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from companion import chapters
+from companion import chapters, parameters
 
 FILE = chapters.BOOK / "differences.yaml"
 TEXTS = ("what", "paper", "here", "why")
@@ -32,7 +32,7 @@ def differences() -> tuple[dict[str, Any], ...]:
         for chapter in each.get("chapters") or [None]:
             if chapter not in names:
                 raise ValueError(f"{where} is of the chapter {chapter!r}; it must be one of {', '.join(names)}")
-            if parameter and parameter not in chapters.parameters(chapter):
+            if parameter and parameter not in parameters.quick(chapter):
                 raise ValueError(f"{where} is of the parameter {parameter!r}, which {chapter} does not have")
         if parameter:
             each.setdefault("here", str(_papers_value(each["chapters"][0], parameter)))
@@ -43,8 +43,7 @@ def differences() -> tuple[dict[str, Any], ...]:
 
 def _papers_value(chapter: str, parameter: str) -> Any:
     """The value of a parameter in the profile ``paper``."""
-    default = chapters.parameters(chapter)[parameter].default
-    return chapters.profile_parameters(chapter, "paper").get(parameter, default)
+    return parameters.of_profile(chapter, parameters.PAPER)[parameter]
 
 
 def of_parameters(chapter: str) -> dict[str, str]:

@@ -11,13 +11,12 @@ import argparse
 import logging
 import os
 import re
-import shlex
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from companion import chapters, locks, made, plainly, plan
+from companion import chapters, locks, made, parameters, plainly, plan
 
 KEPT = 8  # executed notebooks kept per chapter, beside the one in the book
 EXECUTING = re.compile(r"Executing Cell (\d+)")  # how papermill announces a cell
@@ -36,23 +35,6 @@ HOW = {
     "coalesce_streams": True,  # else how a printed line is cut depends on how busy the machine is
     "extra_arguments": ["--IPKernelApp.log_level=ERROR"],
 }
-
-
-def chosen_parameters(chapter: str, profile: str, overrides: str) -> dict[str, Any]:
-    """The profile's parameters with the overrides on top, checked."""
-    if chapter not in chapters.names():
-        raise chapters.ParameterError(f"CHAPTER is {chapter!r}; it must be one of {', '.join(chapters.names())}")
-    try:
-        words = shlex.split(overrides)
-    except ValueError as error:
-        raise chapters.ParameterError(f"P is {overrides!r}; it cannot be split into words: {error}") from None
-    given = {}
-    for word in words:
-        name, equals, value = word.partition("=")
-        if not equals or not name:
-            raise chapters.ParameterError(f"P holds {word!r}; it must hold name=value, separated by spaces")
-        given[name] = value
-    return {**chapters.profile_parameters(chapter, profile), **chapters.check_parameters(chapter, given)}
 
 
 def execute(chapter: str, values: dict[str, Any], output: Path) -> None:
@@ -79,6 +61,8 @@ def execute(chapter: str, values: dict[str, Any], output: Path) -> None:
         except (PapermillExecutionError, DeadKernelError) as error:
             partial = made.without_report(nbformat.read(done, as_version=4))
             chapters.write_if_changed(failed_path(chapter), nbformat.writes(partial))
+            if getattr(error, "ename", "") == "SettingsError":  # the page's own check of its parameters
+                raise parameters.ParameterError(f"{chapter}: {error.evalue.splitlines()[0]}") from error
             raise FailedCellError(chapter, progress.where(), error) from error
         notebook = nbformat.read(done, as_version=4)
     notebook.metadata["narrowlib"] = made.take_report(notebook, chapter, values)
@@ -163,11 +147,11 @@ def drop_old(folder: Path) -> None:
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("chapter", help="name of the chapter, such as hierarchy")
-    parser.add_argument("--profile", default=chapters.DEFAULT_PROFILE, help="smoke, quick or paper")
+    parser.add_argument("--profile", default=parameters.QUICK, help="smoke, quick or paper")
     parser.add_argument("--set", default="", dest="overrides", help="parameters: 'n_seeds=4 n_steps=500'")
     parser.add_argument("--again", action="store_true", help="execute even when a result is there")
     asked = parser.parse_args(arguments)
-    values = chosen_parameters(asked.chapter, asked.profile, asked.overrides)
+    values = parameters.chosen(asked.chapter, asked.profile, asked.overrides)
     output = chapters.executed_path(asked.chapter, values)
     with locks.one_at_a_time(output.stem, f"another process executes {asked.chapter}; waiting for it"):
         if output.is_file() and not asked.again:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from companion import chapters, myst
+from companion import chapters, myst, parameters
 from narrowlib.store.provenance import git_state
 
 PACKAGES = ("torch", "numpy", "pandas", "scipy", "matplotlib", "seaborn", "torchvision", "transformers", "datasets")
@@ -63,11 +63,10 @@ def take_report(notebook: Any, chapter: str, values: Mapping[str, Any]) -> dict[
     report = notebook.cells[-1]
     without_report(notebook)
     said = json.loads("".join(output["text"] for output in report.outputs if output.get("name") == "stdout"))
-    defaults = {name: parameter.default for name, parameter in chapters.parameters(chapter).items()}
     return {
         **said,
         **git_state(chapters.ROOT),
-        "parameters": {**defaults, **values},
+        "parameters": {**parameters.quick(chapter), **values},
         "source": chapters.source_path(chapter).relative_to(chapters.ROOT).as_posix(),
         "lines": code_lines(chapters.source_path(chapter).read_text(encoding="utf-8")),
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from companion import chapters, notebooks
+from companion import notebooks, parameters
 
 
 def downloads_of(chapter: str, woven: Any, stage: Path) -> dict[Path, str]:
@@ -18,17 +18,17 @@ def downloads_of(chapter: str, woven: Any, stage: Path) -> dict[Path, str]:
 
 
 def parameter_table(chapter: str) -> str:
-    """What the parameters cell declares, and the values in the profile of the paper, as a folded table."""
-    paper = chapters.profile_parameters(chapter, "paper") if "paper" in chapters.profile_names() else {}
+    """What a page's parameters mean and take, their values here and the paper's, as a folded table."""
+    quick = parameters.quick(chapter)
     lines = [
-        ":::{admonition} The parameters: what they take, and their values in the profile `paper`",
+        ":::{admonition} The parameters: what they take, and their values on this page and in the profile `paper`",
         ":class: dropdown parameters",
         "",
-        "| Name | Meaning | Type | Legal | Default | Profile paper |",
+        "| Name | Meaning | Type | Legal | This page | Profile paper |",
         "|---|---|---|---|---|---|",
     ]
-    for one in chapters.parameters(chapter).values():
-        meaning, legal = one.meaning.replace("|", "\\|"), f"`{one.legal}`" if one.legal else "any"
-        values = f"`{one.default!r}` | `{paper.get(one.name, one.default)!r}`"
-        lines.append(f"| `{one.name}` | {meaning} | {one.type} | {legal} | {values} |")
+    for row in parameters.model(chapter).parameters_table():
+        meaning, legal = (text.replace("|", "\\|") for text in (row.meaning, row.legal))
+        here = quick.get(row.name, row.default)
+        lines.append(f"| `{row.name}` | {meaning} | {row.type} | {legal} | `{here!r}` | `{row.default!r}` |")
     return "\n".join([*lines, ":::"])

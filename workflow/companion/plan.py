@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from companion import chapters
+from companion import chapters, parameters
 
 FILE = chapters.BUILD / "plan.json"
 RENDERED = (
@@ -30,7 +30,7 @@ def make_plan(profile: str) -> dict[str, Any]:
     """
     executed = {}
     for chapter in chapters.names():
-        path = chapters.executed_path(chapter, chapters.profile_parameters(chapter, profile))
+        path = chapters.executed_path(chapter, parameters.of_profile(chapter, profile))
         _remove_if_damaged(path)
         executed[chapter] = str(path.relative_to(chapters.ROOT))
     found = {path for folder, pattern in RENDERED for path in (chapters.ROOT / folder).glob(pattern)}
