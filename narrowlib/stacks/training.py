@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from narrowlib.stacks.gradients import PRECISIONS, LossAndGradient, cross_entropy
+from narrowlib.settings import Count, Positive, Precision, Settings
+from narrowlib.stacks.gradients import LossAndGradient, cross_entropy
 from narrowlib.stacks.networks import MLPStack
 from narrowlib.stacks.steps import DrawBatch, Sampler, StackSteps
 from narrowlib.store.checkpoints import Checkpoint
@@ -22,41 +23,14 @@ CPU_CHUNK_BYTES = 16 * 2**20  # buffers of one step that still sit in a laptop's
 GPU_CHUNK_SHARE = 0.5  # of the device's memory; the rest is samples, optimiser state and workspace
 
 
-@dataclass(frozen=True)
-class TrainingConfig:
-    """How a stack is trained.
+class TrainingConfig(Settings):
+    """How a stack is trained."""
 
-    Parameters
-    ----------
-    n_steps : int
-        Optimiser steps.
-    learning_rate : float
-        Adam step size.
-    eps : float
-        Added to Adam's denominator; 1e-5 in the paper.
-    record_every : int
-        Steps between two records; a record is the mean loss of the steps since the last one.
-    precision : {"float32", "bfloat16"}
-        Of matrix products and activations; parameters and optimiser are float32.
-    """
-
-    n_steps: int
-    learning_rate: float = 1e-3
-    eps: float = 1e-5
-    record_every: int = 100
-    precision: str = "float32"
-
-    def __post_init__(self) -> None:
-        for name in ("n_steps", "record_every"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1")
-        for name in ("learning_rate", "eps"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-                raise ValueError(f"{name} is {value!r}; it must be a positive number")
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision is {self.precision!r}; it must be one of {', '.join(PRECISIONS)}")
+    n_steps: Count = Field(description="optimiser steps")
+    learning_rate: Positive = Field(1e-3, description="step size of Adam")
+    eps: Positive = Field(1e-5, description="added to the denominator of Adam; the default is the paper's")
+    record_every: Count = Field(100, description="steps between two records, each the mean loss of those steps")
+    precision: Precision = Field("float32", description="of matrix products and activations; parameters are float32")
 
 
 def make_generators(seeds: Sequence[int], device: str | torch.device) -> list[torch.Generator]:

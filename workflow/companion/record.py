@@ -19,12 +19,10 @@ from typing import Any
 
 from companion import chapters, differences, plainly
 from companion.execute import chosen_parameters
-from narrowlib.chapters.hierarchy import experiment as hierarchy
+from narrowlib.chapters import hierarchy
 from narrowlib.chapters.mnist import experiment as mnist
 from narrowlib.chapters.mnist.config import LassoConfig, MethodConfig, MnistConfig, TeacherConfig, numbers
 from narrowlib.chapters.two_trees import group_lasso, nonlocality
-from narrowlib.chapters.two_trees.lasso_training import GroupLassoConfig
-from narrowlib.chapters.two_trees.networks import NonlocalityConfig, spaced_widths
 from narrowlib.devices import pick_device
 from narrowlib.llm.compilation import check_compiler
 from narrowlib.stacks.cohort import StepConfig
@@ -34,7 +32,6 @@ from narrowlib.store.downloads import UnavailableError
 WHERE = ("device", "checkpoints")  # parameters that say where a run is made, not what
 NOT_THE_PAPERS = ("base_steps",)  # of what the paper does not have
 N_RECORDS = 20  # of a training run of a language model
-WIDTHS = ("narrow_width", "wide_width", "n_widths")  # of the chapter nonlocality
 Tables = Callable[..., dict[str, Any]]
 
 
@@ -68,27 +65,9 @@ def where(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: values[name] for name in WHERE}
 
 
-def hierarchy_tables(values: Mapping[str, Any]) -> dict[str, Any]:
-    return hierarchy.paper_tables(configured(hierarchy.HierarchyConfig, values), **where(values))
-
-
-def widths_of(values: Mapping[str, Any]) -> list[int]:
-    """The widths of the chapter nonlocality."""
-    return spaced_widths(*(values[name] for name in WIDTHS))
-
-
-def nonlocality_tables(values: Mapping[str, Any]) -> dict[str, Any]:
-    return nonlocality.paper_tables(configured(NonlocalityConfig, values), widths_of(values), **where(values))
-
-
-def group_lasso_tables(values: Mapping[str, Any]) -> dict[str, Any]:
-    lasso = {name.removeprefix("lasso_"): value for name, value in values.items() if name.startswith("lasso_")}
-    lasso["n_steps"] = lasso.pop("steps")
-    config, width = configured(NonlocalityConfig, values), values["width"]
-    widths = sorted({*widths_of(values), width})
-    return group_lasso.paper_tables(
-        config, configured(GroupLassoConfig, lasso), widths, shown_width=width, **where(values)
-    )
+def page_tables(page: Any) -> Tables:
+    """The tables of a page that has a configuration of its own."""
+    return lambda values: page.tables(page.Config.from_parameters(values))
 
 
 def mnist_tables(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -154,9 +133,9 @@ def unlearning_tables(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 RECORDED: dict[str, Tables] = {
-    "hierarchy": hierarchy_tables,
-    "nonlocality": nonlocality_tables,
-    "group-lasso": group_lasso_tables,
+    "hierarchy": page_tables(hierarchy),
+    "nonlocality": page_tables(nonlocality),
+    "group-lasso": page_tables(group_lasso),
     "mnist": mnist_tables,
     "llm-pruning": llm_pruning_tables,
     "llm-frontier": llm_frontier_tables,
@@ -166,16 +145,9 @@ IN_PIECES = ("llm-frontier",)
 
 
 def all_parameters(chapter: str, profile: str, overrides: str) -> dict[str, Any]:
-    """Every parameter of a chapter with its value, the defaults included.
-
-    The record of the group lasso has the widths of the chapter nonlocality too, whose networks it goes on from.
-    """
+    """Every parameter of a chapter with its value, the defaults included."""
     defaults = {name: parameter.default for name, parameter in chapters.parameters(chapter).items()}
-    values = {**defaults, **chosen_parameters(chapter, profile, overrides)}
-    if chapter == "group-lasso":
-        before = all_parameters("nonlocality", profile, "")
-        values |= {name: before[name] for name in WIDTHS}
-    return values
+    return {**defaults, **chosen_parameters(chapter, profile, overrides)}
 
 
 def departures(chapter: str, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -14,12 +13,10 @@ from torch import Tensor
 
 from narrowlib import cmsp, pruning, scores, units
 from narrowlib.chapters.two_trees import networks as two_trees
+from narrowlib.chapters.two_trees.config import OTHER, WANTED, NonlocalityConfig
 from narrowlib.chapters.two_trees.networks import (
     EVALUATION_SEED,
-    OTHER,
     RECOVERY_SEED,
-    WANTED,
-    NonlocalityConfig,
     ablation,
     copies,
     from_state,
@@ -99,7 +96,7 @@ def pruning_curves(
         chunk = runs_per_chunk(sizes, config.recovery_batch_size, device) if recover else len(cases)
         for start in range(0, len(cases), chunk):
             some = cases[start : start + chunk]
-            about = {"config": asdict(config), "sparsities": list(sparsities), "recover": list(recover), "cases": some}
+            about = {"config": dict(config), "sparsities": list(sparsities), "recover": list(recover), "cases": some}
             part = f"curves-{stack.sizes[1]}-{config.first_seed}-{order.index(some[0][1])}-{some[0][0]}"
             compute = partial(
                 _measure, stack, config, masks, some, recover, checkpoints and checkpoints / part, progress
@@ -213,7 +210,7 @@ def checkpoint_folder(parent: str | Path, config: NonlocalityConfig, device: str
     """
     if not parent:
         return None
-    settings = {name: value for name, value in asdict(config).items() if name not in ("first_seed", "n_seeds")}
+    settings = {name: value for name, value in dict(config).items() if name not in ("first_seed", "n_seeds")}
     here = (two_trees, sys.modules[__name__])
     code = source_digest(cmsp, gradients, models, pruning, scores, steps, training, units, *here)
     return Path(parent) / digest_of([settings, pick_device(device).type, torch.__version__, code])
