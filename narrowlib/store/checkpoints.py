@@ -6,7 +6,6 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +65,7 @@ class Checkpoint:
     optimiser : torch.optim.Adam
         Of that model's parameters.
     generators : sequence of torch.Generator
-    config : dataclass
+    config : Settings
         Anything that the run depends on beside the shapes of the model.
     """
 
@@ -81,7 +80,7 @@ class Checkpoint:
         self.path, self.model, self.optimiser, self.generators = Path(path), model, optimiser, generators
         shapes = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
         seeds = [generator.initial_seed() for generator in generators]
-        self.run = json.dumps({"config": asdict(config), "shapes": shapes, "seeds": seeds}, sort_keys=True)
+        self.run = json.dumps({"config": dict(config), "shapes": shapes, "seeds": seeds}, sort_keys=True)
         self._saved_at, self._took = time.monotonic(), 0.0
 
     def save_if_due(self, step: int, records: Sequence[Tensor], about: Any = None) -> None:

@@ -1,6 +1,5 @@
 """A run that is killed goes on to the same end, bit for bit."""
 
-import dataclasses
 import os
 import signal
 import subprocess
@@ -19,7 +18,9 @@ from narrowlib.stacks.networks import MLPStack
 from narrowlib.stacks.training import TrainingConfig, make_generators
 from narrowlib.store import checkpoints
 
-TINY = HierarchyConfig(2, 2, 6, n_seeds=3, width=16, batch_size=16, n_steps=40, learning_rate=1e-2)
+TINY = HierarchyConfig(
+    n_subtasks=2, subset_size=2, n_task_bits=6, n_seeds=3, width=16, batch_size=16, n_steps=40, learning_rate=1e-2
+)
 
 
 class KilledError(Exception):
@@ -51,7 +52,7 @@ def assert_same(first, second):
 
 def test_what_takes_long_to_save_is_saved_less_often(tmp_path, monkeypatch):
     stack, generators = MLPStack((2, 3, 2), make_generators([0], "cpu")), make_generators([1], "cpu")
-    store = checkpoints.Checkpoint(tmp_path / "run", stack, None, generators, TrainingConfig(1))
+    store = checkpoints.Checkpoint(tmp_path / "run", stack, None, generators, TrainingConfig(n_steps=1))
     now, saved = [1000.0], []
     monkeypatch.setattr(checkpoints.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(store, "save", lambda *about: saved.append(now[0]))
@@ -151,7 +152,7 @@ def counted_name(train, names):
 @pytest.mark.parametrize("changes", [{"learning_rate": 1e-3}, {"batch_size": 64}, {"n_task_bits": 7, "subset_size": 3}])
 def test_other_settings_do_not_go_on_from_these(tmp_path, monkeypatch, always_save, changes):
     """Neither from finished runs nor from one that was killed half way."""
-    other = dataclasses.replace(TINY, **changes)
+    other = TINY.replace(**changes)
     with monkeypatch.context() as patch:
         kill_at(patch, 80)
         with pytest.raises(KilledError):
@@ -165,7 +166,8 @@ def test_real_kill(tmp_path):
     code = (
         "import sys; from narrowlib import checkpoints; checkpoints.SECONDS_BETWEEN = 0.05\n"
         "from narrowlib.chapters.hierarchy.experiment import HierarchyConfig, learning_curves\n"
-        "config = HierarchyConfig(2, 2, 6, n_seeds=2, width=16, batch_size=16, n_steps=int(sys.argv[2]))\n"
+        "config = HierarchyConfig(n_subtasks=2, subset_size=2, n_task_bits=6, n_seeds=2, width=16, batch_size=16,"
+        " n_steps=int(sys.argv[2]))\n"
         "learning_curves(config, device='cpu', checkpoints=sys.argv[1], progress=False).to_parquet(sys.argv[3])"
     )
 
