@@ -9,7 +9,6 @@ import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -185,7 +184,7 @@ def _train(
     penalty = None if not strength else partial(group_lasso_gradients_, groups, parameters, strength)
     with TemporaryDirectory() as nowhere:
         texts = [_sampled(each) for each in (blocks, held_out)]
-        run = digest_of(asdict(config), texts, model, groups, masks, strength, extras, keeps_best)
+        run = digest_of(config, texts, model, groups, masks, strength, extras, keeps_best)
         folder = Path(nowhere) if checkpoint is None else Path(checkpoint) / f"run-{run}"
         last = (checkpoints_in(folder) or [None])[-1]
         arguments = _arguments(config, model, folder, held_out, saves=checkpoint is not None, resumes=last is not None)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 from safetensors.torch import load_model, save_model
 
-from narrowlib.chapters.language.pruning import LLMPruningConfig, Scores, pruning_curves, unit_scores
+from narrowlib.chapters.language.config import BEFORE, RANKED_BY, LLMPruningConfig
 from narrowlib.chapters.language.recovery import recovery_curves
+from narrowlib.chapters.language.scoring import Scores, sparsity_curves, unit_scores
 from narrowlib.llm.training import train_group_lasso
 from narrowlib.llm.units import llama_units
 from narrowlib.store.checkpoints import digest_of
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-RANKED_BY = "absolute per token"  # the score that keeps the loss lowest when half of the neurons go
-BEFORE = math.nan  # in place of the strength of a group lasso: the model as it was
 FLAT = 0.1  # nats that a flat pruning curve may rise
 
 
@@ -67,7 +65,7 @@ def regularised(
     Source: Michaud, Parker-Sartori and Tegmark (2025), section 5 and Fig 5.
     """
     blocks = config.training_blocks(tokenizer, config.lasso)
-    run = digest_of(asdict(config), strength, model)
+    run = digest_of(config, strength, model)
     finished = None if checkpoint is None else Path(checkpoint) / f"lasso-{run}.safetensors"
     model = copy.deepcopy(model)
     if finished is not None and finished.is_file():
@@ -89,7 +87,7 @@ def _save(model: PreTrainedModel, path: Path) -> None:
     temporary.replace(path)
 
 
-def lasso_curves(
+def strength_curves(
     models: Sequence[Trained], sparsities: Sequence[float], held_out: Mapping[str, Dataset], *, progress: bool = True
 ) -> pd.DataFrame:
     """Loss while ever more neurons are removed, of every model.
@@ -97,7 +95,7 @@ def lasso_curves(
     Returns
     -------
     DataFrame
-        `narrowlib.chapters.language.pruning.pruning_curves` with a column ``strength``.
+        `narrowlib.chapters.language.scoring.sparsity_curves` with a column ``strength``.
 
     Notes
     -----
@@ -106,12 +104,12 @@ def lasso_curves(
     parts = []
     for strength, model, scores in models:
         ranked = {RANKED_BY: scores["neurons"][RANKED_BY]}
-        curves = pruning_curves(model, "neurons", ranked, sparsities, held_out, progress=progress)
+        curves = sparsity_curves(model, "neurons", ranked, sparsities, held_out, progress=progress)
         parts.append(curves.assign(strength=strength))
     return pd.concat(parts, ignore_index=True)
 
 
-def lasso_recovery(
+def strength_recovery(
     models: Sequence[Trained],
     tokenizer: PreTrainedTokenizerBase,
     sparsity: float,
@@ -173,7 +171,7 @@ def flat_sparsities(curves: pd.DataFrame) -> pd.Series:
     Parameters
     ----------
     curves : DataFrame
-        See `lasso_curves`, of one skill.
+        See `strength_curves`, of one skill.
 
     Returns
     -------
@@ -191,7 +189,7 @@ def flatness_measures(curves: pd.DataFrame) -> dict[str, float]:
     Parameters
     ----------
     curves : DataFrame
-        See `lasso_curves`; of the model as it was, and of at least one with a positive strength.
+        See `strength_curves`; of the model as it was, and of at least one with a positive strength.
 
     Returns
     -------
@@ -210,7 +208,7 @@ def overtaking_measures(recovery: pd.DataFrame) -> dict[str, float]:
     Parameters
     ----------
     recovery : DataFrame
-        See `lasso_recovery`; of the model as it was, and of at least one with a positive strength.
+        See `strength_recovery`; of the model as it was, and of at least one with a positive strength.
 
     Returns
     -------

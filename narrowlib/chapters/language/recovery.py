@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
+import torch
 
 from narrowlib import pruning, units
-from narrowlib.chapters.language import pruning as llm_pruning
-from narrowlib.chapters.language.pruning import WANTED, LLMPruningConfig, Scores, check_sparsity
+from narrowlib.chapters.language import config as language_config
+from narrowlib.chapters.language import scoring
+from narrowlib.chapters.language.config import WANTED_SKILL, LLMPruningConfig
+from narrowlib.chapters.language.scoring import Scores, check_sparsity
 from narrowlib.data import documents, tokens
 from narrowlib.llm import callbacks as llm_callbacks
 from narrowlib.llm import export
@@ -29,8 +32,8 @@ if TYPE_CHECKING:
 
 # Code that decides what comes out of pruning a language model and training it on, beside that of an experiment's own.
 CODE = (
-    documents, export, llama, llm_callbacks, llm_pruning, llm_scores, llm_trainer, llm_training, llm_training_config,
-    pruning, tokens, units,
+    documents, export, language_config, llama, llm_callbacks, llm_scores, llm_trainer, llm_training,
+    llm_training_config, pruning, scoring, tokens, units,
 )  # fmt: skip
 
 
@@ -80,7 +83,7 @@ def recovery_curves(
         Left as it is.
     tokenizer : PreTrainedTokenizerBase
     scores : mapping
-        By kind, see `narrowlib.chapters.language.pruning.unit_scores`.
+        By kind, see `narrowlib.chapters.language.scoring.unit_scores`.
     variants : sequence of str
         Scores to prune by, such as ``("signed", "random")``.
     pairs : sequence of (float, float)
@@ -101,7 +104,7 @@ def recovery_curves(
     Source: Michaud, Parker-Sartori and Tegmark (2025), Fig 5 right and Fig 13.
     """
     blocks = config.training_blocks(tokenizer, config.recovery)
-    held_out = config.held_out(tokenizer)[WANTED]
+    held_out = config.held_out(tokenizer)[WANTED_SKILL]
     frames = []
     for neurons, residual in pairs:
         for variant in variants:
@@ -133,3 +136,30 @@ def recovery_measures(recovery: pd.DataFrame, *, attribution: str) -> dict[str, 
     first, last = by_run.first(), by_run.last()
     lead, left = (each["random"] - each[attribution] for each in (first, last))
     return {"ahead_at_once": float(lead.min()), "gap_left": float((left / lead).max())}
+
+
+@torch.no_grad()
+def completions(
+    models: Mapping[str, PreTrainedModel],
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    *,
+    n_tokens: int = 24,
+) -> pd.DataFrame:
+    """How each model goes on from the same prompts, always with the likeliest next token.
+
+    Returns
+    -------
+    DataFrame
+        One row per prompt, one column per model.
+    """
+    rows = []
+    for prompt in prompts:
+        row = {"prompt": prompt}
+        for name, model in models.items():
+            ids = tokenizer(prompt, return_tensors="pt").input_ids.to(model.device)
+            options = {"max_new_tokens": n_tokens, "do_sample": False, "pad_token_id": tokenizer.eos_token_id}
+            written = model.generate(ids, attention_mask=torch.ones_like(ids), **options)
+            row[name] = tokenizer.decode(written[0, ids.shape[1] :], skip_special_tokens=True)
+        rows.append(row)
+    return pd.DataFrame(rows)
