@@ -1,6 +1,5 @@
 """Whole or not at all: what is written, and that everything is written so."""
 
-import ast
 import errno
 import os
 import time
@@ -10,7 +9,6 @@ import pandas as pd
 import pytest
 import test_training
 from faults import full_disk, read_only, small_disk
-from trees import ROOT
 
 from narrowlib.store import checkpoints, files
 from narrowlib.store.downloads import UnavailableError, made
@@ -154,56 +152,3 @@ def test_a_cache_that_can_only_be_read_serves_what_it_holds_and_names_what_it_la
             made(tmp_path / "tokens" / "lacking", lambda path: path.write_text(""))
         with pytest.raises(UnavailableError, match="models cannot be written"):
             made(tmp_path / "models" / "lacking", lambda path: path.write_text(""))
-
-
-# Calls that write a file, calls that see to it that what is inside is written whole, and who may write without them.
-WRITERS = {"write_text", "write_bytes", "save_file", "to_parquet", "to_csv", "to_json", "save_pretrained", "new_stream"}
-WRITERS |= {"savefig", "dump", "writestr"}
-SAFE = {"replacing", "writing", "made", "_kept_file", "TemporaryDirectory"}
-ALLOWED = {
-    "narrowlib/chapters/style.py:as_csv": "into memory",
-    "narrowlib/llm/distillation.py:soft_targets": "called by made",
-    "narrowlib/llm/models.py:_unpack_default": "called by made",
-    "narrowlib/data/tokens.py:_write_blocks": "called by made",
-    "narrowlib/llm/trainer.py:_write": "called inside replacing",
-    "narrowlib/recipe/course.py:_leave_masks": "called by a step, inside writing",
-    "narrowlib/chapters/own_model/experiment.py:write_sources": "sources for a reader, written again by every run",
-    "narrowlib/llm/tiny.py:write_tiny": "called by made",
-    "workflow/companion/build.py:one_at_a_time": "a lock",
-    "workflow/companion/publish.py:pack": "its checksum is written last, and compared before a release",
-    "workflow/companion/publish.py:write_archives": "the same",
-    "workflow/companion/render.py:run_jupyter_book": "a log",
-}
-
-
-def functions(tree):
-    """Functions of a module and methods of its classes, those inside functions left out."""
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef):
-            yield node
-        elif isinstance(node, ast.ClassDef):
-            yield from functions(node)
-
-
-def opens_to_write(call):
-    is_open = getattr(call.func, "attr", getattr(call.func, "id", "")) == "open"
-    return is_open and any(isinstance(word, ast.Constant) and word.value in ("w", "wb", "a", "x") for word in call.args)
-
-
-def writing_functions(path):
-    """Functions of a module that write files with nothing around that makes them whole."""
-    for function in functions(ast.parse(path.read_text())):
-        calls = [call for call in ast.walk(function) if isinstance(call, ast.Call)]
-        names = {getattr(call.func, "attr", getattr(call.func, "id", "")) for call in calls}
-        if (names & WRITERS or any(map(opens_to_write, calls))) and not names & SAFE:
-            yield function.name
-
-
-def test_everything_that_is_kept_is_written_whole():
-    found = {
-        f"{path.relative_to(ROOT).as_posix()}:{name}"
-        for folder in ("narrowlib", "workflow/companion")
-        for path in (ROOT / folder).rglob("*.py")
-        for name in writing_functions(path)
-    }
-    assert found == set(ALLOWED)

@@ -1,0 +1,120 @@
+"""What a run that is killed leaves behind: where its training was, and how long it took."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from narrowlib.store.digests import digest_of
+from narrowlib.store.files import replacing
+from narrowlib.store.records import is_first_process
+
+SECONDS_BETWEEN = 60.0  # two checkpoints of a training
+SECONDS_TO_SAVE = 3.0  # what takes longer to save is saved less often, in proportion
+SECONDS_UNTOLD = 10.0  # of the time of a run, the last ones that a kill may lose
+
+
+class Checkpoint:
+    """One file that a training leaves off in and goes on from, to the same bits.
+
+    A training asks `resume` once, and then ``if checkpoint.is_due(): checkpoint.save(...)`` after its steps.
+
+    Parameters
+    ----------
+    path : path or None
+        With None nothing is saved.
+    """
+
+    def __init__(self, path: str | Path | None) -> None:
+        self.path, self._run = Path(path) if path else None, ""
+        self._saved_at, self._took = time.monotonic(), 0.0
+
+    def resume(self, *run: Any) -> tuple[dict[str, Tensor], Any] | None:
+        """The tensors, on the CPU, and the rest, as they were saved; None when there is nothing to go on from.
+
+        Parameters
+        ----------
+        *run : Any
+            Everything that the training depends on, see `digest_of`: configuration, parameters, generators, kind of
+            device.  What another run left, or what is damaged, is not used.
+        """
+        self._run = digest_of(*run)
+        with suppress(OSError, SafetensorError, ValueError, KeyError, TypeError):
+            if self.path is not None and self.path.is_file():
+                with safe_open(self.path, framework="pt") as file:
+                    if file.metadata()["run"] == self._run:
+                        about = json.loads(file.metadata()["about"])
+                        return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118
+        return None
+
+    def is_due(self) -> bool:
+        """Whether the last time is long enough ago, also in view of how long saving took."""
+        wait = SECONDS_BETWEEN * max(1.0, self._took / SECONDS_TO_SAVE)
+        return self.path is not None and time.monotonic() - self._saved_at >= wait
+
+    def save(self, tensors: Mapping[str, Tensor], about: Any = None) -> None:
+        """Write everything, in the first of several processes; ``about`` is what json holds."""
+        if self.path is None or not is_first_process():
+            return
+        began = time.monotonic()
+        with replacing(self.path) as temporary:
+            save_file(on_their_own(tensors), temporary, {"run": self._run, "about": json.dumps(about)})
+        self._saved_at = time.monotonic()
+        self._took = self._saved_at - began
+
+    def remove(self) -> None:
+        """Delete the file, when the training is over."""
+        if self.path is not None and is_first_process():
+            self.path.unlink(missing_ok=True)
+
+
+@contextmanager
+def counted(path: Path) -> Iterator[Callable[[], float]]:
+    """Seconds until now, with those that earlier calls left in the file; they are left there every few seconds."""
+    try:
+        earlier = float(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        earlier = 0.0
+    started, is_over = time.monotonic(), threading.Event()
+
+    def seconds() -> float:
+        return earlier + time.monotonic() - started
+
+    def leave() -> None:
+        with suppress(OSError), replacing(path) as temporary:
+            temporary.write_text(f"{seconds()}", encoding="utf-8")
+
+    def leave_now_and_then() -> None:
+        while not is_over.wait(SECONDS_UNTOLD):
+            leave()
+
+    thread = threading.Thread(target=leave_now_and_then, daemon=True)
+    thread.start()
+    try:
+        yield seconds
+    except BaseException:
+        leave()
+        raise
+    finally:
+        is_over.set()
+        thread.join()
+
+
+def on_their_own(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors on the CPU, each in memory of its own, as safetensors wants them."""
+    own: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        moved = tensor.detach().cpu().contiguous()
+        own[name] = moved.clone() if moved.untyped_storage().data_ptr() in seen else moved
+        seen.add(moved.untyped_storage().data_ptr())
+    return own
