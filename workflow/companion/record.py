@@ -110,25 +110,16 @@ def mnist_tables(values: Mapping[str, Any]) -> dict[str, Any]:
     return mnist.paper_tables(config, **where(values))
 
 
-def llm_pruning_tables(values: Mapping[str, Any]) -> dict[str, Any]:
-    from narrowlib.chapters.language import tables as llm_tables  # needs the extra llm
-    from narrowlib.chapters.language.pruning import LLMPruningConfig
-    from narrowlib.llm.settings import LLMTrainingConfig
+def llm_scores_tables(values: Mapping[str, Any]) -> dict[str, Any]:
+    from narrowlib.chapters.language import llm_scores  # needs the extra llm
 
-    recovery = LLMTrainingConfig(
-        n_steps=values["recovery_steps"],
-        batch_size=values["recovery_batch_size"],
-        learning_rate=values["learning_rate"],
-        n_warmup=values["n_warmup"],
-        precision=values["precision"],
-        compiled=values["compiled"],
-        record_every=max(1, values["recovery_steps"] // N_RECORDS),
-    )
-    lasso = dataclasses.replace(recovery, n_steps=values["lasso_steps"], learning_rate=values["lasso_rate"])
-    config = configured(LLMPruningConfig, values, recovery=recovery, lasso=lasso)
-    strengths = numbers(values["lasso_strengths"], float)
-    asked = {"strengths": strengths, "lasso_sparsity": values["lasso_sparsity"]}
-    return llm_tables.paper_tables(config, **asked, **where(values))
+    return llm_scores.tables(llm_scores.Config.from_parameters(values))
+
+
+def llm_pruning_tables(values: Mapping[str, Any]) -> dict[str, Any]:
+    from narrowlib.chapters.language import llm_pruning
+
+    return llm_pruning.tables(llm_pruning.Config.from_parameters(values))
 
 
 def frontier_config(values: Mapping[str, Any]) -> Any:
@@ -158,6 +149,7 @@ RECORDED: dict[str, Tables] = {
     "nonlocality": nonlocality_tables,
     "group-lasso": group_lasso_tables,
     "mnist": mnist_tables,
+    "llm-scores": llm_scores_tables,
     "llm-pruning": llm_pruning_tables,
     "llm-frontier": llm_frontier_tables,
     "unlearning": unlearning_tables,

@@ -10,7 +10,20 @@ from pydantic import Field, model_validator
 
 from narrowlib.data.tokens import PACKAGES, skill_blocks
 from narrowlib.llm.settings import PAPER_GROUP_LASSO, PAPER_RECOVERY, LLMTrainingConfig
-from narrowlib.settings import Count, Device, NotNegative, Numbers, Pairs, Part, Precision, Rate, Settings, Share, Whole, part
+from narrowlib.settings import (
+    Count,
+    Device,
+    NotNegative,
+    Numbers,
+    Pairs,
+    Part,
+    Precision,
+    Rate,
+    Settings,
+    Share,
+    Whole,
+    part,
+)
 
 if TYPE_CHECKING:
     from datasets import Dataset

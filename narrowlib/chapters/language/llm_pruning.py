@@ -1,159 +1,74 @@
-"""Claims L1, L2, L4, L5 at the paper's scale: every table of one language model, made once and kept."""
+"""What the chapter llm-pruning uses, and its tables: group lasso, pruning, and training on."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
-from dataclasses import asdict
-from functools import cached_property, partial
-from pathlib import Path
+from functools import cache
 
 import pandas as pd
-import torch
 
-from narrowlib import penalties
-from narrowlib.chapters.language import lasso as llm_lasso
-from narrowlib.chapters.language import recovery as llm_recovery
-from narrowlib.chapters.language.lasso import BEFORE, RANKED_BY, Trained, lasso_curves, lasso_recovery, regularised
-from narrowlib.chapters.language.pruning import (
-    KINDS,
-    WANTED,
-    LLMPruningConfig,
-    Scores,
-    ablation_table,
-    pruning_curves,
-    unit_scores,
+from narrowlib.chapters.language.config import BEFORE, RANKED_BY, WANTED_SKILL
+from narrowlib.chapters.language.config import LLMPruningPage as Config
+from narrowlib.chapters.language.figures.curves import plot_lasso_curves, plot_lasso_recovery, plot_recovery
+from narrowlib.chapters.language.lasso import (
+    Trained,
+    flat_sparsities,
+    flatness_measures,
+    overtaking_measures,
+    regularised,
+    strength_curves,
+    strength_recovery,
 )
-from narrowlib.chapters.language.recovery import recovery_curves
-from narrowlib.data.documents import SKILLS
-from narrowlib.llm import ablation as llm_ablation
-from narrowlib.llm import evaluation
-from narrowlib.llm.models import LanguageModel, load_causal_lm
-from narrowlib.store.records import digest_of, recorded, source_digest
+from narrowlib.chapters.language.recovery import completions, narrowed, recovery_curves, recovery_measures
+from narrowlib.chapters.language.scoring import Scores, unit_scores
+from narrowlib.chapters.style import book_theme, plot_pending
+from narrowlib.claims import assess, assess_all, verdict
+from narrowlib.llm.models import load_causal_lm
+from narrowlib.store.kept import Kept
+from narrowlib.store.records import origin, paper_record, provenance
 
-PAIRS = ((0.5, 0.2), (0.8, 0.5), (0.9, 0.9))  # the paper's sparsities of neurons and residual dimensions, Fig 13
-STRENGTHS = (1e-4, 3e-4, 5e-4, 1e-3)  # the paper's, Fig 5
-LASSO_SPARSITY = 0.8  # the paper's, Fig 5 right
-SPARSITIES = tuple(round(0.05 * step, 2) for step in range(20))
+__all__ = [
+    "BEFORE", "RANKED_BY", "Config", "Kept", "Trained", "assess", "assess_all", "book_theme", "completions",
+    "flat_sparsities", "flatness_measures", "load_causal_lm", "narrowed", "origin", "overtaking_measures",
+    "paper_record", "plot_lasso_curves", "plot_lasso_recovery", "plot_pending", "plot_recovery", "provenance",
+    "recovery_curves", "recovery_measures", "regularised", "strength_curves", "strength_recovery", "tables",
+    "unit_scores", "verdict",
+]  # fmt: skip
+COMPARED = ("signed", RANKED_BY, "random")  # ways to prune before training on
 
 
-def paper_tables(
-    config: LLMPruningConfig | None = None,
-    *,
-    pairs: Sequence[tuple[float, float]] = PAIRS,
-    strengths: Sequence[float] = STRENGTHS,
-    lasso_sparsity: float = LASSO_SPARSITY,
-    sparsities: Sequence[float] = SPARSITIES,
-    device: str = "auto",
-    checkpoints: str | Path = "",
-    progress: bool = True,
-) -> dict[str, pd.DataFrame]:
-    """Everything that the chapter shows at the paper's scale.
-
-    Parameters
-    ----------
-    config : LLMPruningConfig, optional
-        The paper's by default.
-    pairs : sequence of (float, float)
-        Sparsities of neurons and residual dimensions to recover from.
-    strengths : sequence of float
-        Of the group lasso.
-    lasso_sparsity : float
-        Of neurons, from which models with and without a group lasso recover.
-    sparsities : sequence of float
-        Of the pruning curves.
-    device : {"auto", "cpu", "cuda"}
-    checkpoints : path, optional
-        Folder to leave off in: finished tables and models are kept there, unfinished training runs leave off.  The same
-        call of the same code goes on from them after a kill.
-    progress : bool
+def tables(config: Config, *, progress: bool = True) -> dict[str, pd.DataFrame]:
+    """Every table of the chapter's record; what is finished is taken from the folder ``config.checkpoints``.
 
     Returns
     -------
     dict of str to DataFrame
-        ``curves`` (see `narrowlib.chapters.language.pruning.pruning_curves`; all skills), ``ablation`` (see
-        `narrowlib.chapters.language.pruning.ablation_table`), ``recovery`` (see
-        `narrowlib.chapters.language.recovery.recovery_curves`), ``lasso`` (see
-        `narrowlib.chapters.language.lasso.lasso_curves`) and ``lasso-recovery`` (see
-        `narrowlib.chapters.language.lasso.lasso_recovery`), both of the model as it was, of one trained without a
-        penalty, and of one for every strength.
+        ``recovery``: `recovery_curves`.  ``lasso`` and ``lasso-recovery``: `strength_curves` and `strength_recovery` of
+        the model as it was, of one trained without a penalty, and of one for every strength.
     """
-    config = LLMPruningConfig() if config is None else config
-    folder = _checkpoint_folder(checkpoints, config)
-    asked = {"pairs": [list(pair) for pair in pairs], "strengths": list(strengths), "sparsities": list(sparsities)}
-    about = {"config": asdict(config), **asked, "lasso_sparsity": lasso_sparsity}
-    language_model = load_causal_lm(config.model, device=device)
-    study = _Study(language_model, config, folder, progress)
-    computed = {
-        "curves": partial(study.curves, sparsities),
-        "ablation": study.ablation,
-        "recovery": partial(study.recovery, pairs),
-        "lasso": partial(study.lasso, strengths, sparsities),
-        "lasso-recovery": partial(study.lasso_recovery, strengths, lasso_sparsity),
-    }
-    return {name: recorded(name, about, compute, folder) for name, compute in computed.items()}
+    loaded = load_causal_lm(config.model, device=config.device)
+    base, tokenizer = loaded.model, loaded.tokenizer
+    store = Kept(config.checkpoints, config.asked, device=base.device)
+    where = {"store": store, "progress": progress}
 
+    @cache
+    def scores() -> dict[str, Scores]:
+        return unit_scores(base, config.score_blocks(tokenizer), variants=COMPARED, progress=progress)
 
-def _checkpoint_folder(parent: str | Path, config: LLMPruningConfig) -> Path | None:
-    if not parent:
-        return None
-    own = (evaluation, llm_ablation, llm_lasso, llm_recovery, penalties)
-    code = source_digest(*llm_recovery.CODE, *own, sys.modules[__name__])
-    return Path(parent) / digest_of([asdict(config), torch.__version__, code])
+    @cache
+    def models() -> list[Trained]:
+        strengths = (0.0, *(strength for strength in config.lasso_strengths if strength))
+        copies = [regularised(base, tokenizer, strength, config.pruning, **where) for strength in strengths]
+        return [Trained(BEFORE, base, scores()), *copies]
 
+    def recovery() -> pd.DataFrame:
+        return recovery_curves(base, tokenizer, scores(), COMPARED, config.pairs, config.pruning, **where)
 
-class _Study:
-    """The tables of one model; its scores and its regularised copies are made when they are first asked for."""
+    def lasso() -> pd.DataFrame:
+        held_out = {WANTED_SKILL: config.held_out(tokenizer)[WANTED_SKILL]}
+        return strength_curves(models(), config.sparsities, held_out, progress=progress)
 
-    def __init__(
-        self, language_model: LanguageModel, config: LLMPruningConfig, folder: Path | None, progress: bool
-    ) -> None:
-        self.model, self.tokenizer, self.config = language_model.model, language_model.tokenizer, config
-        self.where = {"checkpoint": folder, "progress": progress}
-        self.progress = progress
+    def lasso_recovery() -> pd.DataFrame:
+        return strength_recovery(models(), tokenizer, config.lasso_sparsity, config.pruning, **where)
 
-    @cached_property
-    def scores(self) -> dict[str, Scores]:
-        blocks = self.config.score_blocks(self.tokenizer)
-        return unit_scores(self.model, blocks, progress=self.progress)
-
-    def curves(self, sparsities: Sequence[float]) -> pd.DataFrame:
-        held_out = self.config.held_out(self.tokenizer, SKILLS)
-        parts = [
-            pruning_curves(self.model, kind, self.scores[kind], sparsities, held_out, progress=self.progress)
-            for kind in KINDS
-        ]
-        return pd.concat(parts, ignore_index=True)
-
-    def ablation(self) -> pd.DataFrame:
-        blocks = self.config.score_blocks(self.tokenizer)
-        n_blocks = min(len(blocks), self.config.n_ablation_blocks)
-        all_scores = self.scores
-        if n_blocks < len(blocks):  # both sides are to see the same
-            blocks = blocks.select(range(n_blocks))
-            all_scores = unit_scores(self.model, blocks, progress=self.progress)
-        options = {"n_ablated": self.config.n_ablated, "progress": self.progress}
-        tables = [ablation_table(self.model, kind, all_scores[kind], blocks, **options) for kind in KINDS]
-        return pd.concat(tables, ignore_index=True)
-
-    def recovery(self, pairs: Sequence[tuple[float, float]]) -> pd.DataFrame:
-        ranked_by = ("signed", RANKED_BY, "random")
-        return recovery_curves(self.model, self.tokenizer, self.scores, ranked_by, pairs, self.config, **self.where)
-
-    def lasso(self, strengths: Sequence[float], sparsities: Sequence[float]) -> pd.DataFrame:
-        held_out = {WANTED: self.config.held_out(self.tokenizer)[WANTED]}
-        return lasso_curves(self._models(strengths), sparsities, held_out, progress=self.progress)
-
-    def lasso_recovery(self, strengths: Sequence[float], sparsity: float) -> pd.DataFrame:
-        return lasso_recovery(self._models(strengths), self.tokenizer, sparsity, self.config, **self.where)
-
-    def _models(self, strengths: Sequence[float]) -> list[Trained]:
-        """The model as it was, then a copy for each strength; 0 first, the control."""
-        for strength in {0.0, *strengths} - self._kept.keys():
-            self._kept[strength] = regularised(self.model, self.tokenizer, strength, self.config, **self.where)
-        before = Trained(BEFORE, self.model, self.scores)
-        return [before, self._kept[0.0], *(self._kept[strength] for strength in strengths)]
-
-    @cached_property
-    def _kept(self) -> dict[float, Trained]:
-        return {}
+    computed = {"recovery": recovery, "lasso": lasso, "lasso-recovery": lasso_recovery}
+    return {name: store.keep(name, compute) for name, compute in computed.items()}

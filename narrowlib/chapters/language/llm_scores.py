@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache, partial
+from functools import cache
 
 import pandas as pd
 
@@ -10,9 +10,7 @@ from narrowlib.chapters.language.config import KINDS, RANKED_BY
 from narrowlib.chapters.language.config import LLMScoresPage as Config
 from narrowlib.chapters.language.figures.block import plot_llama_block
 from narrowlib.chapters.language.figures.curves import plot_llm_pruning, plot_skills
-from narrowlib.chapters.language.keeping import folder_of
 from narrowlib.chapters.language.scoring import (
-    Scores,
     ablation_table,
     agreements,
     proxy_measures,
@@ -25,7 +23,8 @@ from narrowlib.claims import assess, assess_all, verdict
 from narrowlib.data.documents import SKILLS, sources
 from narrowlib.llm.models import load_causal_lm
 from narrowlib.llm.units import head_dim_of, n_parameters_of
-from narrowlib.store.records import origin, paper_record, provenance, recorded
+from narrowlib.store.kept import Kept
+from narrowlib.store.records import origin, paper_record, provenance
 
 __all__ = [
     "KINDS", "RANKED_BY", "Config", "ablation_table", "agreements", "assess", "assess_all", "book_theme", "head_dim_of",
@@ -36,7 +35,7 @@ __all__ = [
 
 
 def tables(config: Config, *, progress: bool = True) -> dict[str, pd.DataFrame]:
-    """Every table of the chapter's record; finished ones are taken from ``config.checkpoints``.
+    """Every table of the chapter's record; finished ones are taken from the folder ``config.checkpoints``.
 
     Returns
     -------
@@ -44,24 +43,22 @@ def tables(config: Config, *, progress: bool = True) -> dict[str, pd.DataFrame]:
         ``curves``: `sparsity_curves` of both kinds of units, every score and skill.  ``ablation``: `ablation_table` of
         both kinds, with scores from the blocks that units are ablated on.
     """
-    base, tokenizer, _ = load_causal_lm(config.model, device=config.device)
-    blocks = config.score_blocks(tokenizer)
+    loaded = load_causal_lm(config.model, device=config.device)
+    base, blocks = loaded.model, config.score_blocks(loaded.tokenizer)
     scores_on = cache(lambda n_blocks: unit_scores(base, blocks.select(range(n_blocks)), progress=progress))
 
     def curves() -> pd.DataFrame:
-        scores, held_out = scores_on(len(blocks)), config.held_out(tokenizer, SKILLS)
-        asked = (config.sparsities, held_out)
-        return pd.concat(
-            [sparsity_curves(base, kind, scores[kind], *asked, progress=progress) for kind in KINDS], ignore_index=True
-        )
+        scores, held_out = scores_on(len(blocks)), config.held_out(loaded.tokenizer, SKILLS)
+        what = (config.sparsities, held_out)
+        parts = [sparsity_curves(base, kind, scores[kind], *what, progress=progress) for kind in KINDS]
+        return pd.concat(parts, ignore_index=True)
 
     def ablation() -> pd.DataFrame:
         n_blocks = min(len(blocks), config.n_ablation_blocks)
-        some, options = blocks.select(range(n_blocks)), {"n_ablated": config.n_ablated, "progress": progress}
-        scores: dict[str, Scores] = scores_on(n_blocks)
-        return pd.concat(
-            [ablation_table(base, kind, scores[kind], some, **options) for kind in KINDS], ignore_index=True
-        )
+        some, scores = blocks.select(range(n_blocks)), scores_on(n_blocks)
+        options = {"n_ablated": config.n_ablated, "progress": progress}
+        parts = [ablation_table(base, kind, scores[kind], some, **options) for kind in KINDS]
+        return pd.concat(parts, ignore_index=True)
 
-    keep = partial(recorded, config=config.asked, folder=folder_of(config))
-    return {name: keep(name, compute=make) for name, make in (("curves", curves), ("ablation", ablation))}
+    store = Kept(config.checkpoints, config.asked, device=base.device)
+    return {"curves": store.keep("curves", curves), "ablation": store.keep("ablation", ablation)}

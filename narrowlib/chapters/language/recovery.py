@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
@@ -26,6 +27,7 @@ from narrowlib.llm.export import round_hidden_size, sliced
 from narrowlib.llm.training import recover
 from narrowlib.llm.units import n_parameters_of
 from narrowlib.pruning import keep_masks
+from narrowlib.store.kept import Kept
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -72,7 +74,8 @@ def recovery_curves(
     pairs: Sequence[tuple[float, float]],
     config: LLMPruningConfig,
     *,
-    checkpoint: Path | None = None,
+    store: Kept | None = None,
+    name: str = "recovery",
     progress: bool = True,
 ) -> pd.DataFrame:
     """Prune neurons and residual dimensions, then train on the wanted skill.
@@ -89,8 +92,10 @@ def recovery_curves(
     pairs : sequence of (float, float)
         Sparsities of neurons and of residual dimensions.
     config : LLMPruningConfig
-    checkpoint : Path, optional
-        Folder to leave off in.
+    store : Kept, optional
+        Keeps the curve of every trained model.
+    name : str
+        Under which the store tells them from those of other calls.
     progress : bool
 
     Returns
@@ -103,16 +108,30 @@ def recovery_curves(
     -----
     Source: Michaud, Parker-Sartori and Tegmark (2025), Fig 5 right and Fig 13.
     """
+    store = store or Kept(None, None)
     blocks = config.training_blocks(tokenizer, config.recovery)
     held_out = config.held_out(tokenizer)[WANTED_SKILL]
     frames = []
     for neurons, residual in pairs:
         for variant in variants:
             small = narrowed(model, scores, variant, neurons, residual)
-            curve = recover(small, blocks, config.recovery, held_out=held_out, checkpoint=checkpoint, progress=progress)
+            how = {"held_out": held_out, "progress": progress}
+            train = partial(_regain, small, blocks, config.recovery, store=store, **how)
+            run = f"{name} {variant} {neurons:g} {residual:g}"
+            curve = store.keep(run, train, inputs=[small, config])
             about = {"variant": variant, "neuron_sparsity": neurons, "residual_sparsity": residual}
             frames.append(curve.assign(**about, n_parameters=n_parameters_of(small)))
     return pd.concat(frames, ignore_index=True)
+
+
+def _regain(*what: Any, store: Kept, **how: Any) -> pd.DataFrame:
+    return recover(*what, checkpoint=unfinished_in(store), **how)
+
+
+def unfinished_in(store: Kept) -> Path | None:
+    """The folder in which trainings of the result that is being computed leave off; None when nothing is kept."""
+    path = store.checkpoint("training").path
+    return path and path.parent
 
 
 def recovery_measures(recovery: pd.DataFrame, *, attribution: str) -> dict[str, float]:
