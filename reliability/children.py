@@ -13,12 +13,11 @@ from typing import Any
 
 from companion import __main__ as companion
 
-from narrowlib.chapters.language import tables as llm_tables
 from narrowlib.chapters.two_trees import group_lasso
 
 # What no profile makes small: these tables have the paper's sparsities and pairs at every scale.
 group_lasso.tables = partial(group_lasso.tables, sparsities=(0.0, 0.5, 0.9))
-llm_tables.paper_tables = partial(llm_tables.paper_tables, pairs=[(0.5, 0.2)], sparsities=(0.0, 0.5))
+SMALLER = {"llm-scores": "sparsities='0 0.5'", "llm-pruning": "sparsities='0 0.5' pairs=0.5/0.2"}
 
 MEASURED = ("seconds", "seconds_per_token", "joules")  # columns that tell what a run cost
 
@@ -60,7 +59,7 @@ def start_record(chapter: str, folder: Path, *, n_threads: int = 1, more: str = 
         import torch
 
         torch.set_num_threads(n_threads)
-        settings = f"checkpoints={folder / 'left'} {more}"
+        settings = f"checkpoints={folder / 'left'} {SMALLER.get(chapter, '')} {more}"
         options = ["--profile", "smoke", "--set", settings, "--save-every", "0", "--folder", str(folder)]
         return companion.main(["record", chapter, *options])
 

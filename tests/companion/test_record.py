@@ -68,24 +68,6 @@ def test_mnist_and_its_chapter_have_the_same_paper(monkeypatch):
     assert asked == [MnistConfig()]
 
 
-def test_language_models_get_the_parameters_of_their_chapter(monkeypatch):
-    from narrowlib.chapters.language import tables as llm_tables
-
-    asked = []
-    monkeypatch.setattr(llm_tables, "paper_tables", lambda config, **more: asked.append((config, more)))
-    values = record.all_parameters("llm-pruning", "paper", "")
-    record.RECORDED["llm-pruning"](values)
-    ((config, more),) = asked
-    assert (config.block_length, config.n_score_blocks) == (1024, 1024)
-    assert (config.recovery.n_steps, config.lasso.n_steps) == (values["recovery_steps"], values["lasso_steps"])
-    assert (config.recovery.learning_rate, config.lasso.learning_rate) == (
-        values["learning_rate"],
-        values["lasso_rate"],
-    )
-    assert len(more["strengths"]) == 3 and set(more["strengths"]) <= set(llm_tables.STRENGTHS)  # of the paper's
-    assert more["lasso_sparsity"] == llm_tables.LASSO_SPARSITY
-
-
 def test_unlearning_gets_the_parameters_of_its_chapter(monkeypatch):
     from narrowlib.chapters.unlearning import config as settings
     from narrowlib.chapters.unlearning import experiment as unlearning
