@@ -9,9 +9,7 @@
 # that was killed goes on from its last checkpoint.
 import shlex
 import sys
-from pathlib import Path
 
-ROOT = Path(workflow.basedir).parent
 from companion import record
 
 from narrowlib.chapters.frontier.config import Config, runs_of
@@ -30,8 +28,8 @@ PIECES = Path(SETTINGS.checkpoints) / f"frontier-{digest_of(SETTINGS.asked, clos
 
 PYTHON = shlex.quote(sys.executable)
 LAUNCHER = f"{PYTHON} -m torch.distributed.run --standalone --nproc-per-node={N_GPUS}" if N_GPUS > 1 else PYTHON
-ON_GPUS = f"{PYTHON} -m companion.with_gpus"
-RECORD = f"-m companion.record {CHAPTER} --profile {shlex.quote(PROFILE)} --set={shlex.quote(SET)}"
+ON_GPUS = f"{PYTHON} -m companion with-gpus"
+RECORD = f"-m companion record {CHAPTER} --profile {shlex.quote(PROFILE)} --set={shlex.quote(SET)}"
 
 wildcard_constraints:
     run="[a-z0-9_-]+",

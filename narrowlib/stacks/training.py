@@ -9,11 +9,13 @@ from typing import Any
 
 import pandas as pd
 import torch
+from pydantic import Field
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from narrowlib.settings import Count, Positive, Precision, Settings
 from narrowlib.stacks.cohort import OPTIMISERS, Cohort, run_chunks
-from narrowlib.stacks.gradients import PRECISIONS, LossAndGradient, cross_entropy
+from narrowlib.stacks.gradients import LossAndGradient, cross_entropy
 from narrowlib.stacks.networks import MLPStack, accuracies
 from narrowlib.stacks.steps import DrawBatch, EpochSampler, Sampler
 from narrowlib.store.unfinished import Checkpoint
@@ -35,37 +37,14 @@ def _check_positive(name: str, value: Any) -> None:
     _check(name, value, lambda x: 0 < x < math.inf, "a positive number")
 
 
-@dataclass(frozen=True)
-class TrainingConfig:
-    """How a stack is trained on fresh samples.
+class TrainingConfig(Settings):
+    """How a stack is trained."""
 
-    Parameters
-    ----------
-    n_steps : int
-        Optimiser steps.
-    learning_rate : float
-        Adam step size.
-    eps : float
-        Added to Adam's denominator; 1e-5 in the paper.
-    record_every : int
-        Steps between two records; a record is the mean loss of the steps since the last one.
-    precision : {"float32", "bfloat16"}
-        Of matrix products and activations; parameters and optimiser are float32.
-    """
-
-    n_steps: int
-    learning_rate: float = 1e-3
-    eps: float = 1e-5
-    record_every: int = 100
-    precision: str = "float32"
-
-    def __post_init__(self) -> None:
-        for name in ("n_steps", "record_every"):
-            _check_count(name, getattr(self, name))
-        for name in ("learning_rate", "eps"):
-            _check_positive(name, getattr(self, name))
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision is {self.precision!r}; it must be one of {', '.join(PRECISIONS)}")
+    n_steps: Count = Field(description="optimiser steps")
+    learning_rate: Positive = Field(1e-3, description="step size of Adam")
+    eps: Positive = Field(1e-5, description="added to the denominator of Adam; the default is the paper's")
+    record_every: Count = Field(100, description="steps between two records, each the mean loss of those steps")
+    precision: Precision = Field("float32", description="of matrix products and activations; parameters are float32")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from narrowlib.chapters.frontier.outcomes import (
 )
 from narrowlib.chapters.style import book_theme, plot_pending
 from narrowlib.claims import assess, load_claims, verdict
-from narrowlib.store.records import origin, paper_record, provenance, scale
+from narrowlib.store.provenance import provenance
+from narrowlib.store.records import origin, paper_record, scale
 
 __all__ = [
     "Config", "FrontierStudy", "assess", "book_theme", "common_target", "frontier", "frontier_measures", "frontiers",

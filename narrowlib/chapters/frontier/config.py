@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import Field
 
-from narrowlib.chapters.language.pruning import LLMPruningConfig
-from narrowlib.data.tokens import PACKAGES
+from narrowlib.chapters.language.config import WHERE, TextConfig
 from narrowlib.llm.distillation import Distillation
 from narrowlib.llm.settings import LLMTrainingConfig
 from narrowlib.settings import (
@@ -20,7 +19,6 @@ from narrowlib.settings import (
     Positive,
     Precision,
     Rate,
-    Settings,
     Share,
     Weight,
     Whole,
@@ -29,18 +27,14 @@ from narrowlib.settings import (
 METHODS = ("scratch", "distilled", "pruned", "pruned, distilled")
 PREPARATION = "prepare"  # name of the piece that all runs need
 AT_ONCE = 8  # blocks at most through a model in training
-_NOT_OF_RUNS = ("target_loss", "device", "checkpoints")
+_NOT_OF_RUNS = ("target_loss", *WHERE)
 
 
-class Config(Settings):
+class Config(TextConfig):
     """Parameters of the chapter; the defaults are those of the record on the default model."""
 
     model: str = Field("default", description="small (trained here), default, a local folder, or a name on the hub")
     base_steps: Count = Field(1_000, description="training steps of the small one")
-    source: str = Field(PACKAGES, description="of the Python: packages, or a data set of the hub")
-    block_length: Annotated[int, Field(ge=2, le=131_072)] = Field(1_024, description="tokens of a block")
-    n_score_blocks: Count = Field(1_024, description="blocks that units are ranked on")
-    n_held_out_blocks: Count = Field(64, description="blocks that losses are read on")
     students: Numbers[Count] = Field(
         (2, 3, 4, 5, 6), description="attention heads of the students, which set their width and depth"
     )
@@ -66,12 +60,6 @@ class Config(Settings):
     def asked(self) -> dict[str, Any]:
         """Every parameter that the runs depend on, as in a parameters cell."""
         return {name: value for name, value in self.to_parameters().items() if name not in _NOT_OF_RUNS}
-
-    @property
-    def pruning(self) -> LLMPruningConfig:
-        """How blocks are chosen."""
-        names = ("model", "block_length", "n_score_blocks", "n_held_out_blocks", "source")
-        return LLMPruningConfig(**{name: getattr(self, name) for name in names})
 
     @property
     def distillation(self) -> Distillation:

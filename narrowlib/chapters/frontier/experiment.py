@@ -16,9 +16,9 @@ import torch
 from narrowlib.chapters.frontier import small_base
 from narrowlib.chapters.frontier.config import AT_ONCE, PREPARATION, Config, Run, pieces, runs_of
 from narrowlib.chapters.frontier.outcomes import HELD_OUT, smoothed
-from narrowlib.chapters.language.lasso import RANKED_BY
-from narrowlib.chapters.language.pruning import KINDS, WANTED, Scores, unit_scores
-from narrowlib.chapters.language.recovery import narrowed
+from narrowlib.chapters.language.config import KINDS, RANKED_BY, WANTED_SKILL
+from narrowlib.chapters.language.recovery import narrowed, unfinished_in
+from narrowlib.chapters.language.scoring import Scores, unit_scores
 from narrowlib.devices import pick_device
 from narrowlib.llm.costs import flops_per_token, seconds_per_token
 from narrowlib.llm.distillation import soft_targets
@@ -77,12 +77,12 @@ class FrontierStudy:
     def blocks(self) -> Dataset:
         """What every run is trained on."""
         training = self.config.training(self.config.student_rate)
-        return self.config.pruning.training_blocks(self.language_model.tokenizer, training)
+        return self.config.training_blocks(self.language_model.tokenizer, training)
 
     @cached_property
     def held_out(self) -> Dataset:
         """What every run is read on."""
-        return self.config.pruning.held_out(self.language_model.tokenizer)[WANTED]
+        return self.config.held_out(self.language_model.tokenizer)[WANTED_SKILL]
 
     @cached_property
     def base_loss(self) -> float:
@@ -91,10 +91,10 @@ class FrontierStudy:
 
     @cached_property
     def scores(self) -> dict[str, Scores]:
-        """Scores of neurons and residual dimensions by ``narrowlib.chapters.language.lasso.RANKED_BY``."""
+        """Scores of neurons and residual dimensions by ``narrowlib.chapters.language.config.RANKED_BY``."""
 
         def compute() -> dict[str, Scores]:
-            blocks = self.config.pruning.score_blocks(self.language_model.tokenizer)
+            blocks = self.config.score_blocks(self.language_model.tokenizer)
             return unit_scores(self.base, blocks, kinds=KINDS, variants=(RANKED_BY,), progress=self.progress)
 
         return self.store.keep("scores", compute)
@@ -160,7 +160,7 @@ class FrontierStudy:
         config, model = self.config, self.model_of(run)
         rate = config.student_rate if isinstance(run.size, int) else config.recovery_rate
         flops = flops_per_token(model, config.block_length)
-        of_training, place = BACKWARD * flops, self.store.checkpoint("training").path
+        of_training = BACKWARD * flops
         if run.is_taught:
             of_training += flops_per_token(self.base, config.block_length)
         facts = {
@@ -176,7 +176,7 @@ class FrontierStudy:
             config.training(rate),
             distillation=config.distillation,
             held_out=self.held_out,
-            checkpoint=place and place.parent,
+            checkpoint=unfinished_in(self.store),
             tells_costs=True,
             progress=self.progress,
         )

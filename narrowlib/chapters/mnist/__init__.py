@@ -18,7 +18,8 @@ from narrowlib.claims import assess, assess_all, verdict
 from narrowlib.data.digits import mnist_digits
 from narrowlib.devices import pick_device
 from narrowlib.stacks.networks import accuracies
-from narrowlib.store.records import origin, paper_record, provenance, scale
+from narrowlib.store.provenance import provenance
+from narrowlib.store.records import origin, paper_record, scale
 
 __all__ = [
     "EVEN", "Config", "accuracies", "assess", "assess_all", "best_networks", "best_settings", "book_theme", "compare",

@@ -15,7 +15,8 @@ from narrowlib.chapters.unlearning.measures import (
 )
 from narrowlib.claims import assess, verdict
 from narrowlib.data.facts import CHANCE, facts
-from narrowlib.store.records import origin, paper_record, provenance, scale
+from narrowlib.store.provenance import provenance
+from narrowlib.store.records import origin, paper_record, scale
 
 __all__ = [
     "CHANCE", "Config", "accuracies", "arrows", "assess", "book_theme", "clear_wins", "facts", "origin", "paper_record",

@@ -7,8 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from narrowlib.chapters.language.lasso import RANKED_BY
-from narrowlib.chapters.language.pruning import LLMPruningConfig
+from narrowlib.chapters.language.config import RANKED_BY, WHERE, LLMPruningConfig
 from narrowlib.llm.settings import PAPER_GROUP_LASSO, LLMTrainingConfig
 from narrowlib.settings import Count, Device, NotNegative, Numbers, Part, Precision, Rate, Settings, Whole, Words, part
 
@@ -17,7 +16,7 @@ SCORE_OF = {"random": "random", "attribution": RANKED_BY, "lasso": RANKED_BY}  #
 CONTROLS = ("python", "scratch")  # the whole model trained on Python; a pruned model's shape, without its weights
 METHODS = (*SCORE_OF, *CONTROLS)
 PYTHON_RATE, SCRATCH_RATE = 2e-4, 5e-4  # step sizes on Python: from trained weights, from random ones
-_NOT_OF_RUNS = ("benchmarks", "device", "checkpoints")
+_NOT_OF_RUNS = ("benchmarks", *WHERE)
 
 
 class Config(Settings):
@@ -61,8 +60,7 @@ class Config(Settings):
     def pruning(self) -> LLMPruningConfig:
         """Model, blocks, and how the group lasso is run before the cut."""
         lasso = self._on_python(self.lasso_steps, PAPER_GROUP_LASSO.learning_rate)
-        names = ("model", "block_length", "n_score_blocks", "n_held_out_blocks")
-        return LLMPruningConfig(**{name: getattr(self, name) for name in names}, lasso=lasso)
+        return self.build(LLMPruningConfig, lasso=lasso)
 
     @part
     def python(self) -> LLMTrainingConfig | None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import copy
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
 
-from narrowlib.chapters.language.lasso import BEFORE, RANKED_BY, Trained, regularised
-from narrowlib.chapters.language.pruning import WANTED, Scores, unit_scores
-from narrowlib.chapters.language.recovery import narrowed
+from narrowlib.chapters.language.config import BEFORE, RANKED_BY, WANTED_SKILL
+from narrowlib.chapters.language.lasso import Trained, regularised
+from narrowlib.chapters.language.recovery import narrowed, unfinished_in
+from narrowlib.chapters.language.scoring import Scores, unit_scores
 from narrowlib.chapters.unlearning.config import BASE, SCORE_OF, Config
 from narrowlib.data import facts as knowledge
 from narrowlib.data.documents import SKILLS
@@ -137,12 +138,8 @@ class _Study:
         training = self.config.scratch if method == "scratch" else self.config.python
         if method != BASE and training is not None:
             blocks = self.config.pruning.training_blocks(self.tokenizer, training)
-            recover(model, blocks, training, **self._where("python"))
+            recover(model, blocks, training, checkpoint=unfinished_in(self.store), progress=self.progress)
         return model
-
-    def _where(self, name: str) -> dict[str, Any]:
-        place = self.store.checkpoint(name).path
-        return {"checkpoint": place and place.parent, "progress": self.progress}
 
     @cached_property
     def _loaded(self) -> LanguageModel:
@@ -158,7 +155,9 @@ class _Study:
 
     @cached_property
     def _held_out(self) -> dict:
-        return self.config.pruning.held_out(self.tokenizer, (WANTED, *(skill for skill in SKILLS if skill != WANTED)))
+        return self.config.pruning.held_out(
+            self.tokenizer, (WANTED_SKILL, *(skill for skill in SKILLS if skill != WANTED_SKILL))
+        )
 
     @cached_property
     def _scores(self) -> dict[str, Scores]:
@@ -168,15 +167,8 @@ class _Study:
 
     @cached_property
     def _regularised(self) -> Trained:
-        strength = self.config.lasso_strength
-
-        def compute() -> dict[str, Any]:
-            trained = regularised(self.base, self.tokenizer, strength, self.config.pruning, **self._where("lasso"))
-            return {"parameters": trained.model.state_dict(), "scores": trained.scores}
-
-        kept, model = self.store.keep("group lasso", compute), copy.deepcopy(self.base)
-        model.load_state_dict(kept["parameters"])
-        return Trained(strength, model, kept["scores"])
+        how = {"store": self.store, "progress": self.progress}
+        return regularised(self.base, self.tokenizer, self.config.lasso_strength, self.config.pruning, **how)
 
 
 def without_knowledge(model: PreTrainedModel) -> PreTrainedModel:

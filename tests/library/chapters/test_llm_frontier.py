@@ -13,7 +13,7 @@ from tiny_llamas import tiny_llama, tiny_tokenizer
 from narrowlib.chapters.frontier import experiment
 from narrowlib.chapters.frontier.config import Config, pieces, runs_of
 from narrowlib.chapters.frontier.experiment import FrontierStudy, tables
-from narrowlib.chapters.language import pruning as llm_pruning
+from narrowlib.chapters.language import config as language_config
 from narrowlib.llm import costs as llm_costs
 from narrowlib.llm.costs import flops_per_token
 from narrowlib.llm.distillation import Distillation, soft_targets
@@ -42,7 +42,7 @@ def tiny_study(monkeypatch):
     def skill_blocks(tokenizer, skill, *, n_tokens, split, block_length, **options):
         return blocks(n_tokens // block_length, seed=100 if split == "train" else 0)
 
-    monkeypatch.setattr(llm_pruning, "skill_blocks", skill_blocks)
+    monkeypatch.setattr(language_config, "skill_blocks", skill_blocks)
     loaded = LanguageModel(tiny_llama(), tiny_tokenizer(), "tiny")
     monkeypatch.setattr(experiment, "load_causal_lm", lambda name, device: loaded)
 
