@@ -31,4 +31,6 @@ class Config(Settings):
     learning_rate: Rate = Field(3e-4, description="step size of AdamW in recovery")
     precision: Precision = Field("bfloat16", description="of matrix products in training")
     device: Device = Field("auto", description="where it runs")
-    out: str = Field("", description="folder for the result; empty for one that is removed at the end")
+    out: str = Field(
+        "_build/narrow-model", description="folder for the result; empty for one that is removed at the end"
+    )
