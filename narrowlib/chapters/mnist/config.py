@@ -82,14 +82,6 @@ class MnistConfig(Settings):
     goal: Positive = Field(0.97, description="accuracy on the even test digits")
     first_seed: Whole = 0
 
-    @model_validator(mode="after")
-    def _teacher_is_larger(self) -> MnistConfig:
-        most = 2 * self.teacher.width
-        for value in (*self.attribution.neurons, *self.lasso.method.neurons):
-            if value > most:
-                raise ValueError(f"neurons holds {value}; the teacher has {most} to keep some of")
-        return self
-
     @property
     def seeds(self) -> range:
         """Seeds of the repeats."""
@@ -125,6 +117,14 @@ class Config(Settings):
     relearning_points: Count = Field(2_000, description="samples of all digits in the last part")
     device: Device = Field("auto", description="where it runs")
     checkpoints: str = Field("", description="folder where progress is saved and resumed from; empty for none")
+
+    @model_validator(mode="after")
+    def _teacher_is_larger(self) -> Config:
+        most = 2 * self.teacher_width
+        for name in ("pruned_neurons", "lasso_neurons"):
+            if max(getattr(self, name)) > most:
+                raise ValueError(f"{name} holds {max(getattr(self, name))}; the teacher has {most} to keep some of")
+        return self
 
     @part
     def comparison(self) -> MnistConfig:
