@@ -2,7 +2,6 @@
 
 import sys
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -74,7 +73,7 @@ if __name__ == "__main__":
     rank = torch.distributed.get_rank()
     table = recorded("shared", {}, lambda: pd.DataFrame({"rank": [rank]}), folder)
     assert table["rank"].tolist() == [0]  # all have what the first wrote
-    config = replace(CONFIG, checkpoint_every=1)
+    config = CONFIG.replace(checkpoint_every=1)
     frame, whole = distilled(config)
     with suppress(Killed), killed_after(4):
         distilled(config, folder / "left")
