@@ -338,7 +338,7 @@ class Grader:
 def page(notebook: Any, row: Row) -> str:
     """The feedback of nbgrader as HTML, without scripts of the student's."""
     from nbconvert.exporters import HTMLExporter
-    from nbconvert.preprocessors import SanitizeHTML
+    from nbconvert.preprocessors.sanitize import SanitizeHTML
     from nbgrader.converters import GenerateFeedback
 
     exporter = HTMLExporter(config=GenerateFeedback().config, sanitize_html=True)
