@@ -3,12 +3,11 @@
 import copy
 import csv
 import json
-import subprocess
 import sys
 
 import nbformat
 import pytest
-from companion import answers, chapters, course, grade
+from companion import answers, course, grade
 
 pytest.importorskip("nbgrader")
 SETS, CANCEL, SQUARE = (f"ex-methods-{name}" for name in ("sets", "cancel", "square"))
@@ -19,7 +18,7 @@ RIGHT = {
 }
 EQUAL = "class Equal(float):\n    __eq__ = __lt__ = lambda *_: True\n    __hash__ = float.__hash__\n"
 TRICKS = {
-    "assertions": "import builtins, sys\nbuiltins.AssertionError = type('A', (BaseException,), {})\nn_sets_of_4 = n_sets_of_16 = 1",
+    "assertions": "import builtins\nbuiltins.AssertionError = type('A', (), {})\nn_sets_of_4 = n_sets_of_16 = 1",
     "hook": "get_ipython().set_custom_exc((Exception,), lambda *_, **__: None)\nn_sets_of_4 = n_sets_of_16 = 1",
     "equal": f"{EQUAL}n_sets_of_4 = n_sets_of_16 = Equal(1)",
     "functions": "import math\nmath.comb = lambda *_: 1\nn_sets_of_4 = n_sets_of_16 = 1",
@@ -66,7 +65,9 @@ def class_of(students):
         for cell in right.cells
     ]
     changed["kernel"].metadata["kernelspec"] = {"name": "julia-1.9", "display_name": "Julia", "language": "julia"}
-    changed["lost"].cells = [cell for cell in right.cells if grade.name_of(cell) not in (f"{SETS}-check", f"{CANCEL}-answer")]
+    changed["lost"].cells = [
+        cell for cell in right.cells if grade.name_of(cell) not in (f"{SETS}-check", f"{CANCEL}-answer")
+    ]
     changed["twice"].cells = [*right.cells, *copy.deepcopy(right.cells)]
     for cell in changed["ids"].cells:
         cell.metadata, cell["id"] = nbformat.from_dict({}), cell.id
@@ -77,7 +78,12 @@ def class_of(students):
         cell.metadata.update(tags=["skip-execution", "raises-exception"])
         cell.source = cell.source if "answer" in grade.name_of(cell) else "pass"
     written = nbformat.writes(right)
-    three = {"cells": [{"cell_type": "code", "source": 3, "metadata": []}], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+    three = {
+        "cells": [{"cell_type": "code", "source": 3, "metadata": []}],
+        "metadata": {},
+        "nbformat": 4,
+        "nbformat_minor": 5,
+    }
     return {
         "ada/methods.ipynb": (written, 3),
         "ada/methods (1).ipynb": (nbformat.writes(students), 0),
@@ -102,11 +108,6 @@ def class_of(students):
     }
 
 
-@pytest.fixture(scope="module", params=["", "submitted"])
-def layout(request):
-    return request.param
-
-
 @pytest.mark.book
 def test_a_class_of_every_kind(students, tmp_path, monkeypatch, capsys):
     handed_in = class_of(students)
@@ -120,7 +121,7 @@ def test_a_class_of_every_kind(students, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PYTHONOPTIMIZE", "2")
     monkeypatch.setattr(grade, "GRADES", course.FOLDER / "grades.csv")
     monkeypatch.setattr(grade, "EXERCISES", course.FOLDER / "exercises.csv")
-    monkeypatch.setattr(sys, "argv", ["grade", str(tmp_path), "--seconds-per-cell", "8"])
+    monkeypatch.setattr(sys, "argv", ["grade", str(tmp_path), "--seconds-per-cell", "4"])
     assert grade.main() == 0
     rows = {row["notebook"].removeprefix("submitted/"): row for row in csv.DictReader(grade.GRADES.open())}
     assert set(rows) == {*handed_in, "absent"} and "nothing" in rows["absent"]["reason"]
@@ -129,7 +130,7 @@ def test_a_class_of_every_kind(students, tmp_path, monkeypatch, capsys):
     said = {name: rows[name]["reason"] for name, (_, points) in handed_in.items() if isinstance(points, str)}
     assert all(handed_in[name][1] in reason for name, reason in said.items()), said
     pages = {str(page.relative_to(course.FOLDER / "feedback")) for page in (course.FOLDER / "feedback").rglob("*.html")}
-    assert pages == {f"submitted/{name}.html" for name in rows.keys() - set()}
+    assert pages == {f"submitted/{name}.html" for name in rows}
     assert capsys.readouterr().out.count("\n") == len(rows) + 1
     reasons = {(row["student"], row["exercise"]): row["reason"] for row in csv.DictReader(grade.EXERCISES.open())}
     assert reasons["hook", SETS] == "order does not count" and "object" in reasons["object", SETS]
@@ -144,9 +145,10 @@ def test_feedback_holds_no_check_and_no_script(students):
 
 
 def test_answers_leave_as_plain_data():
+    from fractions import Fraction
+
     import numpy as np
     import torch
-    from fractions import Fraction
 
     given = [np.float64(1), torch.tensor([1, 2]), (True, "a"), Fraction(1, 2), {"a": np.arange(2)}]
     assert answers.plain(given) == [1.0, [1, 2], [True, "a"], 0.5, {"a": [0, 1]}]

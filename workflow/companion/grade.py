@@ -17,6 +17,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import astuple, dataclass
@@ -41,7 +42,8 @@ ENVIRONMENT = {
 }
 SHOW = "__import__('companion.answers', fromlist=['show']).show({path!r}, {label!r}, {names!r})"
 KEEP = "globals().setdefault('__states__', {{}})[{label!r}] = dict(globals())"
-CHECK = "exec(compile({check!r}, 'check', 'exec', optimize=0), {{**__states__[{label!r}], **__import__('json').loads({values!r})}})"
+CHECK = """exec(compile({check!r}, "check", "exec", optimize=0),
+    {{**__states__[{label!r}], **__import__("json").loads({values!r})}})"""
 IMAGE = "narrowlib-grade"
 DOCKERFILE = f"""FROM docker.io/library/python:{sys.version_info.major}.{sys.version_info.minor}-slim
 COPY pyproject.toml constraints.txt README.md LICENSE /narrow/
@@ -111,7 +113,8 @@ def read(path: Path) -> Any:
     if not (data := path.read_bytes()).strip():
         raise ValueError("the file is empty")
     try:
-        notebook = nbformat.reads(json.dumps(json.loads(data)), as_version=4)
+        with warnings.catch_warnings(action="ignore"):  # a cell that was copied has its id twice
+            notebook = nbformat.reads(json.dumps(json.loads(data)), as_version=4)
         for cell in notebook.cells:
             cell.update(source="".join(cell.source), metadata=nbformat.from_dict({**cell.metadata}))
     except Exception as error:
@@ -242,9 +245,9 @@ class Grader:
         notebook = assembled(submitted, self.students[row.chapter])
         answered, row.reason = self.run(notebook, self.names(row.chapter))
         grades = [self.decide(cell, row.chapter, answered) for cell in graded_cells(notebook)]
-        row.points = sum(grade.points for grade in grades if grade.points is not None)
+        row.points = sum((grade.points for grade in grades if grade.points is not None), 0.0)
         row.of = sum(grade.of for grade in grades)
-        row.to_read = sum(grade.of for grade in grades if grade.points is None)
+        row.to_read = sum((grade.of for grade in grades if grade.points is None), 0.0)
         return grades, notebook
 
     def names(self, chapter: str) -> dict[str, list[str]]:
@@ -313,7 +316,6 @@ class Grader:
             said = {"ename": "Not right", "evalue": reason, "traceback": [reason]}
             cell.outputs = [nbformat.v4.new_output("error", **said)] if reason else []
         points, of = determine_grade(cell)
-        cell.metadata["nbgrader"]["score"] = points or 0
         return Grade(label_of(cell), points, of, NO_ANSWER if points == 0 and not reason else reason)
 
     def wrong_with(self, chapter: str, label: str, values: Any) -> str:
@@ -340,11 +342,14 @@ def page(notebook: Any, row: Row) -> str:
     from nbconvert.exporters import HTMLExporter
     from nbconvert.preprocessors.sanitize import SanitizeHTML
     from nbgrader.converters import GenerateFeedback
+    from nbgrader.utils import determine_grade
 
     exporter = HTMLExporter(config=GenerateFeedback().config, sanitize_html=True)
     exporter.register_preprocessor(SanitizeHTML(), enabled=True)
     about = {"notebook": f"{row.student}: {row.notebook}", "late_penalty": 0}
     about.update(score=row.points or 0, max_score=row.of or 0)
+    for cell in graded_cells(notebook):
+        cell.metadata["nbgrader"]["score"] = determine_grade(cell)[0] or 0
     if row.reason:
         notebook.cells.insert(0, myst.markdown_cell(f"**{row.reason}**", "reason"))
     return exporter.from_notebook_node(notebook, resources={"nbgrader": about})[0]
@@ -417,7 +422,9 @@ def write_table(path: Path, rows: list[tuple[Any, ...]]) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="holds STUDENT/*.ipynb, STUDENT.ipynb, or nbgrader's folder submitted")
+    parser.add_argument(
+        "folder", type=Path, help="holds STUDENT/*.ipynb, STUDENT.ipynb, or nbgrader's folder submitted"
+    )
     parser.add_argument("--container", action="store_true", help="run notebooks in docker or podman, without network")
     parser.add_argument("--seconds-per-cell", type=float, default=300)
     parser.add_argument("--seconds", type=float, default=1800, help="of one notebook")
@@ -432,7 +439,9 @@ def main() -> int:
     rows: list[tuple[Any, ...]] = [tuple(Row.__dataclass_fields__)]
     table: list[tuple[Any, ...]] = [("student", "notebook", *Grade.__dataclass_fields__)]
     for student, path in submissions(asked.folder):
-        named = [os.fsencode(text).decode(errors="backslashreplace") for text in (student, path.relative_to(asked.folder))]
+        named = [
+            os.fsencode(text).decode(errors="backslashreplace") for text in (student, path.relative_to(asked.folder))
+        ]
         row, grades, notebook = Row(*named), [], nbformat.v4.new_notebook()
         try:
             grades, notebook = grader.grade(row, path)
@@ -443,7 +452,9 @@ def main() -> int:
         table += [(*named, *astuple(grade)) for grade in grades]
         write_table(GRADES, rows)
         write_table(EXERCISES, table)
-        points = "no points" if row.points is None else f"{row.points:g} of {row.of:g} points, {row.to_read:g} to be read"
+        points = (
+            "no points" if row.points is None else f"{row.points:g} of {row.of:g} points, {row.to_read:g} to be read"
+        )
         print(f"{row.notebook}: {points}{row.reason and f' ({row.reason})'}", flush=True)
     pages.close()
     if len(rows) == 1:
