@@ -7,7 +7,7 @@ import sys
 
 import nbformat
 import pytest
-from companion import answers, course, grade
+from companion import answers, course, feedback, grade, submissions
 
 pytest.importorskip("nbgrader")
 SETS, CANCEL, SQUARE = (f"ex-methods-{name}" for name in ("sets", "cancel", "square"))
@@ -44,7 +44,7 @@ def students(tmp_path_factory):
 
 
 def cell_of(notebook, name):
-    return next(cell for cell in notebook.cells if grade.name_of(cell) == name)
+    return next(cell for cell in notebook.cells if submissions.name_of(cell) == name)
 
 
 def answered(students, **changes):
@@ -61,12 +61,14 @@ def class_of(students):
     right = answered(students)
     changed = {name: copy.deepcopy(right) for name in ("markdown", "kernel", "lost", "twice", "ids", "bare", "other")}
     changed["markdown"].cells = [
-        nbformat.v4.new_markdown_cell(cell.source, metadata=cell.metadata) if "check" in grade.name_of(cell) else cell
+        nbformat.v4.new_markdown_cell(cell.source, metadata=cell.metadata)
+        if "check" in submissions.name_of(cell)
+        else cell
         for cell in right.cells
     ]
     changed["kernel"].metadata["kernelspec"] = {"name": "julia-1.9", "display_name": "Julia", "language": "julia"}
     changed["lost"].cells = [
-        cell for cell in right.cells if grade.name_of(cell) not in (f"{SETS}-check", f"{CANCEL}-answer")
+        cell for cell in right.cells if submissions.name_of(cell) not in (f"{SETS}-check", f"{CANCEL}-answer")
     ]
     changed["twice"].cells = [*right.cells, *copy.deepcopy(right.cells)]
     for cell in changed["ids"].cells:
@@ -76,7 +78,7 @@ def class_of(students):
     tagged = answered(students, **{SETS: "n_sets_of_4 = n_sets_of_16 = 1"})
     for cell in tagged.cells:
         cell.metadata.update(tags=["skip-execution", "raises-exception"])
-        cell.source = cell.source if "answer" in grade.name_of(cell) else "pass"
+        cell.source = cell.source if "answer" in submissions.name_of(cell) else "pass"
     written = nbformat.writes(right)
     three = {
         "cells": [{"cell_type": "code", "source": 3, "metadata": []}],
@@ -137,10 +139,10 @@ def test_a_class_of_every_kind(students, tmp_path, monkeypatch, capsys):
 
 
 def test_feedback_holds_no_check_and_no_script(students):
-    notebook = grade.assembled(answered(students, **{SQUARE: "shrinking_factor = 2"}), students)
+    notebook = submissions.assembled(answered(students, **{SQUARE: "shrinking_factor = 2"}), students)
     notebook.cells.insert(0, nbformat.v4.new_markdown_cell("<script>alert(1)</script>"))
-    shown = grade.page(notebook, grade.Row("ada", "methods.ipynb", reason="too late"))
-    assert "too late" in shown and "shrinking_factor = " in shown
+    shown = feedback.page(notebook, submissions.Row("ada", "methods.ipynb", reason="too late"))
+    assert "too late" in shown and "shrinking_factor" in shown
     assert "alert(1)</script>" not in shown and "minimise distance" not in shown
 
 

@@ -27,7 +27,8 @@ INSTRUCTIONS = """# Before you begin
 
 - Run the notebook from the top; that takes about a minute. Then come the exercises, each worth {points}.
 - Where a cell says `= None  # your answer`, replace `None`, or add code below that sets the name. The cell after it
-  only sees whether there is an answer; whether it is right is checked when the notebook is graded.
+  only sees whether there is an answer; whether it is right is checked when the notebook is graded, with the parameters
+  as they are here. An answer is a number, a text, or a list of them.
 - Where a cell says *{stub}*, write there. A person reads it.
 - Remove or add no cell that is part of an exercise. Before you hand in, restart the kernel, run everything, and save.
 

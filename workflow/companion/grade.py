@@ -17,22 +17,17 @@ import os
 import subprocess
 import sys
 import tempfile
-import warnings
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import astuple, dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import nbformat
 
-from companion import answers, chapters, course, exercises, myst, plainly
+from companion import answers, chapters, course, exercises, feedback, myst, plainly, submissions
+from companion.submissions import MOST_BYTES, Row, checks, graded_cells, known_cells, label_of, read
 from narrowlib.store.downloads import CACHE_VARIABLE, cache_folder
 
 GRADES, EXERCISES = course.FOLDER / "grades.csv", course.FOLDER / "exercises.csv"
-MOST_BYTES = 50_000_000  # of a notebook, and of the answers in it
-PAGE_SECONDS = 120  # to draw a page of feedback
 NO_ANSWER = "no answer yet"
 ENVIRONMENT = {
     "CUDA_VISIBLE_DEVICES": "",  # teacher's and students' notebooks compute the same
@@ -64,138 +59,6 @@ class Grade:
     points: float | None
     of: float
     reason: str = ""
-
-
-@dataclass
-class Row:
-    """One file that was handed in, as the table has it."""
-
-    student: str
-    notebook: str
-    chapter: str = ""
-    points: float | None = None
-    of: float | None = None
-    to_read: float | None = None
-    reason: str = ""
-
-
-def submissions(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Student and path of every file; an empty folder counts as one.
-
-    The folder holds STUDENT/.../*.ipynb, STUDENT.ipynb, or nbgrader's folder ``submitted``.
-    """
-    root = folder / "submitted" if (folder / "submitted").is_dir() else folder
-    for at, inner, files in os.walk(root):
-        inner[:] = sorted(name for name in inner if not name.startswith((".", "__")))
-        where = Path(at).relative_to(root).parts
-        handed_in = sorted(name for name in files if not name.startswith(".") and name != "timestamp.txt")
-        yield from ((where[0] if where else Path(name).stem, Path(at, name)) for name in handed_in)
-        if where and not inner and not handed_in:
-            yield where[0], Path(at)
-
-
-def read(path: Path) -> Any:
-    """A notebook that was handed in.
-
-    Raises
-    ------
-    ValueError
-        When it is none, with the reason in one sentence.
-    """
-    if path.is_dir():
-        raise ValueError("nothing was handed in")
-    if path.suffix.lower() != ".ipynb":
-        raise ValueError(f"a file named *{path.suffix} is not a notebook")
-    if path.is_symlink() or not path.is_file():
-        raise ValueError("a link or a special file is not a notebook")
-    if path.stat().st_size > MOST_BYTES:
-        raise ValueError(f"the file is larger than {MOST_BYTES // 10**6} MB")
-    if not (data := path.read_bytes()).strip():
-        raise ValueError("the file is empty")
-    try:
-        with warnings.catch_warnings(action="ignore"):  # a cell that was copied has its id twice
-            notebook = nbformat.reads(json.dumps(json.loads(data)), as_version=4)
-        for cell in notebook.cells:
-            cell.update(source="".join(cell.source), metadata=nbformat.from_dict({**cell.metadata}))
-    except Exception as error:
-        said = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-        raise ValueError(f"Jupyter cannot read it as a notebook of format 4 ({said})") from None
-    return notebook
-
-
-def name_of(cell: Any) -> Any:
-    """What the course calls a cell: its name for nbgrader, or its id where a tool has removed that."""
-    about = cell.metadata.get("nbgrader")
-    name = about.get("grade_id") if isinstance(about, dict) else None
-    return name if isinstance(name, str) else cell.get("id")
-
-
-def known_cells(notebook: Any) -> dict[str, Any]:
-    """Cells that the course knows by name."""
-    return {name_of(cell): cell for cell in notebook.cells if "nbgrader" in cell.metadata}
-
-
-def graded_cells(notebook: Any) -> list[Any]:
-    """Cells that are worth points."""
-    return [cell for cell in notebook.cells if cell.metadata.get("nbgrader", {}).get("grade")]
-
-
-def checks(notebook: Any) -> dict[str, Any]:
-    """Cells that check an answer, by exercise."""
-    return {label_of(cell): cell for cell in graded_cells(notebook) if cell.cell_type == "code"}
-
-
-def label_of(cell: Any) -> str:
-    """The exercise that a graded cell belongs to."""
-    return name_of(cell).rsplit("-", 1)[0]
-
-
-def chapter_of(notebook: Any, students: dict[str, Any]) -> str:
-    """The chapter whose exercises a notebook holds, whatever its file is called."""
-    names = {name_of(cell) for cell in notebook.cells} - {course.PARAMETERS}
-    shared = {chapter: len(names & set(known_cells(known))) for chapter, known in students.items()}
-    best = max(shared, key=shared.__getitem__)
-    said = notebook.metadata.get("narrowlib")
-    said = said.get("chapter") if isinstance(said, dict) else None
-    if not shared[best] and said not in list(students):
-        raise ValueError("it holds no exercise that make course wrote")
-    return best if shared[best] else said
-
-
-def assembled(submitted: Any, students: Any) -> Any:
-    """The student's sources in the course's cells: each of these once, with the course's metadata, locked ones whole.
-
-    A check that is gone stands after its answer; the cell of parameters stands at the top.
-    """
-    known, cells, placed = known_cells(students), [], set()
-    sources: dict[Any, list[str]] = {}
-    for cell in submitted.cells:
-        sources.setdefault(name_of(cell), []).append(cell.source)
-
-    def put(name: Any) -> None:
-        if name in known and name not in placed:
-            placed.add(name)
-            cells.append(copy.deepcopy(known[name]))
-            if not known[name].metadata["nbgrader"]["locked"]:
-                stub = known[name].source
-                written = [text for text in sources.get(name, []) if text.strip() not in ("", stub.strip())]
-                cells[-1].source = written[0] if written else stub
-
-    put(course.PARAMETERS)
-    for cell in submitted.cells:
-        name = name_of(cell)
-        if name not in known or (name in placed and not known[name].metadata["nbgrader"]["locked"]):
-            make = myst.code_cell if cell.cell_type == "code" else myst.markdown_cell
-            cells.append(make(cell.source, "own"))
-        put(name)
-        check = f"{name}".removesuffix("answer") + "check"
-        if check not in sources:
-            put(check)
-    for cell in graded_cells(students):
-        put(name_of(cell))
-    for number, cell in enumerate(cells):
-        cell["id"] = f"cell-{number}"
-    return nbformat.v4.new_notebook(cells=cells, metadata=students.metadata)
 
 
 class Reference:
@@ -241,8 +104,8 @@ class Grader:
     def grade(self, row: Row, path: Path) -> tuple[list[Grade], Any]:
         """Fill in the row of a file; returns the grades of its exercises and the notebook that ran."""
         submitted = read(path)
-        row.chapter = chapter_of(submitted, self.students)
-        notebook = assembled(submitted, self.students[row.chapter])
+        row.chapter = submissions.chapter_of(submitted, self.students)
+        notebook = submissions.assembled(submitted, self.students[row.chapter])
         answered, row.reason = self.run(notebook, self.names(row.chapter))
         grades = [self.decide(cell, row.chapter, answered) for cell in graded_cells(notebook)]
         row.points = sum((grade.points for grade in grades if grade.points is not None), 0.0)
@@ -337,50 +200,6 @@ class Grader:
             return f"its check did not end: {type(error).__name__}"
 
 
-def page(notebook: Any, row: Row) -> str:
-    """The feedback of nbgrader as HTML, without scripts of the student's."""
-    from nbconvert.exporters import HTMLExporter
-    from nbconvert.preprocessors.sanitize import SanitizeHTML
-    from nbgrader.converters import GenerateFeedback
-    from nbgrader.utils import determine_grade
-
-    exporter = HTMLExporter(config=GenerateFeedback().config, sanitize_html=True)
-    exporter.register_preprocessor(SanitizeHTML(), enabled=True)
-    about = {"notebook": f"{row.student}: {row.notebook}", "late_penalty": 0}
-    about.update(score=row.points or 0, max_score=row.of or 0)
-    for cell in graded_cells(notebook):
-        cell.metadata["nbgrader"]["score"] = determine_grade(cell)[0] or 0
-    if row.reason:
-        notebook.cells.insert(0, myst.markdown_cell(f"**{row.reason}**", "reason"))
-    return exporter.from_notebook_node(notebook, resources={"nbgrader": about})[0]
-
-
-class Pages:
-    """A process that draws pages; a new one after a page that it could not draw."""
-
-    def __init__(self) -> None:
-        self.pool: ProcessPoolExecutor | None = None
-
-    def write(self, notebook: Any, row: Row) -> str:
-        """Write the page of a row; returns what went wrong."""
-        self.pool = self.pool or ProcessPoolExecutor(1, mp_context=get_context("spawn"))
-        try:
-            text = self.pool.submit(page, notebook, row).result(PAGE_SECONDS)
-            chapters.write_if_changed(course.FOLDER / "feedback" / f"{row.notebook}.html", text)
-        except Exception as error:
-            self.close()
-            return f"its page of feedback could not be made ({type(error).__name__})"
-        return ""
-
-    def close(self) -> None:
-        """End the process."""
-        if self.pool:
-            for process in self.pool._processes.values():
-                process.kill()
-            self.pool.shutdown(cancel_futures=True)
-        self.pool = None
-
-
 def container() -> list[str]:
     """The words that run a command in docker or podman, without network and with limits; builds the image.
 
@@ -422,9 +241,7 @@ def write_table(path: Path, rows: list[tuple[Any, ...]]) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "folder", type=Path, help="holds STUDENT/*.ipynb, STUDENT.ipynb, or nbgrader's folder submitted"
-    )
+    parser.add_argument("folder", type=Path, help="STUDENT/*.ipynb, STUDENT.ipynb, or nbgrader's folder submitted")
     parser.add_argument("--container", action="store_true", help="run notebooks in docker or podman, without network")
     parser.add_argument("--seconds-per-cell", type=float, default=300)
     parser.add_argument("--seconds", type=float, default=1800, help="of one notebook")
@@ -432,16 +249,16 @@ def main() -> int:
     for name in [name for name in os.environ if name.startswith("PYTHON") and name != "PYTHONPATH"]:
         del os.environ[name]  # such as PYTHONOPTIMIZE, which would switch off assertions
     os.environ.update(ENVIRONMENT)
-    grader, pages = Grader(asked.seconds_per_cell, asked.seconds, container() if asked.container else []), Pages()
+    grader = Grader(asked.seconds_per_cell, asked.seconds, container() if asked.container else [])
+    pages = feedback.Pages()
     if not grader.teachers:
         print("there is no course to grade by; make course writes it", file=sys.stderr)
         return 2
     rows: list[tuple[Any, ...]] = [tuple(Row.__dataclass_fields__)]
     table: list[tuple[Any, ...]] = [("student", "notebook", *Grade.__dataclass_fields__)]
-    for student, path in submissions(asked.folder):
-        named = [
-            os.fsencode(text).decode(errors="backslashreplace") for text in (student, path.relative_to(asked.folder))
-        ]
+    for student, path in submissions.files_in(asked.folder):
+        names = (student, path.relative_to(asked.folder))
+        named = [os.fsencode(name).decode(errors="backslashreplace") for name in names]
         row, grades, notebook = Row(*named), [], nbformat.v4.new_notebook()
         try:
             grades, notebook = grader.grade(row, path)
@@ -452,9 +269,7 @@ def main() -> int:
         table += [(*named, *astuple(grade)) for grade in grades]
         write_table(GRADES, rows)
         write_table(EXERCISES, table)
-        points = (
-            "no points" if row.points is None else f"{row.points:g} of {row.of:g} points, {row.to_read:g} to be read"
-        )
+        points = f"{row.points:g} of {row.of:g} points, {row.to_read:g} to be read" if row.of else "no points"
         print(f"{row.notebook}: {points}{row.reason and f' ({row.reason})'}", flush=True)
     pages.close()
     if len(rows) == 1:
