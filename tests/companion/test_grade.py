@@ -3,6 +3,8 @@
 import copy
 import csv
 import json
+import os
+import subprocess
 import sys
 
 import nbformat
@@ -158,7 +160,7 @@ def test_answers_leave_as_plain_data():
         answers.plain([object()])
 
 
-def test_container_says_what_is_missing(monkeypatch):
-    monkeypatch.setenv("PATH", "")
-    with pytest.raises(RuntimeError, match="needs docker or podman; neither is running here"):
-        grade.container()
+def test_container_says_what_is_missing(tmp_path):
+    command = [sys.executable, "-m", "companion.grade", str(tmp_path), "--container"]
+    result = subprocess.run(command, env={**os.environ, "PATH": ""}, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (2, "--container needs docker or podman; neither is running here\n")

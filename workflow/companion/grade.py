@@ -249,7 +249,12 @@ def main() -> int:
     for name in [name for name in os.environ if name.startswith("PYTHON") and name != "PYTHONPATH"]:
         del os.environ[name]  # such as PYTHONOPTIMIZE, which would switch off assertions
     os.environ.update(ENVIRONMENT)
-    grader = Grader(asked.seconds_per_cell, asked.seconds, container() if asked.container else [])
+    try:
+        contained = container() if asked.container else []
+    except RuntimeError as error:
+        print(error, file=sys.stderr)
+        return 2
+    grader = Grader(asked.seconds_per_cell, asked.seconds, contained)
     pages = feedback.Pages()
     if not grader.teachers:
         print("there is no course to grade by; make course writes it", file=sys.stderr)
