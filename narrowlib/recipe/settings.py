@@ -44,8 +44,8 @@ class RecipeConfig(Settings):
     method: Literal[VARIANTS] = Field("absolute per token", description="score that ranks the units")
     lose_weight: NotNegative = Field(
         0.0,
-        description="how much a unit's score on what may be lost counts against it; begin with 0.2: a large weight also "
-        "removes what both texts need",
+        description="how much a unit's score on what may be lost counts against it; begin with 0.2, for a large weight "
+        "also removes what both texts need",
     )
     rounds: Count = Field(
         1, description="cut in so many equal parts, with new scores and a part of the recovery after each"
@@ -79,7 +79,7 @@ class RecipeConfig(Settings):
             (all(given[:2]), "sparsity and target_parameters are both given; one must be left out"),
             (
                 n_shares not in (0, 1, n_kinds),
-                f"sparsity holds {n_shares} numbers for {n_kinds} kinds of units; it must hold one for each, or one for all",
+                f"sparsity holds {n_shares} numbers for {n_kinds} kinds of units; it must hold one for each or for all",
             ),
             (
                 given[2] and self.rounds < 2,
@@ -87,8 +87,7 @@ class RecipeConfig(Settings):
             ),
             (
                 (self.lasso_tokens > 0) != (self.lasso_strength > 0),
-                f"lasso_tokens is {self.lasso_tokens} and lasso_strength {self.lasso_strength}; both or neither must be "
-                f"above 0",
+                f"lasso_tokens is {self.lasso_tokens}, lasso_strength {self.lasso_strength}; both or neither must be above 0",
             ),
             (
                 self.lose_weight > 0 and (not self.lose or self.method in WITHOUT_DATA),
