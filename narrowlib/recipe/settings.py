@@ -25,31 +25,20 @@ class RecipeConfig(Settings):
     keep: str = Field("", description=f"what the model should stay good at: {FORMS}; files are jsonl, txt or parquet")
     lose: str = Field("", description="what it may lose, in the same forms; its loss is reported; empty for nothing")
     model: str = Field("default", description="default, a folder, or a name on the Hugging Face hub")
-    column: str = Field(
-        "", description="column of jsonl and parquet that holds the text; empty for the first of text, content, code"
-    )
+    column: str = Field("", description="column of jsonl and parquet with the text; empty for text, content or code")
     units: Words[Literal["neurons", "residual", "heads"]] = Field(("neurons",), description="what is cut")
     sparsity: tuple[Part, ...] = Field(
         (), description="share of the units to cut: one number for every kind, or one for all"
     )
     target_parameters: Count | None = Field(
-        None,
-        description="cut an equal share of every kind until at most so many parameters are left; not with sparsity",
+        None, description="cut equal shares until at most so many parameters are left; not with sparsity"
     )
-    target_loss: Positive | None = Field(
-        None,
-        description="stop cutting before the loss on what is kept, after recovery, exceeds this (nats per token); "
-        "needs rounds",
-    )
+    target_loss: Positive | None = Field(None, description="highest loss on what is kept, nats per token; needs rounds")
     method: Literal[VARIANTS] = Field("absolute per token", description="score that ranks the units")
     lose_weight: NotNegative = Field(
-        0.0,
-        description="how much a unit's score on what may be lost counts against it; begin with 0.2, for a large weight "
-        "also removes what both texts need",
+        0.0, description="how much a score on what may be lost counts against a unit; try 0.2 first"
     )
-    rounds: Count = Field(
-        1, description="cut in so many equal parts, with new scores and a part of the recovery after each"
-    )
+    rounds: Count = Field(1, description="equal parts to cut in, with new scores and some of the recovery after each")
     score_tokens: AtLeastTwo = Field(16_384, description="tokens that scores are computed on")
     finetune_tokens: Whole = Field(0, description="tokens of training on what is kept before anything is cut")
     lasso_tokens: Whole = Field(0, description="tokens of training under a group lasso before the cut")
@@ -62,9 +51,7 @@ class RecipeConfig(Settings):
     batch_size: Count = Field(8, description="blocks per optimiser step")
     block_length: AtLeastTwo = Field(512, description="tokens per block")
     precision: Precision = Field("bfloat16", description="of matrix products in training")
-    held_out_share: Part = Field(
-        0.1, description="share of the documents that are not trained on; losses are measured there"
-    )
+    held_out_share: Part = Field(0.1, description="share of the documents that only losses are measured on")
     held_out_tokens: AtLeastTwo = Field(8_192, description="at most so many of their tokens are read at a time")
     seed: Whole = Field(0, description="of the split, the order of blocks and random scores")
     device: Device = Field("auto", description="where it runs")
@@ -87,7 +74,7 @@ class RecipeConfig(Settings):
             ),
             (
                 (self.lasso_tokens > 0) != (self.lasso_strength > 0),
-                f"lasso_tokens is {self.lasso_tokens}, lasso_strength {self.lasso_strength}; both or neither must be above 0",
+                f"lasso_tokens is {self.lasso_tokens}, lasso_strength {self.lasso_strength}; both or neither must be set",
             ),
             (
                 self.lose_weight > 0 and (not self.lose or self.method in WITHOUT_DATA),
