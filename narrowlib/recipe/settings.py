@@ -74,7 +74,7 @@ class RecipeConfig(Settings):
             ),
             (
                 (self.lasso_tokens > 0) != (self.lasso_strength > 0),
-                f"lasso_tokens is {self.lasso_tokens}, lasso_strength {self.lasso_strength}; both or neither must be set",
+                f"lasso_tokens is {self.lasso_tokens}, lasso_strength {self.lasso_strength}; set both or neither",
             ),
             (
                 self.lose_weight > 0 and (not self.lose or self.method in WITHOUT_DATA),

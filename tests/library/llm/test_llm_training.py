@@ -273,7 +273,7 @@ def test_paper_settings():
         ({"learning_rate": -1.0}, r"learning_rate is -1.0"),
         ({"schedule": "square"}, "schedule is 'square'; it must be one of linear, cosine, constant"),
         ({"precision": "int8"}, "precision is 'int8'"),
-        ({"compiled": "false"}, "compiled is 'false'; it must be True or False"),
+        ({"compiled": "no"}, "compiled is 'no'; it must be true or false"),
     ],
 )
 def test_bad_configurations_are_refused(changes, message):

@@ -321,7 +321,7 @@ def test_two_processes_do_not_work_on_one_folder(work, tmp_path, capsys):
         ({"sparsity": (0.1, 0.2)}, "sparsity holds 2 numbers for 1 kinds"),
         ({}, "sparsity, target_parameters and target_loss are all missing"),
         ({"target_loss": 2.0}, "rounds is 1; with a target_loss it must be at least 2"),
-        ({"sparsity": 0.5, "lasso_tokens": 8}, "both or neither must be set"),
+        ({"sparsity": 0.5, "lasso_tokens": 8}, "set both or neither"),
         ({"sparsity": 0.5, "lose_weight": 1}, "lose_weight is 1.0; it needs lose"),
     ],
 )
