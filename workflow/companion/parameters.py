@@ -22,7 +22,7 @@ from companion.plainly import Refusal
 from narrowlib.settings import Settings, SettingsError, read_yaml
 
 PROFILES = chapters.BOOK / "profiles"
-QUICK, PAPER = "quick", "paper"  # the values of the parameters cells, and those of the models: they have no files
+QUICK, PAPER = "quick", "paper"  # the values of the parameters cells, and those of the models
 CHECKPOINTS = {"checkpoints": "_build/checkpoints"}  # what long runs save their progress in
 KINDS = {"int": int, "float": float, "str": str, "bool": bool}
 
@@ -70,7 +70,8 @@ def model(chapter: str) -> type[Settings]:
 
 def profile_names() -> list[str]:
     """Names of the profiles: the values of the pages, those of the paper, and a folder each."""
-    return [QUICK, PAPER, *sorted(path.name for path in PROFILES.glob("*") if path.is_dir())]
+    folders = {path.name for path in PROFILES.glob("*") if path.is_dir()}
+    return [QUICK, PAPER, *sorted(folders - {PAPER})]
 
 
 def of_profile(chapter: str, profile: str) -> dict[str, Any]:
@@ -85,12 +86,11 @@ def of_profile(chapter: str, profile: str) -> dict[str, Any]:
     """
     if profile not in profile_names():
         raise ParameterError(f"PROFILE is {profile!r}; it must be one of {', '.join(profile_names())}")
-    if profile == PAPER:
-        values = model(chapter)().to_parameters() if cell(chapter).model_fields else {}
-        return values | {name: value for name, value in CHECKPOINTS.items() if name in values}
+    values = model(chapter)().to_parameters() if profile == PAPER and cell(chapter).model_fields else {}
+    values |= {name: value for name, value in CHECKPOINTS.items() if name in values}
     path = PROFILES / profile / f"{chapter}.yaml"
     try:
-        return checked(chapter, read_yaml(path) if path.is_file() else {})
+        return values | checked(chapter, read_yaml(path) if path.is_file() else {})
     except SettingsError as error:
         raise ParameterError(error) from None
 

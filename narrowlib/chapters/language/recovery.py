@@ -10,16 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import torch
 
-from narrowlib import pruning, units
 from narrowlib.chapters.language.config import WANTED_SKILL, LLMPruningConfig
 from narrowlib.chapters.language.scoring import Scores, check_sparsity
-from narrowlib.data import documents, tokens
-from narrowlib.llm import export
-from narrowlib.llm import loop as llm_loop
-from narrowlib.llm import scores as llm_scores
-from narrowlib.llm import settings as llm_training_config
-from narrowlib.llm import training as llm_training
-from narrowlib.llm import units as llama
 from narrowlib.llm.export import round_hidden_size, sliced
 from narrowlib.llm.training import recover
 from narrowlib.llm.units import n_parameters_of
@@ -28,12 +20,6 @@ from narrowlib.store.kept import Kept
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-# Code that decides what comes out of pruning a language model and training it on, beside that of an experiment's own.
-CODE = (
-    documents, export, llama, llm_loop, llm_scores, llm_training, llm_training_config, pruning, tokens,
-    units,
-)  # fmt: skip
 
 
 def narrowed(
