@@ -15,7 +15,8 @@ KEYS = """
 import json
 from companion import chapters
 profiles = {"quick", "paper"} & set(chapters.profile_names())
-print(json.dumps({p: {n: chapters.key(n, chapters.profile_parameters(n, p)) for n in chapters.names()} for p in profiles}))
+names = chapters.names()
+print(json.dumps({p: {n: chapters.key(n, chapters.profile_parameters(n, p)) for n in names} for p in profiles}))
 """
 COMMAND = [sys.executable, "-m", "companion"]
 
