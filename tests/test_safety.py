@@ -1,4 +1,4 @@
-"""Nothing that comes from outside is run, unpickled, or unpacked elsewhere; ruff's rules S read the source for the rest."""
+"""Nothing from outside is run, unpickled, or unpacked elsewhere; the rest is read off the source by the rules S of ruff."""
 
 import hashlib
 import io
