@@ -1,4 +1,4 @@
-"""What is executed again, and what is not, in a project of three tiny chapters."""
+"""What is executed again, and what is not: keys of a project of three tiny chapters, and a few real builds of it."""
 
 import json
 import os
@@ -6,10 +6,19 @@ import shutil
 import signal
 import subprocess
 import sys
-from pathlib import Path
+import time
 
 import pytest
 from trees import CHAPTERS, environment_of, executed, make_book, make_tiny_project
+
+KEYS = """
+import json
+from companion import chapters
+profiles = {"quick", "paper"} & set(chapters.profile_names())
+names = chapters.names()
+print(json.dumps({p: {n: chapters.key(n, chapters.profile_parameters(n, p)) for n in names} for p in profiles}))
+"""
+COMMAND = [sys.executable, "-m", "companion"]
 
 
 @pytest.fixture(scope="module")
@@ -24,20 +33,10 @@ def built(tmp_path_factory):
 
 @pytest.fixture
 def tree(built, tmp_path):
-    copy = tmp_path / "tree"
-    shutil.copytree(built, copy, symlinks=True)
-    return copy
+    return shutil.copytree(built, tmp_path / "tree", symlinks=True)
 
 
-def rebuilt(tree, profile="quick"):
-    """Chapters that a build executes."""
-    before = executed(tree)
-    result = make_book(tree, profile)
-    assert result.returncode == 0, result.stderr
-    return {path.parent.name for path in executed(tree) - before}
-
-
-def edit(path: Path, old: str, new: str):
+def edit(path, old, new):
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new))
@@ -47,252 +46,167 @@ def page(tree, name):
     return (tree / "_build" / "html" / "book" / f"{name}.html").read_text()
 
 
-def test_first_build_executes_every_chapter_with_code(built):
-    assert {path.parent.name for path in executed(built)} == set(CHAPTERS)
+def run(tree, *words):
+    return subprocess.run([*COMMAND, *words], cwd=tree, env=environment_of(tree), capture_output=True, text=True)
+
+
+def started(tree, *words):
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([*COMMAND, *words], cwd=tree, env=environment_of(tree), start_new_session=True, **pipes)
+
+
+def keys(tree):
+    """Keys of the chapters by profile, computed in a process of its own as every build does."""
+    done = subprocess.run([sys.executable, "-c", KEYS], cwd=tree, env=environment_of(tree), capture_output=True)
+    return json.loads(done.stdout)
+
+
+def test_a_key_changes_with_all_that_a_chapter_depends_on_and_nothing_else(tmp_path):
+    make_tiny_project(tmp_path)
+    before = keys(tmp_path)
+    assert {name for name in CHAPTERS if before["quick"][name] != before["paper"][name]} == {"second"}  # the profile's
+    (tmp_path / "results" / "paper" / "second").mkdir(parents=True)
+    edits = [
+        ("book/first.md", "A sentence.", "Another sentence.", set()),
+        ("book/welcome.md", "A page", "Another page", set()),
+        ("book/third.md", "print('value', n)", "print('value', 10 * n)", {"third"}),
+        ("narrowlib/upper.py", "(ONE + ONE)", "(ONE + ONE + ONE)", {"first"}),
+        ("narrowlib/lower.py", "ONE = 1", "ONE = 2", {"first", "second"}),  # first imports it through upper
+        ("narrowlib/__init__.py", "__version__", "# a comment\n__version__", {"first", "second"}),
+        ("narrowlib/claims.py", "\n", "\n\n", set()),  # of which no chapter here knows
+        ("constraints.txt", "2.13.0", "2.14.0", set(CHAPTERS)),
+        ("book/claims.yaml", "", "X1: {chapter: third, statement: so}\n", {"third"}),
+        ("results/paper/second/curves.json", "", "{}", {"second"}),
+    ]
+    for file, old, new, stale in edits:
+        path = tmp_path / file
+        path.touch()
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new, 1) if old else new)
+        after = keys(tmp_path)
+        assert {name for name in CHAPTERS if after["quick"][name] != before["quick"][name]} == stale, file
+        before = after
+
+
+def test_first_build_executes_every_chapter_and_the_second_does_nothing(tree):
+    assert {path.parent.name for path in executed(tree)} == set(CHAPTERS)
     for name, value in (("first", 8), ("second", 5), ("third", 4)):
-        assert f"value {value}" in page(built, name)
-    assert "url=book/welcome.html" in (built / "_build" / "html" / "index.html").read_text()
-
-
-def test_unchanged_build_does_nothing(tree):
-    index = tree / "_build" / "html" / "index.html"
-    before = index.stat().st_mtime_ns
-    assert rebuilt(tree) == set()
-    assert index.stat().st_mtime_ns == before
-
-
-def test_touched_files_are_not_changed_files(tree):
+        assert f"value {value}" in page(tree, name)
+    assert not any(str(tree.parent) in path.read_text() for path in executed(tree))
+    files = {path: path.stat().st_mtime_ns for path in (tree / "_build" / "html").rglob("*") if path.is_file()}
     for path in [*(tree / "book").glob("*.md"), *(tree / "narrowlib").glob("*.py"), tree / "constraints.txt"]:
         path.touch()
-    assert rebuilt(tree) == set()
+    assert make_book(tree).returncode == 0
+    assert {path: path.stat().st_mtime_ns for path in files} == files
 
 
-def test_edited_sentence_is_rendered_without_executing_a_cell(tree):
+def test_sentences_are_rendered_whatever_the_clock_says_and_removed_pages_are_gone(tree):
+    ahead = time.time() + 1e6
+    for path in (tree / "_build").rglob("*"):
+        os.utime(path, (ahead, ahead))
     edit(tree / "book" / "first.md", "A sentence.", "Another sentence.")
-    assert rebuilt(tree) == set()
+    edit(tree / "_toc.yml", "  - file: book/third\n", "")
+    before = executed(tree)
+    (tree / "_build" / "html" / "book" / "second.html").unlink()  # lost, and made again
+    result = make_book(tree)
+    assert result.returncode == 0 and executed(tree) == before, result.stderr
     assert "Another sentence." in page(tree, "first") and "value 8" in page(tree, "first")
     assert "A sentence." in page(tree, "second")
+    assert not list((tree / "_build" / "stage").rglob("third*")) and not list(
+        (tree / "_build/html").rglob("third.html")
+    )
 
 
-def test_edited_code_executes_its_chapter(tree):
-    edit(tree / "book" / "third.md", "print('value', n)", "print('value', 10 * n)")
-    assert rebuilt(tree) == {"third"}
-    assert "value 40" in page(tree, "third")
-
-
-@pytest.mark.parametrize(
-    ("module", "old", "new", "stale"),
-    [
-        ("upper", "(ONE + ONE)", "(ONE + ONE + ONE)", {"first"}),
-        ("lower", "ONE = 1", "ONE = 2", {"first", "second"}),  # first imports it through upper
-        ("__init__", "", "# a comment\n", {"first", "second"}),
-    ],
-)
-def test_edited_module_executes_exactly_its_dependents(tree, module, old, new, stale):
-    edit(tree / "narrowlib" / f"{module}.py", old, new)
-    assert rebuilt(tree) == stale
-    if module == "lower":
-        assert "value 16" in page(tree, "first") and "value 6" in page(tree, "second")
-
-
-def test_changed_lock_file_executes_everything(tree):
-    edit(tree / "constraints.txt", "2.13.0", "2.14.0")
-    assert rebuilt(tree) == set(CHAPTERS)
-
-
-def test_profile_executes_what_it_changes_and_back_is_free(tree):
-    assert rebuilt(tree, "paper") == {"second"}
-    assert "value 6" in page(tree, "second")
-    assert rebuilt(tree, "quick") == set()
-    assert "value 5" in page(tree, "second")
-
-
-def test_new_claim_executes_its_chapter(tree):
-    (tree / "book" / "claims.yaml").write_text("X1: {chapter: third, statement: so}\n")
-    assert rebuilt(tree) == {"third"}
-
-
-def test_new_record_executes_its_chapter(tree):
-    folder = tree / "results" / "paper" / "second"
-    folder.mkdir(parents=True)
-    (folder / "curves.json").write_text("{}")
-    assert rebuilt(tree) == {"second"}
-
-
-def test_failing_cell_fails_the_build(tree):
-    edit(tree / "book" / "third.md", "print('value', n)", "print('before')\nraise RuntimeError('no such thing')")
+def test_a_sentence_alone_is_rendered_by_content(tree):
+    ahead = time.time() + 1e6
+    for path in (tree / "_build").rglob("*"):
+        os.utime(path, (ahead, ahead))
     edit(tree / "book" / "first.md", "A sentence.", "Another sentence.")
+    assert make_book(tree).returncode == 0
+    assert "Another sentence." in page(tree, "first")
+
+
+def test_failures_are_named_and_the_last_good_site_stays(tree):
+    edit(tree / "book" / "third.md", "print('value', n)", "print('before')\nraise RuntimeError('no such thing')")
     old_page = page(tree, "third")
     result = make_book(tree)
-    assert result.returncode != 0
-    assert "chapter third, cell 3 of 3: RuntimeError: no such thing" in result.stdout + result.stderr
+    assert result.returncode == 1 and "the book was not built" in result.stderr
+    assert "chapter third, cell 3 of 3: RuntimeError: no such thing" in result.stderr
     partial = json.loads((tree / "_build" / "failed" / "third.ipynb").read_text())
     assert any("before" in str(cell.get("outputs")) for cell in partial["cells"])
-    assert page(tree, "third") == old_page  # the last good site stays
-    edit(tree / "book" / "third.md", "raise RuntimeError('no such thing')", "print('value', 7)")
-    assert rebuilt(tree) == {"third"}
-    assert "value 7" in page(tree, "third")
-
-
-def test_warning_fails_the_build_every_time(tree):
-    edit(tree / "book" / "first.md", "A sentence.", "See {ref}`nowhere`.")
-    for _ in range(2):  # the second build must not pass because the page was read by the first
-        result = make_book(tree)
-        assert result.returncode != 0 and "nowhere" in result.stdout + result.stderr
-
-
-def test_link_that_leads_nowhere_fails_the_build_every_time(tree):
-    edit(tree / "book" / "first.md", "A sentence.", "A sentence. <a href='lost.html'>lost</a>")
-    for _ in range(2):
-        result = make_book(tree)
-        assert result.returncode != 0 and "a link leads nowhere: book/first.html: lost.html" in result.stderr
-
-
-def test_dead_kernel_is_named(tree):
-    edit(tree / "book" / "third.md", "print('value', n)", "import os; os._exit(9)")
-    result = make_book(tree)
-    assert result.returncode == 1
-    assert "chapter third, cell 3 of 3: its kernel died" in result.stderr
-
-
-def test_syntax_error_is_named(tree):
-    edit(tree / "book" / "third.md", "print('value', n)", "print('value' n)")
-    result = make_book(tree)
-    assert result.returncode == 1 and "chapter third, cell 3 of 3: SyntaxError" in result.stderr
+    assert page(tree, "third") == old_page
+    for code, says in (("import os; os._exit(9)", "its kernel died"), ("print('value' n)", "SyntaxError")):
+        edit(tree / "book" / "third.md", "raise RuntimeError('no such thing')", code)
+        result = run(tree, "run", "third")
+        assert result.returncode == 1 and f"chapter third, cell 3 of 3: {says}" in result.stderr
+        edit(tree / "book" / "third.md", code, "raise RuntimeError('no such thing')")
 
 
 @pytest.mark.parametrize(
-    ("file", "content", "says"),
+    ("text", "says"),
     [
-        ("narrowlib/lower.py", "ONE = = 1", "the book cannot be planned: "),
-        ("book/claims.yaml", "H1: [", "the book cannot be planned: "),
+        ("See {ref}`nowhere`.", "nowhere"),
+        ("A sentence. <a href='lost.html'>lost</a>", "a link leads nowhere: book/first.html: lost.html"),
     ],
 )
-def test_unreadable_source_is_one_message(tree, file, content, says):
-    (tree / file).write_text(content)
-    result = make_book(tree)
-    assert result.returncode == 1 and result.stderr.startswith(says) and "Traceback" not in result.stderr
+def test_a_site_with_a_fault_is_never_finished(tree, text, says):
+    edit(tree / "book" / "first.md", "A sentence.", text)
+    for _ in range(2):  # the second time must not pass because the page was read by the first
+        subprocess.run(
+            [sys.executable, "-c", "from companion import plan; plan.make_plan('quick')"],
+            cwd=tree,
+            env=environment_of(tree),
+        )
+        result = run(tree, "site")
+        assert result.returncode == 1 and says in result.stdout + result.stderr
 
 
-def test_unknown_profile_is_one_sentence(tree):
-    result = make_book(tree, "huge")
-    assert result.returncode == 2 and result.stderr == "PROFILE is 'huge'; it must be one of quick, paper\n"
+@pytest.mark.parametrize(
+    ("file", "content", "code", "says"),
+    [
+        ("narrowlib/lower.py", "ONE = = 1", 1, "the book cannot be planned: "),
+        ("book/claims.yaml", "H1: [", 1, "the book cannot be planned: "),
+        ("workflow/Snakefile", "rule site:\n    output: 1 +", 1, "SyntaxError"),
+        ("_build", "a file in its place", 1, "_build"),
+    ],
+)
+def test_what_cannot_be_built_is_said(tmp_path, file, content, code, says):
+    make_tiny_project(tmp_path)
+    (tmp_path / file).write_text(content)
+    result = make_book(tmp_path)
+    assert result.returncode == code and says in result.stderr and "Traceback" not in result.stderr
+    assert "PROFILE is 'huge'; it must be one of quick, paper\n" in make_book(tmp_path, "huge").stderr or code
 
 
 @pytest.mark.parametrize("content", [b"{}", b"", b'{"cells": ['])
-def test_damaged_result_is_made_again(tree, content):
+def test_damaged_results_count_as_lost(tree, content):
     (path,) = (tree / "_build" / "executed" / "second").glob("*.ipynb")
     path.write_bytes(content)
-    result = make_book(tree)
-    assert result.returncode == 0 and "is damaged; its chapter is executed again" in result.stderr
-    assert "value 5" in path.read_text()
-
-
-def test_lost_result_is_made_again(tree):
-    (path,) = (tree / "_build" / "executed" / "second").glob("*.ipynb")
-    path.unlink()
-    assert rebuilt(tree) == {"second"}
-
-
-@pytest.mark.parametrize("lost", ["book/first.html", "_static", "index.html", "provenance.json"])
-def test_lost_part_of_the_site_is_made_again(tree, lost):
-    path = tree / "_build" / "html" / lost
-    shutil.rmtree(path) if path.is_dir() else path.unlink()
-    assert rebuilt(tree) == set()
-    assert path.exists()
+    code = "from companion import plan; plan.make_plan('quick')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tree, env=environment_of(tree), capture_output=True, text=True
+    )
+    assert "is damaged; its chapter is executed again" in done.stderr and not path.exists()
 
 
 def test_many_runs_do_not_push_out_the_books_own(tree):
+    (own,) = executed(tree) & set((tree / "_build" / "executed" / "third").glob("*"))
     for n in range(10):
-        run(tree, "third", f"n={n}").check_returncode()
-    assert rebuilt(tree) == set()
-    assert len(list((tree / "_build" / "executed" / "third").glob("*.ipynb"))) <= 9
+        shutil.copy(own, own.with_name(f"{n:016x}.ipynb"))
+    os.utime(own, (0, 0))
+    assert run(tree, "run", "third", "--set", "n=5").returncode == 0
+    assert own.exists() and len(list(own.parent.glob("*.ipynb"))) <= 9
 
 
-def run(tree, chapter, parameters):
-    command = [sys.executable, "-m", "companion.execute", chapter, "--set", parameters]
-    return subprocess.run(command, cwd=tree, env=environment_of(tree), capture_output=True, text=True)
-
-
-def test_two_runs_of_a_chapter_at_once(tree):
-    edit(tree / "book" / "third.md", "print('value', n)", "import time; time.sleep(3); print('value', n)")
-    command = [sys.executable, "-m", "companion.execute", "third", "--set"]
-    runs = [
-        subprocess.Popen([*command, f"n={n}"], cwd=tree, env=environment_of(tree), stdout=subprocess.PIPE, text=True)
-        for n in (5, 6)
-    ]
-    for n, process in zip((5, 6), runs, strict=True):
-        path = process.communicate()[0].strip()
-        assert process.returncode == 0 and f"value {n}" in (tree / path).read_text()
-
-
-def test_second_build_waits_for_the_first(tree):
-    edit(tree / "book" / "third.md", "print('value', n)", "import time; time.sleep(4); print('value', 77)")
-    command = [sys.executable, "-m", "companion.build"]
-    builds = [
-        subprocess.Popen(
-            command, cwd=tree, env=environment_of(tree), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        for _ in "ab"
-    ]
-    errors = [build.communicate()[1] for build in builds]
-    assert [build.returncode for build in builds] == [0, 0]
-    assert sum("another build runs in this tree; waiting for it" in error for error in errors) == 1
-    assert sum("[third]" in error for error in errors) == 1  # executed once
-
-
-def test_killed_build_does_not_stand_in_the_way(tree):
-    edit(tree / "book" / "third.md", "print('value', n)", "import time; time.sleep(5); print('value', 78)")
-    command = [sys.executable, "-m", "companion.build"]
-    build = subprocess.Popen(
-        command, cwd=tree, env=environment_of(tree), stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    while "[third] cell 3" not in build.stderr.readline():
-        pass
-    os.killpg(build.pid, signal.SIGKILL)
-    build.wait()
-    assert rebuilt(tree) == {"third"}
-    assert "value 78" in page(tree, "third")
-
-
-def test_build_waits_for_what_a_killed_one_started(tree):
+def test_builds_wait_for_each_other_and_for_what_a_killed_one_started(tree):
     edit(tree / "book" / "third.md", "print('value', n)", "import time; time.sleep(6); print('value', 79)")
-    command = [sys.executable, "-m", "companion.build"]
-    build = subprocess.Popen(command, cwd=tree, env=environment_of(tree), stderr=subprocess.PIPE, text=True)
-    while "[third] cell 3" not in build.stderr.readline():
+    first = started(tree, "book")
+    while "[third] cell 3" not in first.stderr.readline():
         pass
-    build.kill()  # and not what it started
-    build.wait()
-    result = make_book(tree)
-    assert result.returncode == 0 and "another build runs in this tree; waiting for it" in result.stderr
-    assert "[third]" not in result.stderr  # executed by what was left, and not again
+    second = started(tree, "book")
+    assert "another build runs in this tree; waiting for it" in second.stderr.readline()
+    os.kill(first.pid, signal.SIGKILL)  # and not what it started
+    said = second.communicate()[1]
+    assert second.returncode == 0 and "[third]" not in said  # executed by what was left, and not again
     assert "value 79" in page(tree, "third")
-
-
-def test_site_of_which_a_half_was_rendered_is_rendered_anew(tree):
-    edit(tree / "book" / "first.md", "A sentence.", "Another sentence.")
-    (tree / "_build" / "rendering").touch()  # as a build leaves it that is killed while it renders
-    half = tree / "_build" / "html" / "book" / "second.html"
-    half.write_text(half.read_text()[:500])  # newer than its source, so that it looks rendered
-    assert rebuilt(tree) == set()
-    assert "Another sentence." in page(tree, "first") and "value 5" in page(tree, "second")
-    assert not (tree / "_build" / "rendering").exists()
-
-
-def test_build_that_cannot_write_is_one_sentence(tree):
-    (tree / "_build").rename(tree / "elsewhere")
-    (tree / "_build").write_text("a file in its place")
-    result = make_book(tree)
-    assert result.returncode == 1 and "Traceback" not in result.stderr
-    assert result.stderr.startswith("'") and "_build': File exists; nothing that was finished is lost" in result.stderr
-
-
-def test_removed_page_leaves_the_stage(tree):
-    (tree / "_toc.yml").write_text((tree / "_toc.yml").read_text().replace("  - file: book/third\n", ""))
-    assert rebuilt(tree) == set()
-    assert not list((tree / "_build" / "stage").rglob("third*"))
-
-
-def test_nothing_of_the_machine_stands_in_an_executed_notebook(built):
-    for path in executed(built):
-        assert str(built) not in path.read_text()

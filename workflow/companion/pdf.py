@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 JOINED = chapters.BUILD / "pdf" / "_build" / "singlehtml"
+PAGE = "printed.html"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 PATIENCE = 300_000  # milliseconds for all pages to load
@@ -38,7 +39,7 @@ PAPER = {
     "tagged": True,
 }
 STYLE = """
-article section:has(> h1) { break-before: page; }
+nav.contents + *, [id^="document-"] + section { break-before: page; }
 article h1, article h2, article h3 { white-space: pre-wrap; }  /* or the outline joins the words at a break */
 article h1 { display: block !important; }  /* the theme hides it, having another one on a page of its own */
 .figure-files, #jb-print-docs-body { display: none !important; }
@@ -51,15 +52,17 @@ PREPARE = """(title) => {
   article.querySelectorAll("[loading]").forEach(one => one.removeAttribute("loading"));
   article.querySelectorAll("details").forEach(one => { one.open = true; });
   article.querySelectorAll("a[href]").forEach(link => {
-    const target = link.getAttribute("href"), there = target.startsWith("#");
+    const target = link.getAttribute("href").replace(/^book\\/[^#]*#/, "#"), there = target.startsWith("#");
     if (there ? !document.getElementById(target.slice(1)) : !/^[a-z]+:/.test(target))
       link.replaceWith(...link.childNodes);
+    else
+      link.href = target;
   });
   const contents = document.createElement("nav"), list = document.createElement("ul");
-  article.querySelectorAll("h1").forEach(heading => {
+  article.querySelectorAll("[id^='document-'] + section").forEach(page => {
     const link = document.createElement("a");
-    link.href = "#" + heading.closest("section").id;
-    link.textContent = heading.textContent;
+    link.href = "#" + page.previousElementSibling.id;
+    link.textContent = page.querySelector("h1, h2").textContent;
     list.append(document.createElement("li"));
     list.lastChild.append(link);
   });
@@ -89,6 +92,8 @@ def join() -> None:
     chapters.write_if_changed(contents, text.replace(f"glob: {api.INDEX}/*", "glob: nothing/*"))
     if site.render("--toc", str(contents), "--builder", "singlehtml", "-qq", output=str(contents.parent)):
         raise NotPrintedError(f"the book cannot be printed: {site.LOG} says why")
+    shutil.copy(JOINED / f"{chapters.pages()[0]}.html", JOINED / PAGE)  # its addresses are counted from there
+    shutil.copy(stage.BESIDE / "badge.svg", JOINED)
 
 
 @contextmanager
@@ -119,6 +124,7 @@ def write(chromium: Browser, page: Path, target: Path) -> None:
     title = yaml.safe_load((chapters.ROOT / "_config.yml").read_text(encoding="utf-8"))["title"]
     with served(page.parent) as address:
         tab = chromium.new_page(color_scheme="light")
+        tab.route("**/searchindex.js*", lambda route: route.fulfill(body=""))  # one page has no search
         tab.on("requestfailed", lambda request: failed.add(request.url.removeprefix(address)))
         tab.on("response", lambda answer: answer.status >= 400 and failed.add(answer.url.removeprefix(address)))
         tab.goto(f"{address}/{page.name}", wait_until="networkidle", timeout=PATIENCE)
@@ -144,6 +150,6 @@ def main(arguments: list[str]) -> int:
     join()
     with sync_playwright() as playwright, finish.new_pdf() as target:
         chromium = playwright.chromium.launch(executable_path=executable, args=FLAGS)
-        write(chromium, JOINED / "index.html", target)
+        write(chromium, JOINED / PAGE, target)
         chromium.close()
     return 0
