@@ -105,7 +105,7 @@ def train_ours(setting: Setting, n_runs: int, device: torch.device, precision: s
     stack = MLPStack(setting.sizes, generators)
     draw_batch = CMSPSampler(setting.problem, BATCH_SIZE, PRECISIONS[precision])
     n_steps = _n_steps(device)
-    config = TrainingConfig(n_steps, record_every=n_steps, precision=precision)
+    config = TrainingConfig(n_steps=n_steps, record_every=n_steps, precision=precision)
     train_stack(stack, draw_batch, generators, config, progress=False)
 
 

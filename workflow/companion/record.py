@@ -95,7 +95,7 @@ def mnist_tables(values: Mapping[str, Any]) -> dict[str, Any]:
     def method(sizes: str, name: str, steps: StepConfig) -> MethodConfig:
         return MethodConfig(numbers(values[sizes]), numbers(values[f"{name}_rates"], float), steps)
 
-    adam, sgd = StepConfig(16), StepConfig(64, "sgd", momentum=0.9)
+    adam, sgd = StepConfig(batch_size=16), StepConfig(batch_size=64, optimiser="sgd", momentum=0.9)
     config = configured(
         MnistConfig,
         values,
@@ -104,7 +104,8 @@ def mnist_tables(values: Mapping[str, Any]) -> dict[str, Any]:
         distillation=method("neurons", "distillation", sgd),
         attribution=method("pruned_neurons", "attribution", adam),
         lasso=LassoConfig(
-            method("lasso_neurons", "lasso", StepConfig(16, max_norm=1.0)), numbers(values["lasso_strengths"], float)
+            method("lasso_neurons", "lasso", StepConfig(batch_size=16, max_norm=1.0)),
+            numbers(values["lasso_strengths"], float),
         ),
     )
     return mnist.paper_tables(config, **where(values))

@@ -91,7 +91,9 @@ class HierarchyConfig:
 
     def _training(self, n_steps: int) -> TrainingConfig:
         record_every = -(-n_steps // N_RECORDS)
-        return TrainingConfig(n_steps, self.learning_rate, record_every=record_every, precision=self.precision)
+        return TrainingConfig(
+            n_steps=n_steps, learning_rate=self.learning_rate, record_every=record_every, precision=self.precision
+        )
 
 
 @dataclass(frozen=True)

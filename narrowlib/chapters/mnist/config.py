@@ -81,7 +81,9 @@ class LassoConfig:
 
     method: MethodConfig = field(
         default_factory=lambda: MethodConfig(
-            (70, 100, 240, 400, 600), (4e-4, 8e-4, 1e-3, 2e-3, 3e-3, 5e-3, 8e-3), StepConfig(16, max_norm=1.0)
+            (70, 100, 240, 400, 600),
+            (4e-4, 8e-4, 1e-3, 2e-3, 3e-3, 5e-3, 8e-3),
+            StepConfig(batch_size=16, max_norm=1.0),
         )
     )
     strengths: tuple[float, ...] = (1e-3, 3e-3, 4e-3, 5e-3, 6.5e-3, 8e-3)
@@ -104,9 +106,9 @@ class MnistConfig:
     """Settings of the comparison; the defaults are the paper's."""
 
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
-    scratch: MethodConfig = MethodConfig(_SIZES, (5e-3,), StepConfig(16))
-    distillation: MethodConfig = MethodConfig(_SIZES, (1e-2,), StepConfig(64, "sgd"))
-    attribution: MethodConfig = MethodConfig(_TARGETS, (4e-4, 1e-3, 3e-3, 6e-3), StepConfig(16))
+    scratch: MethodConfig = MethodConfig(_SIZES, (5e-3,), StepConfig(batch_size=16))
+    distillation: MethodConfig = MethodConfig(_SIZES, (1e-2,), StepConfig(batch_size=64, optimiser="sgd"))
+    attribution: MethodConfig = MethodConfig(_TARGETS, (4e-4, 1e-3, 3e-3, 6e-3), StepConfig(batch_size=16))
     lasso: LassoConfig = field(default_factory=LassoConfig)
     relearning_batch_size: int = 16
     relearning_rate: float = 1e-3
@@ -174,7 +176,7 @@ def numbers(text: str, kind: Callable[[str], float] = int) -> tuple[float, ...]:
 def even_goal(config: MnistConfig, even: Digits) -> Goal:
     """The rule that all methods share: so much of the even test digits, looked at 16 times an epoch."""
     every = max(1, len(even.train_labels) // CHECKS_PER_EPOCH)
-    return Goal(even.test_images, even.test_labels, config.goal, every)
+    return Goal(inputs=even.test_images, labels=even.test_labels, accuracy=config.goal, check_every=every)
 
 
 def recover_to_goal(

@@ -42,7 +42,9 @@ class GroupLassoConfig:
     @property
     def training(self) -> TrainingConfig:
         """Training on the wanted composite."""
-        return TrainingConfig(self.n_steps, self.learning_rate, record_every=max(1, self.n_steps // N_NORMS))
+        return TrainingConfig(
+            n_steps=self.n_steps, learning_rate=self.learning_rate, record_every=max(1, self.n_steps // N_NORMS)
+        )
 
 
 def regularise(

@@ -72,7 +72,9 @@ class NonlocalityConfig:
 
     def _training(self, n_steps: int, learning_rate: float) -> TrainingConfig:
         record_every = -(-n_steps // N_RECORDS)
-        return TrainingConfig(n_steps, learning_rate, record_every=record_every, precision=self.precision)
+        return TrainingConfig(
+            n_steps=n_steps, learning_rate=learning_rate, record_every=record_every, precision=self.precision
+        )
 
 
 def spaced_widths(narrowest: int, widest: int, n_widths: int) -> list[int]:

@@ -36,13 +36,13 @@ from narrowlib.data.digits import Digits
 from narrowlib.stacks.networks import MLPStack, accuracies
 from narrowlib.stacks.training import StepConfig, make_generators
 
-STEP = StepConfig(8)
+STEP = StepConfig(batch_size=8)
 CONFIG = MnistConfig(
     teacher=TeacherConfig(width=16, n_epochs=8, learning_rate=3e-3, dropout=0.05, batch_size=20, enough=0.995),
     scratch=MethodConfig((8, 16), (1e-2,), STEP),
-    distillation=MethodConfig((16,), (1e-2, 3e-2), StepConfig(8, "sgd")),
+    distillation=MethodConfig((16,), (1e-2, 3e-2), StepConfig(batch_size=8, optimiser="sgd")),
     attribution=MethodConfig((8, 16), (1e-2,), STEP),
-    lasso=LassoConfig(MethodConfig((8, 12), (2e-2,), StepConfig(8, max_norm=1.0)), (0.05, 0.1)),
+    lasso=LassoConfig(MethodConfig((8, 12), (2e-2,), StepConfig(batch_size=8, max_norm=1.0)), (0.05, 0.1)),
     goal=0.9,
     max_points=2_500,
     n_repeats=2,

@@ -23,7 +23,7 @@ def train(seeds, n_steps=60, record_every=20, batch_size=32, **more):
     generators = make_generators(seeds, "cpu")
     stack = MLPStack(SIZES, generators)
     draw_batch = partial(sample_batch, PROBLEM, batch_size)
-    config = TrainingConfig(n_steps, learning_rate=3e-3, record_every=record_every)
+    config = TrainingConfig(n_steps=n_steps, learning_rate=3e-3, record_every=record_every)
     return train_stack(stack, draw_batch, generators, config, progress=False, **more), stack
 
 
@@ -65,7 +65,7 @@ def test_it_learns():
 
 @pytest.mark.parametrize(("n_steps", "every"), [(10, 5), (11, 5), (3, 5), (1, 1)])
 def test_records_cover_every_step_once(n_steps, every):
-    steps = record_steps(TrainingConfig(n_steps, record_every=every))
+    steps = record_steps(TrainingConfig(n_steps=n_steps, record_every=every))
     losses, _ = train((0,), n_steps=n_steps, record_every=every)
     assert len(losses) == len(steps) == math.ceil(n_steps / every) and steps[-1] == n_steps
     each, _ = train((0,), n_steps=n_steps, record_every=1)
@@ -101,21 +101,6 @@ def test_training_ends_when_all_runs_have_left():
 def test_runs_cannot_leave_a_penalty_or_constraint():
     with pytest.raises(ValueError, match="leave is given together with a penalty or constraint"):
         train((0,), leave=lambda record: record, constraint=lambda: None)
-
-
-@pytest.mark.parametrize(
-    ("changes", "says"),
-    [
-        ({"n_steps": 1.5}, "n_steps is 1.5; it must be a whole number of at least 1"),
-        ({"learning_rate": "1e-3"}, "learning_rate is '1e-3'; it must be a positive number"),
-        ({"eps": math.inf}, "eps is inf"),
-        ({"record_every": -1}, "record_every is -1"),
-        ({"precision": "float16"}, "precision is 'float16'; it must be one of float32, bfloat16"),
-    ],
-)
-def test_bad_settings_are_refused(changes, says):
-    with pytest.raises(ValueError, match=says):
-        TrainingConfig(**{"n_steps": 5, **changes})
 
 
 def test_devices(monkeypatch):
@@ -158,7 +143,7 @@ def test_penalty_and_constraint_are_applied_at_every_step():
 
     before = stack.biases[0].detach().clone()
     hooks = {"penalty": penalty, "constraint": constraint, "progress": False}
-    train_stack(stack, partial(sample_batch, PROBLEM, 32), generators, TrainingConfig(7), **hooks)
+    train_stack(stack, partial(sample_batch, PROBLEM, 32), generators, TrainingConfig(n_steps=7), **hooks)
     assert len(calls) == 7 and all(norm > 0 for norm in calls)
     assert (stack.biases[0] < before).all()
     assert (stack.weights[1][:, 3] == 0).all() and (stack.weights[1][:, 4] != 0).all()
