@@ -22,6 +22,7 @@ REPOSITORY ?=
 CONDA_ENV := $(if $(filter-out base,$(CONDA_DEFAULT_ENV)),$(CONDA_PREFIX))
 ENV := $(or $(VIRTUAL_ENV),$(CONDA_ENV),.venv)
 PY := "$(ENV)/bin/python"
+COMPANION = $(PY) -m companion
 BOOK_AND_TEST := book,test
 
 # What a user passes reaches the shell as it was typed.
@@ -51,11 +52,11 @@ help:  ## this list
 
 book: environment  ## install, execute what is stale, render; says where the site is
 	$(call install,book)
-	@$(PY) -m companion.build --profile "$$PROFILE" --cores $(CORES)
+	@$(COMPANION) book --profile "$$PROFILE" --cores $(CORES)
 
 pdf: book  ## build the book and print it to _build/html/narrow-ai.pdf; needs Chromium
 	$(call install,pdf)
-	@$(PY) -m companion.pdf
+	@$(COMPANION) pdf
 
 test: environment  ## install what the tests need and run them
 	$(call install,$(BOOK_AND_TEST))
@@ -63,46 +64,44 @@ test: environment  ## install what the tests need and run them
 
 run: environment  ## execute one chapter: CHAPTER=, PROFILE=, P="name=value ...", AGAIN=1
 	$(call install,book)
-	@$(PY) -m companion.execute "$$CHAPTER" --profile "$$PROFILE" --set="$$PARAMETERS" $(if $(AGAIN),--again)
+	@$(COMPANION) run "$$CHAPTER" --profile "$$PROFILE" --set="$$PARAMETERS" $(if $(AGAIN),--again)
 
 record: environment  ## run one chapter's experiment at the paper's scale and record it for the book: CHAPTER=, P=, PROFILE=cpu without a GPU
 	$(call install,book)
-	@$(PY) -m companion.record "$$CHAPTER" --profile "$$RECORDED" --set="$$PARAMETERS"
+	@$(COMPANION) record "$$CHAPTER" --profile "$$RECORDED" --set="$$PARAMETERS"
 
 records: environment  ## record every chapter that has a record, one after another; PROFILE=cpu without a GPU
 	$(call install,book)
-	@for chapter in $$($(PY) -c "from companion import record; print(*record.RECORDED)"); do \
-	    $(PY) -m companion.record "$$chapter" --profile "$$RECORDED" --set="$$PARAMETERS"; \
-	done
+	@$(COMPANION) records --profile "$$RECORDED" --set="$$PARAMETERS"
 
 gpu: environment  ## say which GPU is used, or stop where there is none
 	$(call install,book)
-	@$(PY) -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "there is no GPU that torch can use")'
-	@$(PY) -c 'import torch; print(torch.cuda.get_device_name(), "torch", torch.__version__)'
+	@$(COMPANION) gpu
 
 notebooks: environment  ## write plain notebooks, as on the branch of notebooks, to _build/notebooks
 	$(call install,book)
-	@$(PY) -m companion.notebooks
+	@$(COMPANION) notebooks
 
 course: environment  ## write notebooks for students and teacher to _build/course (CHAPTERS="methods hierarchy" for some)
 	$(call install,book)
-	@$(PY) -m companion.course $$CHAPTERS
+	@$(COMPANION) course $$CHAPTERS
 
 grade: environment  ## run and grade the students' notebooks in FOLDER
 	$(call install,book)
-	@$(PY) -m companion.grade "$$FOLDER"
+	@$(COMPANION) grade "$$FOLDER"
 
 links: book  ## ask every other site that the book links to whether the page is there
 	@"$(ENV)/bin/jupyter-book" build _build/stage --path-output _build/links --builder linkcheck
 
-branch:  ## push _build/notebooks to the branch of notebooks
-	@$(PYTHON) -m companion.publish branch
+branch: environment  ## push _build/notebooks to the branch of notebooks
+	@$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt ghp-import
+	@PYTHONPATH=workflow $(COMPANION) branch
 
 archive:  ## pack site, notebooks and student notebooks into _build/release, with checksums
-	@$(PYTHON) -m companion.publish archive
+	@PYTHONPATH=workflow $(PYTHON) -m companion archive
 
 release:  ## make the release TAG with what make archive made
-	@$(PYTHON) -m companion.publish release --tag "$$TAG"
+	@PYTHONPATH=workflow $(PYTHON) -m companion release --tag "$$TAG"
 
 serve: book  ## build the book and serve it on PORT (8000)
 	@echo "http://localhost:$(PORT)/ (stop with Ctrl-C)"
@@ -124,7 +123,7 @@ reliability: environment  ## kill runs, compare bytes, build again and again (ON
 
 clean-cache: environment  ## remove what was fetched and made from it, and say how much that frees
 	$(call install,book)
-	@$(PY) -m companion.clean_cache
+	@$(COMPANION) clean-cache
 
 clean:  ## remove everything built, executed notebooks included; the environment stays
 	rm -rf _build .snakemake .pytest_cache .ruff_cache .hypothesis

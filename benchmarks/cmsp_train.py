@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 from benchmarks.harness import Row, measure_side_by_side, seconds_of
-from narrowlib.chapters.hierarchy.experiment import HierarchyConfig, Setting
+from narrowlib.chapters.hierarchy.config import HierarchyConfig, Setting
 from narrowlib.cmsp import CMSP, CMSPSampler
 from narrowlib.devices import pick_device
 from narrowlib.stacks.gradients import PRECISIONS
 from narrowlib.stacks.networks import MLPStack
 from narrowlib.stacks.training import TrainingConfig, make_generators, train_stack
-from narrowlib.store.records import provenance
+from narrowlib.store.provenance import provenance
 
 CPU_STEPS, GPU_STEPS = 20, 2_000  # of one repeat; on a GPU so many that capturing the graph does not count
 CPU_RUNS, GPU_RUNS = (1, 4, 16), (1, 4, 16, 40, 160)  # side by side, for the cost of more runs

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from narrowlib.llm.models import load_causal_lm
-from narrowlib.store.records import provenance
+from narrowlib.store.provenance import provenance
 
 
 def default_model(device: torch.device, dtype: torch.dtype = torch.float32) -> nn.Module:

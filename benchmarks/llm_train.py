@@ -17,7 +17,7 @@ from narrowlib.devices import pick_device, prepare_torchvision
 from narrowlib.llm.costs import flops_per_token
 from narrowlib.llm.settings import LLMTrainingConfig
 from narrowlib.llm.training import recover
-from narrowlib.store.records import provenance
+from narrowlib.store.provenance import provenance
 
 SMALL = {  # on a CPU: the width of the default model, with fewer layers and words
     "vocab_size": 8_192,

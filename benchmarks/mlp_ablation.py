@@ -14,7 +14,7 @@ from narrowlib.devices import pick_device
 from narrowlib.stacks.gradients import cross_entropy
 from narrowlib.stacks.networks import MLPStack, losses_without_neurons
 from narrowlib.stacks.training import make_generators
-from narrowlib.store.records import provenance
+from narrowlib.store.provenance import provenance
 
 WIDTH, N_SAMPLES = 512, 2_000
 BASELINE_NEURONS = 16  # of each layer; the others would take as long

@@ -16,7 +16,7 @@ from narrowlib.data.digits import Digits, mnist_digits
 from narrowlib.devices import pick_device
 from narrowlib.stacks.networks import MLPStack
 from narrowlib.stacks.training import make_generators
-from narrowlib.store.records import provenance
+from narrowlib.store.provenance import provenance
 
 SIZES = (784, 1200, 1200, 10)
 BATCH_SIZE, MAX_NORM = 16, 1.0

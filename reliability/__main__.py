@@ -67,7 +67,7 @@ def merged(before: dict | None, rows: list[dict[str, object]]) -> list[dict[str,
 
 def made(seconds: float) -> dict[str, object]:
     """What a check was run on."""
-    from narrowlib.store.records import provenance
+    from narrowlib.store.provenance import provenance
 
     here = provenance("cpu")
     return {name: here[name] for name in ("commit", "device", "python", "torch", "time")} | {"seconds": round(seconds)}

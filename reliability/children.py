@@ -5,23 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
+from companion import __main__ as companion
 
-from companion import record  # noqa: E402 (a script beside the workflow)
-
-from narrowlib.chapters.language import tables as llm_tables  # noqa: E402 (late, as those of the script)
-from narrowlib.chapters.two_trees import group_lasso  # noqa: E402
+from narrowlib.chapters.two_trees import group_lasso
 
 # What no profile makes small: these tables have the paper's sparsities and pairs at every scale.
-group_lasso.paper_tables = partial(group_lasso.paper_tables, sparsities=(0.0, 0.5, 0.9))
-llm_tables.paper_tables = partial(llm_tables.paper_tables, pairs=[(0.5, 0.2)], sparsities=(0.0, 0.5))
+group_lasso.tables = partial(group_lasso.tables, sparsities=(0.0, 0.5, 0.9))
+SMALLER = {"llm-scores": "sparsities='0 0.5'", "llm-pruning": "sparsities='0 0.5' pairs=0.5/0.2"}
 
 MEASURED = ("seconds", "seconds_per_token", "joules")  # columns that tell what a run cost
 
@@ -63,10 +59,9 @@ def start_record(chapter: str, folder: Path, *, n_threads: int = 1, more: str = 
         import torch
 
         torch.set_num_threads(n_threads)
-        settings = f"checkpoints={folder / 'left'} {more}"
-        sys.argv = ["record.py", chapter, "--profile", "smoke", "--set", settings]
-        sys.argv += ["--save-every", "0", "--folder", str(folder)]
-        return record.main()
+        settings = f"checkpoints={folder / 'left'} {SMALLER.get(chapter, '')} {more}"
+        options = ["--profile", "smoke", "--set", settings, "--save-every", "0", "--folder", str(folder)]
+        return companion.main(["record", chapter, *options])
 
     return start(work, folder / "log")
 

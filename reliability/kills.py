@@ -23,7 +23,7 @@ def kills(chapters: list[str], n_kills: int = N_KILLS) -> list[dict[str, object]
 
 def killed_chapter(chapter: str, n_kills: int) -> dict[str, object]:
     """Kill the recording of a chapter ``n_kills`` times, going on each time, from nothing once it is through."""
-    chance, kept, repeated, different, n_ends, n_done = random.Random(chapter), 0, 0, 0, 0, 0
+    chance, kept, repeated, different, n_ends, n_done = random.Random(chapter), 0, 0, 0, 0, 0  # noqa: S311 (not for secrets)
     with tempfile.TemporaryDirectory() as name:
         whole = Path(name, "whole")
         seconds = children.run_record(chapter, whole)

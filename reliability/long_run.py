@@ -37,7 +37,7 @@ def long_run(chapters: list[str], n_builds: int = N_BUILDS) -> list[dict[str, ob
 
 def executed_again(tree: Path, chapter: str) -> int:
     """Execute a chapter at smoke scale once more; the most bytes that its kernel held."""
-    command = [sys.executable, "-m", "companion.execute", chapter, "--profile", "smoke", "--again"]
+    command = [sys.executable, "-m", "companion", "run", chapter, "--profile", "smoke", "--again"]
     environment = {**os.environ, "PYTHONPATH": str(tree)}
     done = subprocess.run(command, cwd=tree, check=True, capture_output=True, text=True, env=environment)
     notebook = json.loads((tree / done.stdout.splitlines()[-1]).read_text(encoding="utf-8"))

@@ -36,7 +36,6 @@ CHAPTERS = {
     "third": "print('value', n)",
 }
 MODULES = {
-    "__init__": "",
     "lower": "ONE = 1\n",
     "upper": "from narrowlib.lower import ONE\n\n\ndef doubled(n):\n    return (ONE + ONE) * n\n",
 }
@@ -45,8 +44,9 @@ MODULES = {
 def make_tiny_project(tree: Path) -> None:
     """A project of three tiny chapters and a page without code, with the workflow of this checkout."""
     shutil.copytree(ROOT / "workflow", tree / "workflow", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "narrowlib", tree / "narrowlib", ignore=shutil.ignore_patterns("__pycache__"))
+    (tree / "book").mkdir()
     for folder, files, ending in (("book", CHAPTERS, "md"), ("narrowlib", MODULES, "py")):
-        (tree / folder).mkdir()
         for name, content in files.items():
             (tree / folder / f"{name}.{ending}").write_text(
                 SOURCE.format(name=name, code=content) if ending == "md" else content
@@ -68,7 +68,7 @@ def make_tiny_project(tree: Path) -> None:
 
 def make_book(tree: Path, profile: str = "quick") -> subprocess.CompletedProcess[str]:
     """What `make book` calls, in another tree."""
-    command = [sys.executable, "-m", "companion.build", "--profile", profile, "--cores", "2"]
+    command = [sys.executable, "-m", "companion", "book", "--profile", profile, "--cores", "2"]
     return subprocess.run(command, cwd=tree, capture_output=True, text=True, env=environment_of(tree))
 
 

@@ -8,9 +8,7 @@
 # A finished training is a table in the folder of the checkpoints; one that was killed goes on from its last checkpoint.
 import shlex
 import sys
-from pathlib import Path
 
-ROOT = Path(workflow.basedir).parent
 from companion import record
 
 from narrowlib.chapters.frontier.config import runs_of
@@ -28,8 +26,8 @@ PIECES = folder_of(SETTINGS, VALUES["checkpoints"])
 
 PYTHON = shlex.quote(sys.executable)
 LAUNCHER = f"{PYTHON} -m torch.distributed.run --standalone --nproc-per-node={N_GPUS}" if N_GPUS > 1 else PYTHON
-ON_GPUS = f"{PYTHON} -m companion.with_gpus"
-RECORD = f"-m companion.record {CHAPTER} --profile {shlex.quote(PROFILE)} --set={shlex.quote(SET)}"
+ON_GPUS = f"{PYTHON} -m companion with-gpus"
+RECORD = f"-m companion record {CHAPTER} --profile {shlex.quote(PROFILE)} --set={shlex.quote(SET)}"
 
 wildcard_constraints:
     run="[a-z0-9_-]+",

@@ -21,6 +21,12 @@ WIDEST_LINE = 80  # characters that a wide page shows without scrolling
 AFTER_THE_THEME = 900  # the theme adds its buttons with priority 501
 
 
+def write_one_page_as_many(app: Sphinx) -> None:
+    """Have every node that extensions write in pages written on the one page for printing too."""
+    handlers = app.registry.translation_handlers
+    handlers["singlehtml"] = {**handlers.get("html", {}), **handlers.get("singlehtml", {})}
+
+
 def choose_buttons(_: Sphinx, config: Config) -> None:
     """Buttons that lead to the repository where its address is known, none where it is not."""
     options = config.html_theme_options
@@ -102,6 +108,7 @@ def _reachable(block: re.Match[str]) -> str:
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Connect to Sphinx."""
+    app.connect("builder-inited", write_one_page_as_many)
     app.connect("config-inited", choose_buttons)
     app.connect("html-page-context", rewrite_buttons, priority=AFTER_THE_THEME)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -25,7 +25,7 @@ from narrowlib.recipe.intake import Texts
 from narrowlib.recipe.report import Report, write_report
 from narrowlib.recipe.settings import RecipeConfig
 from narrowlib.recipe.stages import Result, Stages, writing
-from narrowlib.store.records import provenance
+from narrowlib.store.provenance import provenance
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -6,11 +6,8 @@ so half a copy or a table edited by hand is noticed.  No pickle is written or re
 
 from __future__ import annotations
 
-import datetime
 import hashlib
 import json
-import platform
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,10 +18,10 @@ import pandas as pd
 import torch
 
 from narrowlib.store.files import replacing
+from narrowlib.store.provenance import REPOSITORY, provenance  # noqa: F401 (pages import it from here)
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-_REPOSITORY = _PACKAGE.parent
-_PLACES = (_REPOSITORY / "results" / "paper", _PACKAGE / "_book" / "paper")  # checkout, wheel
+_PLACES = (REPOSITORY / "results" / "paper", _PACKAGE / "_book" / "paper")  # checkout, wheel
 PAPER_RESULTS = next(filter(Path.is_dir, _PLACES), _PLACES[0])
 
 
@@ -41,7 +38,7 @@ class Record:
     config : dict
         Parameters of the run; anything that json holds.
     provenance : dict
-        Where and with what it was made, see `provenance`.
+        Where and with what it was made, see `narrowlib.store.provenance`.
     """
 
     name: str
@@ -194,56 +191,9 @@ def source_digest(*modules: ModuleType) -> str:
     return hashlib.sha256(b"\0".join(sources)).hexdigest()[:16]
 
 
-def provenance(device: str | torch.device = "auto") -> dict[str, Any]:
-    """Where a result is being made: commit, versions, device, time.
-
-    Parameters
-    ----------
-    device : {"auto", "cpu", "cuda"} or torch.device
-        What the run used; ``"auto"`` is the GPU when there is one.
-
-    Returns
-    -------
-    dict
-        ``commit`` (None outside a git checkout), ``dirty`` (uncommitted changes to tracked files),
-        ``device``, ``n_threads``, ``python``, ``torch``, ``platform``, ``time`` (UTC, to the second).
-    """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    is_gpu = torch.device(device).type == "cuda"
-    changes = _git("status", "--porcelain", "--untracked-files=no")
-    return {
-        "commit": _git("rev-parse", "HEAD"),
-        "dirty": None if changes is None else bool(changes),
-        "device": torch.cuda.get_device_name(device) if is_gpu else _processor_name(),
-        "n_threads": None if is_gpu else torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "platform": f"{platform.system()} {platform.machine()}",
-        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
-
-
 def _paths(folder: Path, name: str) -> tuple[Path, Path]:
     return folder / f"{name}.parquet", folder / f"{name}.json"
 
 
 def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _git(*arguments: str) -> str | None:
-    command = ["git", "-C", str(_REPOSITORY), *arguments]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def _processor_name() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

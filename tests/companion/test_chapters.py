@@ -47,7 +47,7 @@ def test_two_runs_give_the_same_bytes(smoke_book, tmp_path):
     (path,) = (tree / "_build" / "executed" / "hierarchy").glob("*.ipynb")
     before = normalised(path)
     times = nbformat.read(path, as_version=4).metadata["papermill"]["start_time"]
-    command = [sys.executable, "-m", "companion.execute", "hierarchy", "--profile", "smoke", "--again"]
+    command = [sys.executable, "-m", "companion", "run", "hierarchy", "--profile", "smoke", "--again"]
     subprocess.run(command, cwd=tree, env=environment_of(tree), check=True, capture_output=True)
     assert nbformat.read(path, as_version=4).metadata["papermill"]["start_time"] != times
     assert normalised(path) == before

@@ -8,6 +8,7 @@ from collections import Counter
 
 import pytest
 import yaml
+from companion import __main__ as companion
 from companion import record, with_gpus
 from trees import ROOT
 
@@ -61,8 +62,7 @@ def test_the_paper_profile_asks_for_five_sizes_of_each_way_and_tens_of_millions_
 )
 def test_unknown_pieces_are_refused_in_one_sentence(monkeypatch, capsys, tmp_path, arguments, says):
     options = ["--profile", "smoke", "--set", f"checkpoints={tmp_path}"]
-    monkeypatch.setattr("sys.argv", ["record.py", *arguments, *(options if "llm" in arguments[0] else [])])
-    assert record.main() == 2
+    assert companion.main(["record", *arguments, *(options if "llm" in arguments[0] else [])]) == 2
     assert says in capsys.readouterr().err
 
 
@@ -93,8 +93,7 @@ def test_a_command_sees_the_gpus_it_got(given, seen, tmp_path, monkeypatch, capf
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     monkeypatch.setattr(with_gpus, "LOCKS", tmp_path)
     tell = "import os, sys; print(os.environ['CUDA_VISIBLE_DEVICES']); sys.exit(3)"
-    monkeypatch.setattr(sys, "argv", ["with_gpus.py", "1", sys.executable, "-c", tell])
-    assert with_gpus.main() == 3
+    assert companion.main(["with-gpus", "1", sys.executable, "-c", tell]) == 3
     assert capfd.readouterr().out.strip() == seen
 
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
-from companion import chapters, downloads
+from companion import chapters, stage
 from trees import ROOT
 
 _spec = importlib.util.spec_from_file_location("launch", ROOT / "book" / "_ext" / "launch.py")
@@ -95,6 +95,6 @@ def test_the_repository_stands_in_one_place(monkeypatch):
     assert chapters.repository() == yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
     monkeypatch.setenv("REPOSITORY", f"{REPOSITORY}.git")
     assert chapters.repository() == REPOSITORY
-    config = yaml.safe_load(downloads.configuration())
+    config = yaml.safe_load(stage.configuration())
     assert config["repository"]["url"] == REPOSITORY
     assert config["execute"]["execute_notebooks"] == "off"  # still a text, not a truth value

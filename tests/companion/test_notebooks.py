@@ -4,7 +4,7 @@ import re
 
 import nbformat
 import pytest
-from companion import chapters, downloads, myst, notebooks
+from companion import chapters, myst, notebooks, offered
 
 MYST_LEFT = re.compile(r"\{(term|cite(:\w+)?|doc|numref|eq|ref|prf:ref)\}`|^[`:]{3,}\{", re.MULTILINE)
 
@@ -54,11 +54,10 @@ def test_without_a_repository_the_first_cell_says_what_to_do(monkeypatch):
         exec(notebooks.install_cell("hierarchy").source, {})
 
 
-def test_branch_holds_every_chapter_and_what_binder_installs(tmp_path, monkeypatch, known_repository):
-    monkeypatch.setattr(notebooks, "FOLDER", tmp_path)
-    written = {str(path.relative_to(tmp_path)) for path in notebooks.write_branch(None)}
-    assert {f"book/{chapter}.ipynb" for chapter in chapters.names()} < written
-    assert (tmp_path / "binder" / "requirements.txt").read_text().startswith("narrowlib")
+def test_branch_holds_every_chapter_and_what_binder_installs(known_repository):
+    files = notebooks.branch_files({})
+    assert {f"book/{chapter}.ipynb" for chapter in chapters.names()} < set(files)
+    assert files["binder/requirements.txt"].startswith("narrowlib[")
 
 
 def test_other_values_replace_defaults_and_nothing_else():
@@ -79,7 +78,7 @@ def test_executed_notebook_keeps_one_form_of_a_picture():
 
 @pytest.mark.parametrize("chapter", chapters.names())
 def test_table_documents_every_parameter(chapter):
-    rows = downloads.parameter_table(chapter).splitlines()
+    rows = offered.parameter_table(chapter).splitlines()
     paper = chapters.profile_parameters(chapter, "paper")
     for one in chapters.parameters(chapter).values():
         (row,) = [row for row in rows if row.startswith(f"| `{one.name}` |")]

@@ -154,7 +154,7 @@ def test_profiles_name_only_chapters():
     ],
 )
 def test_command_refuses_in_one_sentence(arguments, says):
-    command = [sys.executable, "-m", "companion.execute", *arguments]
+    command = [sys.executable, "-m", "companion", "run", *arguments]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 2
     assert result.stdout == ""

@@ -4,6 +4,7 @@ import json
 
 import pandas as pd
 import pytest
+from companion import __main__ as companion
 from companion import chapters, differences, record
 
 from narrowlib.chapters.hierarchy.experiment import HierarchyConfig
@@ -15,8 +16,7 @@ from narrowlib.store import records
 
 
 def run(monkeypatch, *arguments):
-    monkeypatch.setattr("sys.argv", ["record.py", *map(str, arguments)])
-    return record.main()
+    return companion.main(["record", *map(str, arguments)])
 
 
 def test_the_papers_parameters_are_the_defaults_of_the_library():
@@ -66,24 +66,6 @@ def test_mnist_and_its_chapter_have_the_same_paper(monkeypatch):
     monkeypatch.setattr(record.mnist, "paper_tables", lambda config, **where: asked.append(config))
     record.RECORDED["mnist"](record.all_parameters("mnist", "paper", ""))
     assert asked == [MnistConfig()]
-
-
-def test_language_models_get_the_parameters_of_their_chapter(monkeypatch):
-    from narrowlib.chapters.language import tables as llm_tables
-
-    asked = []
-    monkeypatch.setattr(llm_tables, "paper_tables", lambda config, **more: asked.append((config, more)))
-    values = record.all_parameters("llm-pruning", "paper", "")
-    record.RECORDED["llm-pruning"](values)
-    ((config, more),) = asked
-    assert (config.block_length, config.n_score_blocks) == (1024, 1024)
-    assert (config.recovery.n_steps, config.lasso.n_steps) == (values["recovery_steps"], values["lasso_steps"])
-    assert (config.recovery.learning_rate, config.lasso.learning_rate) == (
-        values["learning_rate"],
-        values["lasso_rate"],
-    )
-    assert len(more["strengths"]) == 3 and set(more["strengths"]) <= set(llm_tables.STRENGTHS)  # of the paper's
-    assert more["lasso_sparsity"] == llm_tables.LASSO_SPARSITY
 
 
 def test_unlearning_gets_the_parameters_of_its_chapter(monkeypatch):

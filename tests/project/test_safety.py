@@ -66,7 +66,7 @@ TALKERS = {
     "narrowlib/data/digits.py": "MNIST from torchvision's mirrors, compared with its sums",
     "narrowlib/store/downloads.py": "pip and npm, for pinned packages",
     "narrowlib/llm/models.py": "silences the log of the hub's client",
-    "narrowlib/store/records.py": "git, for the commit",
+    "narrowlib/store/provenance.py": "git, for the commit",
 }
 
 

@@ -6,7 +6,7 @@ import re
 import pytest
 from companion import pdf
 
-MOVED = {"llm-pruning": "fig-llm-skills", "group-lasso": "fig-group-lasso-strength-curves"}
+MOVED = {"llm-scores": "fig-llm-skills", "group-lasso": "fig-group-lasso-strength-curves"}
 MOST_BYTES = 500_000  # compressed, of what the first page loads of the book's own
 SCRIPT_BYTES = 15_000
 
@@ -76,7 +76,7 @@ def test_without_scripts_the_figure_itself_is_shown(browser, address, page):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_lines_stand_out_from_the_page(visit, scheme):
     """Contrast of 3 and more, which graphics need (WCAG 1.4.11)."""
-    tab = visit("book/llm-pruning", scheme=scheme)
+    tab = visit("book/llm-scores", scheme=scheme)
     found = tab.evaluate(
         """() => [getComputedStyle(document.body).backgroundColor,
         ...[...document.querySelectorAll('.interactive-figure path.mark')].map(mark => getComputedStyle(mark).fill)]"""

@@ -1,1 +1,8 @@
-"""The workflow of the book: execute, record, stage, render, publish, grade; ``python -m companion.X`` runs one."""
+"""The workflow of the book: ``python -m companion COMMAND``; see ``__main__`` for the commands.
+
+- The sources: ``chapters`` (pages, parameters, keys), ``exercises``, ``differences``, ``myst`` (as plain Markdown).
+- From sources to results: ``plan``, ``execute``, ``made``; outside the notebooks ``record`` and ``with_gpus``.
+- From results to pages: ``collect``, ``scorecard``, ``facts``, ``interactive``, ``api``, ``offered``, ``stage``.
+- From pages to the site: ``site``, ``finish``, ``pdf``; ``build`` does all of it.
+- Beside the site: ``notebooks``, ``course``, ``grade``, ``publish``.
+"""

@@ -1,17 +1,22 @@
-"""Pages of the library, one per public module, from its docstrings; and which of it a chapter uses."""
+"""Pages of the library, one per public module, from its docstrings; and which of it a chapter uses.
+
+The pages are a directive of autodoc each.  Autosummary, which writes such pages, does it when Sphinx has begun: too
+late for the table of contents of Jupyter Book, which leaves out every page that was not there before.
+"""
 
 from __future__ import annotations
 
 import ast
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from companion import chapters
 
 INDEX = "book/appendix/api"  # the page above them; without it in the table of contents there are none
 PACKAGE = "narrowlib"
-PAGE = """# `{name}`
+PAGE = """% made from {digest}
+
+# `{name}`
 
 ```{{eval-rst}}
 .. automodule:: {module}
@@ -21,71 +26,63 @@ PAGE = """# `{name}`
 """
 
 
-def modules() -> list[str]:
-    """Public modules of the library, those of a folder after the others."""
+@cache
+def modules() -> dict[str, Path]:
+    """Files of the public modules of the library, those of a folder after the others."""
     files = sorted((chapters.ROOT / PACKAGE).rglob("*.py"), key=lambda path: (len(path.parts), path.name))
-    parts = [path.relative_to(chapters.ROOT).with_suffix("").parts for path in files if path.name != "__init__.py"]
-    return [".".join(names) for names in parts if not any(name.startswith("_") for name in names)]
+    named = {".".join(path.relative_to(chapters.ROOT).with_suffix("").parts): path for path in files}
+    return {module: path for module, path in named.items() if "._" not in module}
 
 
 def page_of(module: str) -> str:
     """The page of a module."""
-    return f"{INDEX}/{short(module).replace('.', '-')}"
+    return f"{INDEX}/{_short(module).replace('.', '-')}"
 
 
-def short(module: str) -> str:
-    """A module's name without that of the library, which all of them share."""
-    return module.removeprefix(f"{PACKAGE}.")
+def _short(module: str) -> str:
+    return module.removeprefix(f"{PACKAGE}.")  # which all of them share
 
 
 @cache
 def pages() -> dict[str, str]:
-    """The pages in Markdown by name; none when the table of contents does not name the page above them."""
+    """The pages in Markdown by name, each with the sum of its module; none without the page above them."""
     if INDEX not in chapters.pages():
         return {}
-    return {page_of(module): PAGE.format(name=short(module), module=module) for module in modules()}
+    return {
+        page_of(module): PAGE.format(name=_short(module), module=module, digest=chapters.digest(path))
+        for module, path in modules().items()
+    }
 
 
 def listing() -> str:
     """A table in Markdown of the modules, each with the first sentence of its docstring."""
     lines = ["| module | what it holds |", "|---|---|"]
     for module in modules():
-        first = (ast.get_docstring(_tree(module)) or "").partition("\n\n")[0]
-        lines.append(
-            f"| {{doc}}`{module} </{page_of(module)}>` | {' '.join(first.split()).replace('|', chr(92) + '|')} |"
-        )
+        first = " ".join((ast.get_docstring(_tree(module)) or "").partition("\n\n")[0].split()).replace("|", "\\|")
+        lines.append(f"| {{doc}}`{_short(module)} </{page_of(module)}>` | {first} |")
     return "\n".join(lines)
-
-
-def with_pages(contents: dict[str, Any]) -> dict[str, Any]:
-    """The table of contents with the modules' pages below theirs."""
-    below = [{"file": page} for page in pages()]
-
-    def grown(node: Any) -> Any:
-        if isinstance(node, list):
-            return [grown(child) for child in node]
-        if isinstance(node, dict):
-            more = {"sections": below} if below and node.get("file") == INDEX else {}
-            return {key: grown(child) for key, child in node.items()} | more
-        return node
-
-    return grown(contents)
 
 
 def used(source: str) -> str:
     """Links in Markdown to the functions and classes of the library that a cell imports by name; empty without any."""
     try:
-        tree = ast.parse(source)
+        imports = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)]
     except SyntaxError:
         return ""
-    links = [
-        f"{{py:obj}}`~{node.module}.{alias.name}`"
-        for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == PACKAGE
-        for alias in node.names
-        if alias.name in defined(node.module)
-    ]
+    asked = [(node.module or "", alias.name) for node in imports for alias in node.names]
+    links = [f"{{py:obj}}`~{home}.{name}`" for module, name in asked if (home := home_of(module, name))]
     return "From the library: " + ", ".join(links) + "." if links and pages() else ""
+
+
+def home_of(module: str, name: str) -> str:
+    """The module that defines what another one, or a package, offers by name; empty for what has no page."""
+    if module.partition(".")[0] != PACKAGE:
+        return ""
+    if name in defined(module):
+        return module if module in modules() else ""
+    imports = [node for node in _tree(module).body if isinstance(node, ast.ImportFrom)]
+    homes = [node.module or "" for node in imports if name in [alias.name for alias in node.names]]
+    return home_of(homes[0], name) if homes else ""
 
 
 def defined(module: str) -> set[str]:
@@ -96,6 +93,4 @@ def defined(module: str) -> set[str]:
 
 @cache
 def _tree(module: str) -> ast.Module:
-    path = chapters.ROOT.joinpath(*module.split("."))
-    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-    return ast.parse(Path(file).read_text(encoding="utf-8"))
+    return ast.parse(chapters.module_path(module).read_text(encoding="utf-8"))

@@ -1,73 +1,54 @@
-"""Build the book of a profile: one build at a time in a tree, errors in plain words, and a report at the end."""
+"""Build the book of a profile: one build at a time in a tree, and a report at the end."""
 
 from __future__ import annotations
 
 import argparse
-import fcntl
 import os
-import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import nbformat
 
-from companion import chapters, finish, plainly
+from companion import chapters, parameters, plainly, site
+from companion.locks import one_at_a_time
 from companion.plan import make_plan
 
-HTML = chapters.BUILD / "html"
-SECONDS_TO_EXECUTE = 86_400.0
+
+class NotBuiltError(plainly.Refusal):
+    """A book that was not built."""
+
+    exit_code = 1
 
 
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--profile", default=chapters.DEFAULT_PROFILE, help="smoke, quick or paper")
-    parser.add_argument("--cores", default="all", help="how many to use")
-    return parser.parse_args()
+def planned(profile: str) -> dict[str, Any]:
+    """The plan of a profile.
 
-
-@contextmanager
-def one_at_a_time() -> Iterator[int]:
-    """Wait for another build in this tree to end; the lock of one that was killed is gone with it.
-
-    Yields the lock's file descriptor: a process that inherits it holds the lock too.
+    Raises
+    ------
+    NotBuiltError
+        When a source cannot be read.
     """
-    chapters.BUILD.mkdir(exist_ok=True)
-    with (chapters.BUILD / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print("another build runs in this tree; waiting for it", file=sys.stderr)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield lock.fileno()
+    try:
+        return make_plan(profile)
+    except (parameters.ParameterError, OSError):
+        raise  # what was asked for, or the machine
+    except Exception as error:  # a source: its author needs to know which, and why
+        raise NotBuiltError(f"the book cannot be planned: {type(error).__name__}: {error}") from error
 
 
-def forget_incomplete_site() -> None:
-    """Where a page, a static file or what lies beside the pages is gone, the whole site counts as not there."""
-    wanted = [HTML / f"{page}.html" for page in chapters.pages()] + [HTML / "_static" / "book.css"]
-    wanted += [HTML / path.relative_to(finish.BESIDE) for path in finish.BESIDE.rglob("*") if path.is_file()]
-    if not all(path.is_file() for path in wanted):
-        (HTML / "index.html").unlink(missing_ok=True)
+def run_snakemake(profile: str, cores: str) -> None:
+    """Execute what is stale and make the site; locks of our own stand in for that of Snakemake.
 
-
-def remove_unfinished() -> None:
-    """Remove what runs that were killed, more than a day ago, left half-written."""
-    for left in chapters.BUILD.rglob(f"{chapters.UNFINISHED}*"):
-        if time.time() - left.stat().st_mtime > SECONDS_TO_EXECUTE:
-            shutil.rmtree(left, ignore_errors=True)
-
-
-def run_snakemake(profile: str, cores: str, lock: int) -> int:
-    """Execute, stage and render what is stale, under the lock of this process, which its own would only repeat.
-
-    Should this process alone be killed, the next build waits for what it started.
+    Raises
+    ------
+    NotBuiltError
+        When a job failed.
     """
     command = [sys.executable, "-m", "snakemake", "--cores", cores, "--resources", "gpu=1", "--nolock"]
-    command += ["--rerun-triggers", "mtime", "--rerun-incomplete", "--quiet", "all", "--config", f"profile={profile}"]
-    return subprocess.run(command, cwd=chapters.ROOT, pass_fds=[lock]).returncode
+    command += ["--rerun-triggers", "input", "--rerun-incomplete", "--logger", "companion"]
+    if subprocess.run([*command, "--config", f"profile={profile}"], cwd=chapters.ROOT).returncode:
+        raise NotBuiltError("the book was not built; what went wrong stands above")
 
 
 def report(plan: dict[str, Any]) -> None:
@@ -77,30 +58,16 @@ def report(plan: dict[str, Any]) -> None:
     for chapter, path in plan["executed"].items():
         seconds = nbformat.read(chapters.ROOT / path, as_version=4).metadata["papermill"]["duration"]
         print(f"  {chapter:<{width}}  {seconds:7.1f} s")
-    print(f"site: {os.path.relpath(HTML / 'index.html')}")
+    print(f"site: {os.path.relpath(site.HTML / 'index.html')}")
 
 
-def main() -> int:
-    asked = arguments()
-    with one_at_a_time() as lock:
-        try:
-            plan = make_plan(asked.profile)
-        except chapters.ParameterError as error:
-            print(error, file=sys.stderr)
-            return 2
-        except OSError:
-            raise  # of the machine
-        except Exception as error:  # a source that cannot be read: its author needs to know which, and why
-            print(f"the book cannot be planned: {type(error).__name__}: {error}", file=sys.stderr)
-            return 1
-        forget_incomplete_site()
-        remove_unfinished()
-        if run_snakemake(asked.profile, asked.cores, lock):
-            print("the book was not built; what went wrong stands above", file=sys.stderr)
-            return 1
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--profile", default=parameters.QUICK, help="smoke, quick or paper")
+    parser.add_argument("--cores", default="all", help="how many to use")
+    asked = parser.parse_args(arguments)
+    with one_at_a_time("build", "another build runs in this tree; waiting for it"):
+        plan = planned(asked.profile)
+        run_snakemake(asked.profile, asked.cores)
         report(plan)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(plainly.run(main))

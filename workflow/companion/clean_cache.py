@@ -5,11 +5,9 @@ Only folders that the library makes are removed: should the cache folder be name
 
 from __future__ import annotations
 
+import argparse
 import shutil
-import sys
-from pathlib import Path
 
-from companion import plainly
 from narrowlib.store.downloads import cache_folder
 
 KINDS = {
@@ -20,27 +18,15 @@ KINDS = {
 }
 
 
-def size(folder: Path) -> tuple[int, int]:
-    """How many files a folder holds, and how many bytes."""
-    sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
-    return len(sizes), sum(sizes)
-
-
-def main() -> int:
-    cache = cache_folder()
+def main(arguments: list[str]) -> int:
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args(arguments)
+    cache, freed = cache_folder(), 0
     kinds = [kind for kind in KINDS if (cache / kind).is_dir()]
-    freed = 0
     for kind in kinds:
-        n_files, n_bytes = size(cache / kind)
+        sizes = [path.stat().st_size for path in (cache / kind).rglob("*") if path.is_file()]
         shutil.rmtree(cache / kind)
-        print(f"  {kind:<8} {n_files:6,} files {n_bytes / 1e6:10,.1f} MB  {KINDS[kind]}")
-        freed += n_bytes
-    if kinds:
-        print(f"{freed / 1e6:,.1f} MB freed in {cache}; what is needed is fetched again")
-    else:
-        print(f"nothing is kept in {cache}")
+        print(f"  {kind:<8} {len(sizes):6,} files {sum(sizes) / 1e6:10,.1f} MB  {KINDS[kind]}")
+        freed += sum(sizes)
+    freed_in = f"{freed / 1e6:,.1f} MB freed in {cache}; what is needed is fetched again"
+    print(freed_in if kinds else f"nothing is kept in {cache}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(plainly.run(main))

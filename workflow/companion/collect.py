@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import base64
+import copy
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+import nbformat
+
+from companion import chapters
 
 CLAIMS = "application/vnd.narrowlib.claims+json"  # narrowlib.claims
 DATA = "text/csv"  # narrowlib.chapters.style
@@ -33,6 +39,31 @@ class Figure:
     def files(self) -> dict[str, str]:
         """Where its files lie in the site, by ending."""
         return {ending: f"figures/{self.chapter}/{self.name}.{ending}" for ending in self.contents}
+
+
+def woven(chapter: str, executed: Path) -> Any:
+    """A chapter with the prose of today and the outputs of its executed notebook."""
+    return weave(chapters.read_notebook(chapter), nbformat.read(executed, as_version=4))
+
+
+def weave(source: Any, executed: Any) -> Any:
+    """The source's cells with the executed outputs.
+
+    Code cells agree in both but for the one that papermill injects, which is kept.
+    """
+    queue = [cell for cell in executed.cells if cell.cell_type == "code"]
+    cells = []
+    for cell in source.cells:
+        if cell.cell_type != "code":
+            cells.append(cell)
+            continue
+        if "injected-parameters" in queue[0].metadata.get("tags", []):
+            cells.append(queue.pop(0))
+        done = queue.pop(0)
+        if done.source != cell.source:
+            raise ValueError(f"the executed notebook is of another source: {done.source[:60]!r}")
+        cells.append(nbformat.from_dict({**cell, "outputs": done.outputs, "execution_count": done.execution_count}))
+    return nbformat.from_dict({**source, "cells": cells, "metadata": {**executed.metadata, **source.metadata}})
 
 
 def mirrored(caption: str) -> str | None:
@@ -89,13 +120,15 @@ def assessments(notebook: Any) -> list[dict[str, Any]]:
     return found
 
 
-def strip(notebook: Any) -> None:
-    """Remove the outputs that are for this module only: what renders the pages knows nothing of them."""
-    for cell in notebook.cells:
+def stripped(notebook: Any) -> Any:
+    """The notebook without the outputs that are for this module only: what renders the pages knows nothing of them."""
+    copied = copy.deepcopy(notebook)
+    for cell in copied.cells:
         for output in cell.get("outputs", ()):
             for kind in (CLAIMS, DATA):
                 output.get("data", {}).pop(kind, None)
                 output.get("metadata", {}).pop(kind, None)
+    return copied
 
 
 def _own_cells(notebook: Any) -> Iterator[Any]:

@@ -13,7 +13,7 @@ import re
 import sys
 from typing import Any
 
-from companion import chapters, exercises, myst, notebooks
+from companion import chapters, exercises, myst, notebooks, parameters
 
 FOLDER = chapters.BUILD / "course"
 PROFILE = "course"  # what a student's notebook is run with; the defaults where no such file is
@@ -101,7 +101,7 @@ def _commented(words: str) -> str:
 def teachers_notebook(chapter: str, profile: str) -> Any:
     """A chapter with its exercises, their solutions and their checks."""
     found = exercises.read_exercises(chapter)
-    values = chapters.profile_parameters(chapter, profile)
+    values = parameters.of_profile(chapter, profile)
     cells = [myst.markdown_cell(_instructions(chapter, found, values), "instructions"), notebooks.install_cell(chapter)]
     for cell in chapters.read_notebook(chapter).cells:
         if cell.cell_type != "code":
@@ -173,7 +173,7 @@ def checksum(cell: Any) -> str:
 
 def course_profile() -> str:
     """The profile of courses where there is one, else the defaults."""
-    return PROFILE if PROFILE in chapters.profile_names() else chapters.DEFAULT_PROFILE
+    return PROFILE if PROFILE in parameters.profile_names() else parameters.QUICK
 
 
 def write_course(wanted: list[str], profile: str) -> list[str]:
@@ -194,17 +194,17 @@ def write_course(wanted: list[str], profile: str) -> list[str]:
     return written
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("chapters", nargs="*", help="names of chapters; all when none is given")
     parser.add_argument("--profile", default=course_profile(), help="scale of the notebooks")
-    asked = parser.parse_args()
+    asked = parser.parse_args(arguments)
     try:
         if unknown := [name for name in asked.chapters if name not in chapters.names()]:
             known = ", ".join(chapters.names())
-            raise chapters.ParameterError(f"CHAPTERS holds {unknown[0]!r}; it must hold some of {known}")
+            raise parameters.ParameterError(f"CHAPTERS holds {unknown[0]!r}; it must hold some of {known}")
         written = write_course(asked.chapters or chapters.names(), asked.profile)
-    except (chapters.ParameterError, exercises.ExerciseError) as error:
+    except (parameters.ParameterError, exercises.ExerciseError) as error:
         print(error, file=sys.stderr)
         return 2
     print(f"{os.path.relpath(FOLDER)}: {', '.join(written)}")

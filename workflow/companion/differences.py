@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from companion import chapters
+from companion import chapters, parameters
 
 FILE = chapters.BOOK / "differences.yaml"
 TEXTS = ("what", "paper", "here", "why")
@@ -28,25 +28,22 @@ def differences() -> tuple[dict[str, Any], ...]:
     found = yaml.safe_load(FILE.read_text(encoding="utf-8")) or []
     names = chapters.names()
     for number, each in enumerate(found, 1):
-        where = f"difference {number} in {FILE.name}"
-        each.setdefault("here", _in_profile(each))
-        if missing := [name for name in TEXTS if not isinstance(each.get(name), str)]:
-            raise ValueError(f"{where} has no {missing[0]}; it must be a text")
+        where, parameter = f"difference {number} in {FILE.name}", each.get("parameter")
         for chapter in each.get("chapters") or [None]:
             if chapter not in names:
                 raise ValueError(f"{where} is of the chapter {chapter!r}; it must be one of {', '.join(names)}")
-            if each.get("parameter", "") not in {"", *chapters.parameters(chapter)}:
-                raise ValueError(f"{where} is of the parameter {each['parameter']!r}, which {chapter} does not have")
+            if parameter and parameter not in parameters.quick(chapter):
+                raise ValueError(f"{where} is of the parameter {parameter!r}, which {chapter} does not have")
+        if parameter:
+            each.setdefault("here", str(_papers_value(each["chapters"][0], parameter)))
+        if missing := [name for name in TEXTS if not isinstance(each.get(name), str)]:
+            raise ValueError(f"{where} has no {missing[0]}; it must be a text")
     return tuple(found)
 
 
-def _in_profile(each: dict[str, Any]) -> str | None:
-    """The value that the profile ``paper`` has for the parameter of a difference; None where that names none."""
-    for chapter in each.get("chapters") or ():
-        if chapter in chapters.names() and each.get("parameter") in chapters.parameters(chapter):
-            default = chapters.parameters(chapter)[each["parameter"]].default
-            return f"{chapters.profile_parameters(chapter, 'paper').get(each['parameter'], default)}"
-    return None
+def _papers_value(chapter: str, parameter: str) -> Any:
+    """The value of a parameter in the profile ``paper``."""
+    return parameters.of_profile(chapter, parameters.PAPER)[parameter]
 
 
 def of_parameters(chapter: str) -> dict[str, str]:

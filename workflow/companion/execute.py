@@ -8,49 +8,33 @@ the notebook's metadata, under ``narrowlib``.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
 import re
-import shlex
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from companion import chapters, made, plainly
+from companion import chapters, locks, made, parameters, plainly, plan
 
 KEPT = 8  # executed notebooks kept per chapter, beside the one in the book
-THREADS = "2"  # of every chapter, whatever the machine has and whoever starts it: the last bits depend on it
-SPINS = "5000"  # a tenth of a millisecond: a thread that waits longer sleeps, and leaves a busy machine its core
 EXECUTING = re.compile(r"Executing Cell (\d+)")  # how papermill announces a cell
-STARTUP_SECONDS = 120  # a busy machine may need long to start a kernel
-
-
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("chapter", help="name of the chapter, such as hierarchy")
-    parser.add_argument("--profile", default=chapters.DEFAULT_PROFILE, help="smoke, quick or paper")
-    parser.add_argument("--set", default="", dest="overrides", help="parameters: 'n_seeds=4 n_steps=500'")
-    parser.add_argument("--again", action="store_true", help="execute even when a result is there")
-    return parser.parse_args()
-
-
-def chosen_parameters(chapter: str, profile: str, overrides: str) -> dict[str, Any]:
-    """The profile's parameters with the overrides on top, checked."""
-    if chapter not in chapters.names():
-        raise chapters.ParameterError(f"CHAPTER is {chapter!r}; it must be one of {', '.join(chapters.names())}")
-    try:
-        words = shlex.split(overrides)
-    except ValueError as error:
-        raise chapters.ParameterError(f"P is {overrides!r}; it cannot be split into words: {error}") from None
-    given = {}
-    for word in words:
-        name, equals, value = word.partition("=")
-        if not equals or not name:
-            raise chapters.ParameterError(f"P holds {word!r}; it must hold name=value, separated by spaces")
-        given[name] = value
-    return {**chapters.profile_parameters(chapter, profile), **chapters.check_parameters(chapter, given)}
+THREADS = {"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"}  # whatever the machine has: the last bits depend on it
+ENVIRONMENT = {  # where the user has set nothing else
+    "GOMP_SPINCOUNT": "5000",  # a thread that waits longer than 0.1 ms sleeps, and leaves a busy machine its core
+    "TQDM_MININTERVAL": "5",  # bars of the library, a line each time
+    "JUPYTER_PREFER_ENV_PATH": "1",  # the kernel of this environment, not of the user
+    "PYTHONWARNINGS": "ignore:IProgress not found",  # bars as text are what is wanted here
+    "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+}
+HOW = {
+    "progress_bar": False,
+    "log_output": True,
+    "start_timeout": 120,  # seconds; a busy machine may need long to start a kernel
+    "coalesce_streams": True,  # else how a printed line is cut depends on how busy the machine is
+    "extra_arguments": ["--IPKernelApp.log_level=ERROR"],
+}
 
 
 def execute(chapter: str, values: dict[str, Any], output: Path) -> None:
@@ -68,32 +52,18 @@ def execute(chapter: str, values: dict[str, Any], output: Path) -> None:
 
     progress = Progress(chapter, len(chapters.read_notebook(chapter).cells) + bool(values))
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(chapters.ROOT), os.environ.get("PYTHONPATH")]))
-    os.environ.update(OMP_NUM_THREADS=THREADS, MKL_NUM_THREADS=THREADS)
-    os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
-    os.environ.setdefault("TQDM_MININTERVAL", "5")  # bars of the library, a line each time
-    os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")  # the kernel of this environment, not of the user
-    os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")  # bars as text are what is wanted here
-    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
-    chapters.BUILD.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=chapters.BUILD, prefix=chapters.UNFINISHED) as folder:
+    os.environ.update({**ENVIRONMENT, **os.environ, **THREADS})
+    with tempfile.TemporaryDirectory() as folder:
         source, done = Path(folder, "source.ipynb"), Path(folder, "done.ipynb")
         nbformat.write(made.with_report(chapters.read_notebook(chapter)), source)
         try:
-            papermill.execute_notebook(
-                source,
-                done,
-                parameters=values,
-                cwd=chapters.ROOT,
-                progress_bar=False,
-                log_output=True,
-                start_timeout=STARTUP_SECONDS,
-                coalesce_streams=True,  # else how a printed line is cut depends on how busy the machine is
-                extra_arguments=["--IPKernelApp.log_level=ERROR"],
-            )
+            papermill.execute_notebook(source, done, parameters=values, cwd=chapters.ROOT, **HOW)
         except (PapermillExecutionError, DeadKernelError) as error:
             partial = made.without_report(nbformat.read(done, as_version=4))
             chapters.write_if_changed(failed_path(chapter), nbformat.writes(partial))
-            raise FailedCellError(chapter, progress.where(), _cause(error)) from error
+            if getattr(error, "ename", "") == "SettingsError":  # the page's own check of its parameters
+                raise parameters.ParameterError(f"{chapter}: {error.evalue.splitlines()[0]}") from error
+            raise FailedCellError(chapter, progress.where(), error) from error
         notebook = nbformat.read(done, as_version=4)
     notebook.metadata["narrowlib"] = made.take_report(notebook, chapter, values)
     _make_reproducible(notebook)
@@ -101,18 +71,18 @@ def execute(chapter: str, values: dict[str, Any], output: Path) -> None:
     failed_path(chapter).unlink(missing_ok=True)
 
 
-class FailedCellError(RuntimeError):
+class FailedCellError(plainly.Refusal):
     """A cell that raised, or took its kernel down."""
 
-    def __init__(self, chapter: str, where: str, cause: str) -> None:
+    exit_code = 1
+
+    def __init__(self, chapter: str, where: str, error: Exception) -> None:
+        cause = "its kernel died; was there enough memory?"
+        if hasattr(error, "ename"):
+            first = error.source.strip().splitlines()[0]
+            cause = f"{error.ename}: {error.evalue} (in the cell that begins {first!r})"
         kept = os.path.relpath(failed_path(chapter))
         super().__init__(f"chapter {chapter}, {where}: {cause}\nthe notebook up to there: {kept}")
-
-
-def _cause(error: Exception) -> str:
-    if hasattr(error, "ename"):
-        return f"{error.ename}: {error.evalue} (in the cell that begins {error.source.strip().splitlines()[0]!r})"
-    return "its kernel died; was there enough memory?"
 
 
 def failed_path(chapter: str) -> Path:
@@ -167,35 +137,28 @@ def _is_progress(output: Any) -> bool:
 
 def drop_old(folder: Path) -> None:
     """Keep the newest executed notebooks of a chapter, and the one that is in the book."""
-    in_book = chapters.BUILD / "plan.json"
-    kept = json.loads(in_book.read_text(encoding="utf-8"))["executed"].values() if in_book.is_file() else ()
+    in_book = plan.read_plan()["executed"].values()
     newest_first = sorted(folder.glob("*.ipynb"), key=lambda path: path.stat().st_mtime, reverse=True)
     for path in newest_first[KEPT:]:
-        if str(path.relative_to(chapters.ROOT)) not in kept:
+        if str(path.relative_to(chapters.ROOT)) not in in_book:
             path.unlink()
 
 
-def main() -> int:
-    asked = arguments()
-    try:
-        values = chosen_parameters(asked.chapter, asked.profile, asked.overrides)
-    except chapters.ParameterError as error:
-        print(error, file=sys.stderr)
-        return 2
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("chapter", help="name of the chapter, such as hierarchy")
+    parser.add_argument("--profile", default=parameters.QUICK, help="smoke, quick or paper")
+    parser.add_argument("--set", default="", dest="overrides", help="parameters: 'n_seeds=4 n_steps=500'")
+    parser.add_argument("--again", action="store_true", help="execute even when a result is there")
+    asked = parser.parse_args(arguments)
+    values = parameters.chosen(asked.chapter, asked.profile, asked.overrides)
     output = chapters.executed_path(asked.chapter, values)
-    if output.is_file() and not asked.again:
-        print(f"{asked.chapter}: nothing it depends on has changed since it was executed (AGAIN=1 executes it again)")
-        output.touch()
-    else:
-        try:
+    with locks.one_at_a_time(output.stem, f"another process executes {asked.chapter}; waiting for it"):
+        if output.is_file() and not asked.again:
+            print(f"{asked.chapter}: nothing it depends on has changed since it was executed (AGAIN=1 executes again)")
+            output.touch()
+        else:
             execute(asked.chapter, values, output)
-        except FailedCellError as error:
-            print(error, file=sys.stderr)
-            return 1
-        drop_old(output.parent)
+            drop_old(output.parent)
     print(os.path.relpath(output))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(plainly.run(main))

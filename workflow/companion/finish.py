@@ -1,23 +1,27 @@
 """After rendering: put what is published beside the pages, number the figures, check every internal link.
 
-A PDF of the pages as they were before is withdrawn.
+What an earlier state of the book left is removed: pages and figures that are gone, and a PDF of the pages as they were.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import posixpath
-import sys
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from companion import chapters, pdf
+from companion import chapters, stage
+from narrowlib.store.files import replacing
 
 HTML = chapters.BUILD / "html"
-BESIDE = chapters.BUILD / "beside"
 UNNUMBERED = ("#", "#top")  # of a page itself
+PDF = "narrow-ai.pdf"
+_LINK = re.compile(r"<!-- pdf -->.*?<!-- /pdf -->", re.DOTALL)  # its place on the first page
 
 
 class Page(HTMLParser):
@@ -57,47 +61,71 @@ def read_pages(site: Path = HTML) -> dict[str, Page]:
 
 def broken_links(pages: dict[str, Page], site: Path = HTML) -> list[str]:
     """Every link inside the site that leads nowhere, with the page it stands on."""
-    broken = []
-    for name, page in pages.items():
-        for link in sorted(page.links):
-            parts = urlsplit(link)
-            if parts.scheme or parts.netloc or link in UNNUMBERED:
-                continue
-            path = (
-                posixpath.normpath(posixpath.join(posixpath.dirname(name), unquote(parts.path))) if parts.path else name
-            )
-            place = site / path
-            is_there = place.is_file() or (place.is_dir() and (place / "index.html").is_file())
-            if is_there and parts.fragment and path in pages:
-                is_there = unquote(parts.fragment) in pages[path].targets
-            if not is_there:
-                broken.append(f"{name}: {link}")
-    return broken
+    return [
+        f"{name}: {link}"
+        for name, page in pages.items()
+        for link in sorted(page.links)
+        if link not in UNNUMBERED and not _leads_somewhere(link, name, pages, site)
+    ]
+
+
+def _leads_somewhere(link: str, name: str, pages: dict[str, Page], site: Path) -> bool:
+    parts = urlsplit(link)
+    if parts.scheme or parts.netloc:
+        return True  # outside: make links asks
+    path = posixpath.normpath(posixpath.join(posixpath.dirname(name), unquote(parts.path))) if parts.path else name
+    place = site / path
+    is_there = place.is_file() or (place / "index.html").is_file()
+    return is_there and (not parts.fragment or path not in pages or unquote(parts.fragment) in pages[path].targets)
 
 
 def put_beside(pages: dict[str, Page]) -> None:
-    """Copy what is published beside the pages, the figures numbered, and drop what an earlier build left of it."""
-    wanted = {path.relative_to(BESIDE).as_posix(): path.read_bytes() for path in BESIDE.rglob("*") if path.is_file()}
-    about: dict[str, Any] = json.loads(wanted["provenance.json"])
+    """Copy what is published beside the pages, the figures numbered."""
+    for path in stage.BESIDE.rglob("*"):
+        if path.is_file():
+            chapters.write_if_changed(HTML / path.relative_to(stage.BESIDE), path.read_bytes())
+    about = json.loads((stage.BESIDE / "provenance.json").read_text(encoding="utf-8"))
     for figure in about["figures"]:
         figure["number"] = pages[figure["page"]].numbers.get(figure["name"])
-    wanted["provenance.json"] = (json.dumps(about, indent=1, sort_keys=True) + "\n").encode()
-    for path, content in wanted.items():
-        chapters.write_if_changed(HTML / path, content)
-    for path in (HTML / "figures").rglob("*"):
-        if path.is_file() and path.relative_to(HTML).as_posix() not in wanted:
+    chapters.write_if_changed(HTML / "provenance.json", json.dumps(about, indent=1, sort_keys=True) + "\n")
+
+
+def remove_left() -> None:
+    """Remove pages and figures that the book no longer has."""
+    for path in (HTML / "book").rglob("*.html"):
+        source = stage.STAGE / path.relative_to(HTML)
+        if not any(source.with_suffix(ending).is_file() for ending in (".md", ".ipynb")):
+            path.unlink()
+    for path in (HTML / "figures").rglob("*.*"):
+        if not (stage.BESIDE / path.relative_to(HTML)).is_file():
             path.unlink()
 
 
-def main() -> int:
-    pdf.withdraw()
+def link_pdf(site: Path = HTML) -> None:
+    """Have the first page link to the PDF exactly when it is there."""
+    first, file = site / f"{chapters.pages()[0]}.html", site / PDF
+    link = ""
+    if file.is_file():
+        address, size = os.path.relpath(file, first.parent), file.stat().st_size / 1e6
+        link = f'<p>To read on paper: <a href="{address}" download>the book as one PDF</a> ({size:.1f} MB).</p>'
+    text = _LINK.sub(f"<!-- pdf -->{link}<!-- /pdf -->", first.read_text(encoding="utf-8"))
+    chapters.write_if_changed(first, text)
+
+
+@contextmanager
+def new_pdf() -> Iterator[Path]:
+    """A path to write the PDF at; then it is in the site, and linked."""
+    with replacing(HTML / PDF) as target:
+        yield target
+    link_pdf()
+    print(os.path.relpath(HTML / PDF))
+
+
+def finish() -> list[str]:
+    """Finish what was rendered; the links that lead nowhere."""
+    (HTML / PDF).unlink(missing_ok=True)
+    link_pdf()
+    remove_left()
     pages = read_pages()
     put_beside(pages)
-    broken = broken_links(pages)
-    for link in broken:
-        print(f"a link leads nowhere: {link}", file=sys.stderr)
-    return 1 if broken else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return broken_links(pages)

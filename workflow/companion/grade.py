@@ -103,10 +103,10 @@ def grade(submission: Path, teachers: Path) -> list[Grade]:
         return grades(run(restored, Path(folder)))
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="holds submissions, named as the chapters: ANYTHING/hierarchy.ipynb")
-    asked = parser.parse_args()
+    asked = parser.parse_args(arguments)
     rows, wrong = [], 0
     for path in sorted(asked.folder.rglob("*.ipynb")):
         teachers = course.FOLDER / "instructor" / path.name

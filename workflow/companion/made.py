@@ -7,24 +7,18 @@ from __future__ import annotations
 
 import copy
 import json
-import re
-import subprocess
 from collections.abc import Mapping
 from typing import Any
 
-from companion import chapters
+from companion import chapters, myst, parameters
+from narrowlib.store.provenance import git_state
 
 PACKAGES = ("torch", "numpy", "pandas", "scipy", "matplotlib", "seaborn", "torchvision", "transformers", "datasets")
 TAG = "report"
 REPORT = f"""
 import json, platform, resource, sys
 from importlib import metadata
-from pathlib import Path
-
-def processor():
-    lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines() if Path("/proc/cpuinfo").is_file() else []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor() or platform.machine()
+from narrowlib.store.provenance import processor_name
 
 torch = sys.modules.get("torch")
 on_gpu = torch is not None and torch.cuda.is_initialized()
@@ -33,7 +27,7 @@ print(json.dumps({{
     "versions": {{"python": platform.python_version()}}
     | {{name: metadata.version(name) for name in {PACKAGES!r} if name in sys.modules}},
     "platform": f"{{platform.system()}} {{platform.machine()}}",
-    "device": torch.cuda.get_device_name() if on_gpu else processor(),
+    "device": torch.cuda.get_device_name() if on_gpu else processor_name(),
     "n_threads": torch.get_num_threads() if torch is not None and not on_gpu else None,
     "peak_memory_bytes": peak * (1 if sys.platform == "darwin" else 1024),
     "peak_gpu_memory_bytes": torch.cuda.max_memory_reserved() if on_gpu else None,
@@ -63,20 +57,16 @@ def take_report(notebook: Any, chapter: str, values: Mapping[str, Any]) -> dict[
     -------
     dict
         What the kernel reported: ``versions``, ``platform``, ``device``, ``n_threads``, ``peak_memory_bytes``,
-        ``peak_gpu_memory_bytes``.  And ``commit`` with ``dirty`` (changes to tracked files; both None outside a
-        checkout), ``parameters`` (all, with the defaults), ``source`` (the chapter's file), and ``lines``, first and
-        last in that file, of every code cell.
+        ``peak_gpu_memory_bytes``.  And ``commit`` with ``dirty``, see `git_state`, ``parameters`` (all, with the
+        defaults), ``source`` (the chapter's file), and ``lines``, first and last in that file, of every code cell.
     """
     report = notebook.cells[-1]
     without_report(notebook)
     said = json.loads("".join(output["text"] for output in report.outputs if output.get("name") == "stdout"))
-    defaults = {name: parameter.default for name, parameter in chapters.parameters(chapter).items()}
-    changes = _git("status", "--porcelain", "--untracked-files=no")
     return {
         **said,
-        "commit": _git("rev-parse", "HEAD"),
-        "dirty": None if changes is None else bool(changes),
-        "parameters": {**defaults, **values},
+        **git_state(chapters.ROOT),
+        "parameters": {**parameters.quick(chapter), **values},
         "source": chapters.source_path(chapter).relative_to(chapters.ROOT).as_posix(),
         "lines": code_lines(chapters.source_path(chapter).read_text(encoding="utf-8")),
     }
@@ -84,22 +74,5 @@ def take_report(notebook: Any, chapter: str, values: Mapping[str, Any]) -> dict[
 
 def code_lines(source: str) -> list[tuple[int, int]]:
     """First and last line, counted from 1, of every code cell of a MyST notebook, its fences included."""
-    found, fence, begin = [], "", 0
-    for number, line in enumerate(source.splitlines(), start=1):
-        opens = re.match(r"(`{3,})(\{code-cell\})?", line)
-        if fence:
-            if line.strip() == fence:
-                if begin:
-                    found.append((begin, number))
-                fence = ""
-        elif opens:
-            fence, begin = opens.group(1), number if opens.group(2) else 0
-    return found
-
-
-def _git(*arguments: str) -> str | None:
-    command = ["git", "-C", str(chapters.ROOT), *arguments]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
+    cells = [token.map for token in myst.fences(source) if token.info.startswith("{code-cell}")]
+    return [(first + 1, last) for first, last in cells]

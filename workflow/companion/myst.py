@@ -15,10 +15,13 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import nbformat
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+from mdit_py_plugins.colon_fence import colon_fence_plugin
 
 from companion import chapters
 
-_FENCE = re.compile(r"^ {0,3}(?P<fence>`{3,}|:{3,}|~{3,})(?P<info>.*)$")
+_PARSER = MarkdownIt("commonmark").use(colon_fence_plugin)
 _DIRECTIVE = re.compile(r"^\{(?P<name>[\w:-]+)\}\s*(?P<argument>.*)$")
 _OPTION = re.compile(r"^:(?P<name>[\w-]+):\s*(?P<value>.*)$")
 _ROLE = re.compile(r"\{(?P<role>[\w:-]+)\}`(?P<text>[^`]+)`")
@@ -56,35 +59,34 @@ class Directive:
 Piece = Prose | Block | Directive
 
 
+def fences(text: str) -> Iterator[Token]:
+    """The fenced blocks of a text that stand in no other block, as tokens: ``info``, ``content``, ``map``."""
+    for token in _PARSER.parse(text):
+        if token.level == 0 and token.type in ("fence", "colon_fence"):
+            yield token
+
+
 def pieces(text: str) -> Iterator[Piece]:
     """Cut MyST text into prose, code blocks and directives, in order."""
-    prose: list[str] = []
-    lines = iter(text.splitlines())
-    for line in lines:
-        fence = _FENCE.match(line)
-        if not fence or (fence["fence"][0] == ":" and not _DIRECTIVE.match(fence["info"].strip())):
-            prose.append(line)
+    lines, begin = text.splitlines(), 0
+    for token in fences(text):
+        directive = _DIRECTIVE.match(token.info.strip())
+        if token.type == "colon_fence" and not directive:
             continue
-        if any(map(str.strip, prose)):
-            yield Prose("\n".join(prose).strip("\n"))
-        prose = []
-        body = list(_until_closed(lines, fence["fence"]))
-        directive = _DIRECTIVE.match(fence["info"].strip())
+        first, last = token.map or (0, 0)
+        yield from _prose(lines[begin:first])
+        begin = last
         if directive:
-            yield _directive(directive["name"], directive["argument"].strip(), body)
+            yield _directive(directive["name"], directive["argument"].strip(), token.content.splitlines())
         else:
-            whole = "\n".join([line, *body, fence["fence"]])
-            yield Block(whole, fence["info"].strip(), "\n".join(body))
-    if any(map(str.strip, prose)):
-        yield Prose("\n".join(prose).strip("\n"))
+            yield Block("\n".join(lines[first:last]), token.info.strip(), token.content.rstrip("\n"))
+    yield from _prose(lines[begin:])
 
 
-def _until_closed(lines: Iterator[str], fence: str) -> Iterator[str]:
-    for line in lines:
-        closing = line.strip()
-        if len(closing) >= len(fence) and set(closing) == {fence[0]}:
-            return
-        yield line
+def _prose(lines: list[str]) -> Iterator[Prose]:
+    text = "\n".join(lines).strip("\n")
+    if text.strip():
+        yield Prose(text)
 
 
 def _directive(name: str, argument: str, body: list[str]) -> Directive:

@@ -10,18 +10,17 @@ import ast
 import json
 import os
 import re
-import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import nbformat
 
-from companion import chapters, myst
+from companion import chapters, collect, myst
+from companion.plan import read_plan
 
 FOLDER = chapters.BUILD / "notebooks"
-BRANCH = "notebooks"  # what `make notebooks` writes is the content of this branch
 PACKAGE = "narrowlib"
 SHOWN = ("text/plain", "text/html", "text/markdown", "text/latex", "image/png", "image/svg+xml")
 
@@ -39,7 +38,7 @@ def extras(chapter: str) -> list[str]:
     project = tomllib.loads(path.read_text(encoding="utf-8"))["project"] if path.is_file() else {}
     imported = set()
     for module in chapters.modules(chapter):
-        for node in ast.walk(ast.parse(_path(module).read_text(encoding="utf-8"))):
+        for node in ast.walk(ast.parse(chapters.module_path(module).read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
                 imported.update(alias.name.partition(".")[0] for alias in node.names)
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -52,32 +51,24 @@ def extras(chapter: str) -> list[str]:
     return sorted(name for name, packages in for_chapters.items() if (packages - {PACKAGE}) & imported)
 
 
-def _path(module: str) -> Path:
-    path = chapters.ROOT.joinpath(*module.split("."))
-    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-
-
-def requirement(chapter: str) -> str:
-    """What pip has to install for a chapter; empty when the repository is not known."""
-    address = chapters.repository()
-    if not address:
-        return ""
-    wanted = f"[{','.join(extras(chapter))}]" if extras(chapter) else ""
-    return f"{PACKAGE}{wanted} @ {address}/archive/refs/tags/v{version()}.tar.gz"
+def _requirement(wanted: Iterable[str]) -> str:
+    """What pip installs: this release with some of its extras; empty when the repository is not known."""
+    address, named = chapters.repository(), ",".join(sorted(wanted))
+    archive = f"{address}/archive/refs/tags/v{version()}.tar.gz"
+    return f"{PACKAGE}{f'[{named}]' if named else ''} @ {archive}" if address else ""
 
 
 def install_cell(chapter: str) -> Any:
     """The first code cell: installs the pinned release where the library is missing."""
+    wanted = _requirement(extras(chapter))
+    refused = f'raise SystemExit("install {PACKAGE} {version()} first: pip install -e . in its checkout")'
     lines = [
         "# Installs the release that this notebook belongs to, where it is missing.",
         "import importlib.util",
         "",
         f'if importlib.util.find_spec("{PACKAGE}") is None:',
+        "    " + (f'%pip install --quiet "{wanted}"' if wanted else refused),
     ]
-    if requirement(chapter):
-        lines += [f'    %pip install --quiet "{requirement(chapter)}"']
-    else:
-        lines += [f'    raise SystemExit("install {PACKAGE} {version()} first: pip install -e . in its checkout")']
     return myst.code_cell("\n".join(lines), "install", tags=["install"])
 
 
@@ -121,17 +112,22 @@ def with_values(source: str, values: Mapping[str, Any]) -> str:
     for line in reversed(ast.parse(source).body):
         if isinstance(line, ast.AnnAssign) and line.value is not None and line.target.id in values:
             row, start, end = line.value.lineno - 1, line.value.col_offset, line.value.end_col_offset
-            new = repr(values[line.target.id]) if not isinstance(values[line.target.id], str) else None
-            new = json.dumps(values[line.target.id]) if new is None else new
+            value = values[line.target.id]
+            new = json.dumps(value) if isinstance(value, str) else repr(value)
             pad = " " * max(0, (end - start) - len(new))
             lines[row] = lines[row][:start] + new + pad + lines[row][end:]
     return "\n".join(line.rstrip() for line in lines)
 
 
-def write(path: Path, notebook: Any) -> None:
-    """Write a notebook after checking it against its format."""
+def as_text(notebook: Any) -> str:
+    """A notebook as it is written to a file, checked against its format."""
     nbformat.validate(notebook)
-    chapters.write_if_changed(path, nbformat.writes(notebook) + "\n")
+    return nbformat.writes(notebook) + "\n"
+
+
+def write(path: Path, notebook: Any) -> None:
+    """Write a notebook, see `as_text`."""
+    chapters.write_if_changed(path, as_text(notebook))
 
 
 README = """# Notebooks of the book
@@ -142,45 +138,30 @@ Made from the main branch by `make notebooks`; edits here are lost. `book/` hold
 """
 
 
-def write_branch(plan: Mapping[str, Any] | None) -> list[Path]:
-    """The whole content of the branch of notebooks; executed ones where the plan's results are there."""
-    from companion.stage import weave
-
-    written = []
+def branch_files(executed: Mapping[str, str]) -> dict[str, str]:
+    """The content of the branch of notebooks by path; of chapters whose results are there, with outputs too."""
+    files = {"README.md": README.format(package=PACKAGE, version=version())}
     needed: set[str] = set()
     for chapter in chapters.names():
-        write(FOLDER / "book" / f"{chapter}.ipynb", clean_notebook(chapter))
-        written.append(FOLDER / "book" / f"{chapter}.ipynb")
+        files[f"book/{chapter}.ipynb"] = as_text(clean_notebook(chapter))
         needed.update(extras(chapter))
-        result = chapters.ROOT / plan["executed"].get(chapter, "missing") if plan else None
-        if result and result.is_file():
-            woven = weave(chapters.read_notebook(chapter), nbformat.read(result, as_version=4))
-            write(FOLDER / "executed" / f"{chapter}.ipynb", executed_notebook(chapter, woven))
-            written.append(FOLDER / "executed" / f"{chapter}.ipynb")
-    address = chapters.repository()
-    files = {"README.md": README.format(package=PACKAGE, version=version())}
-    if address:
-        wanted = f"[{','.join(sorted(needed))}]" if needed else ""
-        archive = f"{address}/archive/refs/tags/v{version()}.tar.gz"
-        files["binder/requirements.txt"] = f"{PACKAGE}{wanted} @ {archive}\nipykernel\n"
+        result = chapters.ROOT / executed.get(chapter, "missing")
+        if result.is_file():
+            notebook = executed_notebook(chapter, collect.woven(chapter, result))
+            files[f"executed/{chapter}.ipynb"] = as_text(notebook)
+    if chapters.repository():
+        files["binder/requirements.txt"] = f"{_requirement(needed)}\nipykernel\n"
         files["binder/runtime.txt"] = "python-3.11\n"
-    for name, text in files.items():
-        chapters.write_if_changed(FOLDER / name, text)
-        written.append(FOLDER / name)
-    return written
+    return files
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.parse_args()
-    planned = chapters.BUILD / "plan.json"
-    plan = json.loads(planned.read_text(encoding="utf-8")) if planned.is_file() else None
-    written = set(write_branch(plan))
-    for path in [path for path in FOLDER.rglob("*") if path.is_file() and path not in written]:
-        path.unlink()
+def main(arguments: list[str]) -> int:
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args(arguments)
+    files = {FOLDER / name: text for name, text in branch_files(read_plan()["executed"]).items()}
+    for path in FOLDER.rglob("*"):
+        if path.is_file() and path not in files:
+            path.unlink()
+    for path, text in files.items():
+        chapters.write_if_changed(path, text)
     print(os.path.relpath(FOLDER))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

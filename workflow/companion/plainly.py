@@ -1,4 +1,4 @@
-"""Errors of the machine in plain words: a full disk, no memory, a folder that cannot be written."""
+"""Errors in plain words: what a user asked for and cannot have, and what the machine cannot do."""
 
 from __future__ import annotations
 
@@ -9,10 +9,19 @@ from collections.abc import Callable
 NO_MEMORY = ("can't allocate memory", "out of memory", "bad_alloc")  # torch raises RuntimeError for it
 
 
+class Refusal(ValueError):
+    """Something that cannot be done, said in one sentence to whoever asked for it."""
+
+    exit_code = 2
+
+
 def run(main: Callable[[], int]) -> int:
-    """Exit code of a script: that of ``main``, or 1 with one sentence on stderr where the machine failed it."""
+    """Exit code of a command: that of ``main``, or another with one sentence on stderr where it cannot be done."""
     try:
         return main()
+    except Refusal as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
     except (OSError, MemoryError, RuntimeError) as error:
         said = sentence(error)
         if said is None:

@@ -1,4 +1,4 @@
-"""What a profile's book consists of, as data: which executed notebook each chapter needs."""
+"""What a profile's book consists of: which executed notebook each chapter needs, and the sums of all sources."""
 
 from __future__ import annotations
 
@@ -7,7 +7,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from companion import chapters
+from companion import chapters, parameters
+
+FILE = chapters.BUILD / "plan.json"
+RENDERED = (
+    ("", "*.yml"),
+    ("", "constraints.txt"),
+    ("book", "**/*.*"),
+    ("narrowlib", "**/*.py"),
+    ("workflow", "**/*.py"),
+)
 
 
 def make_plan(profile: str) -> dict[str, Any]:
@@ -17,20 +26,27 @@ def make_plan(profile: str) -> dict[str, Any]:
     -------
     dict
         ``profile``; ``repository``, its address; ``executed``, the path of every chapter's executed notebook;
-        ``sources``, the sums of every file that is rendered.
+        ``sources``, the sums of every file that the pages are made from, docstrings and this workflow included.
     """
     executed = {}
     for chapter in chapters.names():
-        path = chapters.executed_path(chapter, chapters.profile_parameters(chapter, profile))
+        path = chapters.executed_path(chapter, parameters.of_profile(chapter, profile))
         _remove_if_damaged(path)
         executed[chapter] = str(path.relative_to(chapters.ROOT))
-    files = [chapters.ROOT / "_config.yml", chapters.ROOT / "_toc.yml", chapters.ROOT / "constraints.txt"]
-    files += [path for path in chapters.BOOK.rglob("*") if path.is_file() and path.suffix != ".pyc"]
-    files += (chapters.ROOT / "narrowlib").rglob("*.py")  # its docstrings are rendered
-    sources = {str(path.relative_to(chapters.ROOT)): chapters.digest(path) for path in sorted(files)}
+    found = {path for folder, pattern in RENDERED for path in (chapters.ROOT / folder).glob(pattern)}
+    sources = {
+        path.relative_to(chapters.ROOT).as_posix(): chapters.digest(path)
+        for path in sorted(found)
+        if path.suffix != ".pyc"
+    }
     plan = {"profile": profile, "repository": chapters.repository(), "executed": executed, "sources": sources}
-    chapters.write_if_changed(chapters.BUILD / "plan.json", json.dumps(plan, indent=1))
+    chapters.write_if_changed(FILE, json.dumps(plan, indent=1))
     return plan
+
+
+def read_plan() -> dict[str, Any]:
+    """The plan that was made last; without any chapter where there is none."""
+    return json.loads(FILE.read_text(encoding="utf-8")) if FILE.is_file() else {"executed": {}}
 
 
 def _remove_if_damaged(path: Path) -> None:

@@ -9,219 +9,124 @@ draws what it shows of the recorded run.
 from __future__ import annotations
 
 import argparse
-import dataclasses
+import inspect
 import os
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from companion import chapters, differences, plainly
-from companion.execute import chosen_parameters
-from narrowlib.chapters.hierarchy import experiment as hierarchy
-from narrowlib.chapters.mnist import experiment as mnist
-from narrowlib.chapters.mnist.config import LassoConfig, MethodConfig, MnistConfig, TeacherConfig, numbers
-from narrowlib.chapters.two_trees import group_lasso, nonlocality
-from narrowlib.chapters.two_trees.lasso_training import GroupLassoConfig
-from narrowlib.chapters.two_trees.networks import NonlocalityConfig, spaced_widths
+from companion import chapters, differences, parameters
+from companion.plainly import Refusal
 from narrowlib.devices import pick_device
-from narrowlib.llm.compilation import check_compiler
-from narrowlib.stacks.training import StepConfig
-from narrowlib.store import checkpoints, records, unfinished
+from narrowlib.settings import Settings
+from narrowlib.store import records, unfinished
 from narrowlib.store.downloads import UnavailableError
+from narrowlib.store.kept import Kept
+from narrowlib.store.provenance import provenance
 
 WHERE = ("device", "checkpoints")  # parameters that say where a run is made, not what
 NOT_THE_PAPERS = ("base_steps",)  # of what the paper does not have
-N_RECORDS = 20  # of a training run of a language model
-WIDTHS = ("narrow_width", "wide_width", "n_widths")  # of the chapter nonlocality
-Tables = Callable[..., dict[str, Any]]
 
 
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("chapter", help=f"one of {', '.join(RECORDED)}")
-    parser.add_argument(
-        "--profile",
-        default="paper",
-        help="paper, cpu for what two cores can do of it in hours, or quick or smoke to try it",
-    )
-    parser.add_argument("--set", default="", dest="overrides", help="parameters: 'n_seeds=4 n_steps=500'")
-    parser.add_argument(
-        "--piece", default="", help="make one piece of the work only, which is kept with the checkpoints"
-    )
-    parser.add_argument(
-        "--save-every", type=float, default=checkpoints.SECONDS_BETWEEN, help="seconds between checkpoints"
-    )
-    parser.add_argument("--folder", type=Path, default=records.PAPER_RESULTS, help="where the records go")
-    return parser.parse_args()
-
-
-def configured(kind: type, values: Mapping[str, Any], **more: Any) -> Any:
-    """A configuration from those parameters of the chapter that it has."""
-    names = {field.name for field in dataclasses.fields(kind)}
-    return kind(**{name: value for name, value in values.items() if name in names}, **more)
-
-
-def where(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters that say where a run is made."""
-    return {name: values[name] for name in WHERE}
-
-
-def hierarchy_tables(values: Mapping[str, Any]) -> dict[str, Any]:
-    return hierarchy.paper_tables(configured(hierarchy.HierarchyConfig, values), **where(values))
-
-
-def widths_of(values: Mapping[str, Any]) -> list[int]:
-    """The widths of the chapter nonlocality."""
-    return spaced_widths(*(values[name] for name in WIDTHS))
-
-
-def nonlocality_tables(values: Mapping[str, Any]) -> dict[str, Any]:
-    return nonlocality.paper_tables(configured(NonlocalityConfig, values), widths_of(values), **where(values))
-
-
-def group_lasso_tables(values: Mapping[str, Any]) -> dict[str, Any]:
-    lasso = {name.removeprefix("lasso_"): value for name, value in values.items() if name.startswith("lasso_")}
-    lasso["n_steps"] = lasso.pop("steps")
-    config, width = configured(NonlocalityConfig, values), values["width"]
-    widths = sorted({*widths_of(values), width})
-    return group_lasso.paper_tables(
-        config, configured(GroupLassoConfig, lasso), widths, shown_width=width, **where(values)
-    )
-
-
-def mnist_tables(values: Mapping[str, Any]) -> dict[str, Any]:
-    def method(sizes: str, name: str, steps: StepConfig) -> MethodConfig:
-        return MethodConfig(numbers(values[sizes]), numbers(values[f"{name}_rates"], float), steps)
-
-    adam, sgd = StepConfig(batch_size=16), StepConfig(batch_size=64, optimiser="sgd", momentum=0.9)
-    config = configured(
-        MnistConfig,
-        values,
-        teacher=TeacherConfig(values["teacher_width"], values["teacher_epochs"]),
-        scratch=method("neurons", "scratch", adam),
-        distillation=method("neurons", "distillation", sgd),
-        attribution=method("pruned_neurons", "attribution", adam),
-        lasso=LassoConfig(
-            method("lasso_neurons", "lasso", StepConfig(batch_size=16, max_norm=1.0)),
-            numbers(values["lasso_strengths"], float),
-        ),
-    )
-    return mnist.paper_tables(config, **where(values))
-
-
-def llm_pruning_tables(values: Mapping[str, Any]) -> dict[str, Any]:
-    from narrowlib.chapters.language import tables as llm_tables  # needs the extra llm
-    from narrowlib.chapters.language.pruning import LLMPruningConfig
-    from narrowlib.llm.settings import LLMTrainingConfig
-
-    recovery = LLMTrainingConfig(
-        n_steps=values["recovery_steps"],
-        batch_size=values["recovery_batch_size"],
-        learning_rate=values["learning_rate"],
-        n_warmup=values["n_warmup"],
-        precision=values["precision"],
-        compiled=values["compiled"],
-        record_every=max(1, values["recovery_steps"] // N_RECORDS),
-    )
-    lasso = dataclasses.replace(recovery, n_steps=values["lasso_steps"], learning_rate=values["lasso_rate"])
-    config = configured(LLMPruningConfig, values, recovery=recovery, lasso=lasso)
-    strengths = numbers(values["lasso_strengths"], float)
-    asked = {"strengths": strengths, "lasso_sparsity": values["lasso_sparsity"]}
-    return llm_tables.paper_tables(config, **asked, **where(values))
-
-
-def frontier_config(values: Mapping[str, Any]) -> Any:
-    """The configuration of the chapter llm-frontier."""
-    from narrowlib.chapters.frontier.config import FrontierConfig, parse_pairs  # needs the extra llm
-
-    sizes = {"student_heads": tuple(numbers(values["students"])), "pairs": parse_pairs(values["sparsities"])}
-    return configured(FrontierConfig, values, **sizes)
-
-
-def llm_frontier_tables(values: Mapping[str, Any], piece: str = "") -> dict[str, Any]:
-    from narrowlib.chapters.frontier import experiment as llm_frontier
-
-    return llm_frontier.paper_tables(frontier_config(values), piece=piece, **where(values))
-
-
-def unlearning_tables(values: Mapping[str, Any]) -> dict[str, Any]:
-    from narrowlib.chapters.unlearning import experiment as unlearning  # needs the extra llm
-    from narrowlib.chapters.unlearning.config import unlearning_config
-
-    what = {name: value for name, value in values.items() if name not in (*WHERE, "benchmarks")}
-    return unlearning.unlearning_tables(unlearning_config(**what), **where(values))
-
-
-RECORDED: dict[str, Tables] = {
-    "hierarchy": hierarchy_tables,
-    "nonlocality": nonlocality_tables,
-    "group-lasso": group_lasso_tables,
-    "mnist": mnist_tables,
-    "llm-pruning": llm_pruning_tables,
-    "llm-frontier": llm_frontier_tables,
-    "unlearning": unlearning_tables,
-}
-IN_PIECES = ("llm-frontier",)
+def recorded() -> dict[str, ModuleType]:
+    """The chapters whose experiment is recorded, with the module of each: those that have ``tables``."""
+    modules = {name: parameters.page_module(name) for name in chapters.names()}
+    return {name: module for name, module in modules.items() if hasattr(module, "tables")}
 
 
 def all_parameters(chapter: str, profile: str, overrides: str) -> dict[str, Any]:
-    """Every parameter of a chapter with its value, the defaults included.
+    """Every parameter of a chapter with its value, the values of its page included."""
+    return {**parameters.quick(chapter), **parameters.chosen(chapter, profile, overrides)}
 
-    The record of the group lasso has the widths of the chapter nonlocality too, whose networks it goes on from.
-    """
-    defaults = {name: parameter.default for name, parameter in chapters.parameters(chapter).items()}
-    values = {**defaults, **chosen_parameters(chapter, profile, overrides)}
-    if chapter == "group-lasso":
-        before = all_parameters("nonlocality", profile, "")
-        values |= {name: before[name] for name in WIDTHS}
-    return values
+
+def configuration(module: ModuleType, values: Mapping[str, Any]) -> Settings:
+    """The parameters, checked by the model of the page."""
+    config = module.Config.from_parameters(values)
+    if getattr(config, "compiled", False):
+        from narrowlib.llm.compilation import check_compiler
+
+        check_compiler(pick_device(config.device))
+    return config
 
 
 def departures(chapter: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """Where a run departs from the paper: per parameter its own value and the paper's."""
-    paper = all_parameters(chapter, "paper", "") | differences.of_parameters(chapter)
+    paper = parameters.of_profile(chapter, parameters.PAPER)
+    told = paper | differences.of_parameters(chapter)
+    here = parameters.model(chapter)(**values).to_parameters()
     return {
-        name: {"here": value, "paper": paper[name]}
-        for name, value in values.items()
-        if name not in (*WHERE, *NOT_THE_PAPERS) and value != paper[name]
+        name: {"here": value, "paper": told[name]}
+        for name, value in here.items()
+        if name not in (*WHERE, *NOT_THE_PAPERS) and (value != paper[name] or told[name] != paper[name])
     }
 
 
-def main() -> int:
-    asked = arguments()
+def record(chapter: str, asked: argparse.Namespace) -> None:
+    """Run the experiment of a chapter and write its tables."""
+    known = recorded()
+    if chapter not in known:
+        raise Refusal(f"CHAPTER is {chapter!r}; it must be one of {', '.join(known)}")
+    module = known[chapter]
+    if asked.piece and "piece" not in inspect.signature(module.tables).parameters:
+        raise Refusal(f"piece is {asked.piece!r}; the record of {chapter} is not made in pieces")
+    values = all_parameters(chapter, asked.profile, asked.overrides)
+    started = time.monotonic()
     try:
-        if asked.chapter not in RECORDED:
-            raise ValueError(f"CHAPTER is {asked.chapter!r}; nothing is recorded but {', '.join(RECORDED)}")
-        if asked.piece and asked.chapter not in IN_PIECES:
-            raise ValueError(f"piece is {asked.piece!r}; only {', '.join(IN_PIECES)} can be made in pieces")
-        values = all_parameters(asked.chapter, asked.profile, asked.overrides)
-        if values.get("compiled"):
-            check_compiler(pick_device(values["device"]))
-        checkpoints.SECONDS_BETWEEN = unfinished.SECONDS_BETWEEN = asked.save_every
-        started = time.monotonic()
-        only = {"piece": asked.piece} if asked.piece else {}
-        tables = RECORDED[asked.chapter](values, **only)
+        config = configuration(module, values)
+        if asked.piece:
+            module.tables(config, piece=asked.piece)
+            return
+        store = Kept(config.checkpoints, [chapter, _what(config)], device=pick_device(config.device))
+        tables = store.keep("record", partial(module.tables, config))
     except ValueError as error:
-        print(error, file=sys.stderr)
-        return 2
+        raise Refusal(error) from error
     except UnavailableError as error:
-        print(error, file=sys.stderr)
-        return 1
-    made = {
-        **records.provenance(values["device"]),
-        "seconds": round(time.monotonic() - started),  # of this call: pieces that lay ready cost nothing
-        "departures": departures(asked.chapter, values),
-    }
-    if not records.is_first_process():
-        return 0
-    config = {name: value for name, value in values.items() if name not in WHERE}
-    for name, frame in tables.items():
-        path = records.save(records.Record(name, frame, config, made), asked.folder / asked.chapter)
-        print(os.path.relpath(path))
+        raise NotThereError(error) from error
+    made = provenance(config.device) | {"departures": departures(chapter, values)}
+    made["seconds"] = round(store.seconds or time.monotonic() - started)  # of all calls, killed ones too
+    if records.is_first_process():
+        for name, frame in tables.items():
+            path = records.save(records.Record(name, frame, _what(config), made), asked.folder / chapter)
+            print(os.path.relpath(path))
+
+
+def _what(config: Settings) -> dict[str, Any]:
+    return {name: value for name, value in config.to_parameters().items() if name not in WHERE}
+
+
+class NotThereError(Refusal):
+    """Data or a model that could not be loaded."""
+
+    exit_code = 1
+
+
+def _options() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--profile", default="paper", help="paper, cpu for what two cores can do of it in hours, or one to try it")
+    add("--set", default="", dest="overrides", help="parameters: 'n_seeds=4 n_steps=500'")
+    add("--piece", default="", help="make one piece of the work only, which is kept with the checkpoints")
+    add("--save-every", type=float, default=unfinished.SECONDS_BETWEEN, help="seconds between checkpoints")
+    add("--folder", type=Path, default=records.PAPER_RESULTS, help="where the records go")
+    return parser
+
+
+def main(arguments: list[str]) -> int:
+    parser = _options()
+    parser.add_argument("chapter", help="a chapter whose experiment is recorded, such as hierarchy")
+    asked = parser.parse_args(arguments)
+    unfinished.SECONDS_BETWEEN = asked.save_every
+    record(asked.chapter, asked)
     return 0
 
 
-if __name__ == "__main__":
-    sys.exit(plainly.run(main))
+def main_of_all(arguments: list[str]) -> int:
+    """Record every chapter, one after another, each in a process of its own."""
+    _options().parse_args(arguments)
+    commands = [[sys.executable, "-m", "companion", "record", chapter, *arguments] for chapter in recorded()]
+    return next(filter(None, map(subprocess.call, commands)), 0)

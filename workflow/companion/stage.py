@@ -3,126 +3,115 @@
 To a chapter's own cells come links to the files of its figures, the data of those in which something can be moved, and
 a folded block on how it was made.  A line ``% here: NAME`` of a page without code is replaced by what is made from all
 chapters, a table or a figure of one of them.  What is published beside the pages, figures and their data among it, is
-laid out too.  Only files that changed are written, so that rendering touches only their pages.
+laid out too.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
-import shutil
-import sys
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import yaml
 
-from companion import api, chapters, collect, differences, downloads, interactive, plainly, provenance, scorecard
+from companion import api, chapters, collect, differences, facts, interactive, offered, scorecard
 
 STAGE = chapters.BUILD / "stage"
 BESIDE = chapters.BUILD / "beside"  # published beside the pages
-STATIC = ("book/references.bib", "book/claims.yaml")
-FOLDERS = ("_static", "_templates", "_ext")  # of the book, copied as they are
-SHOWN_AGAIN = "book/_figures"  # of the stage: figures that a page without code shows
+SHARED = ("book/references.bib", "book/_static/**/*", "book/_templates/**/*", "book/_ext/*.py", "_toc.yml")  # copied
+FIGURES = "book/_figures"  # of the stage: figures that a page without code shows
 _HERE = re.compile(r"^% here: (\S+(?: \S+)?)$", flags=re.M)
+Files = dict[Path, str | bytes]
 
 
-def weave(source: Any, executed: Any) -> Any:
-    """The source's cells with the executed outputs.
+class Book:
+    """The executed chapters of a plan, and what is made from all of them."""
 
-    Code cells agree in both but for the one that papermill injects, which is kept.
-    """
-    queue = [cell for cell in executed.cells if cell.cell_type == "code"]
-    cells = []
-    for cell in source.cells:
-        if cell.cell_type != "code":
+    def __init__(self, plan: dict[str, Any]) -> None:
+        self.profile = plan["profile"]
+        self.notebooks = {name: collect.woven(name, chapters.ROOT / path) for name, path in plan["executed"].items()}
+        self.figures = [one for name, notebook in self.notebooks.items() for one in collect.figures(name, notebook)]
+        self.facts = {name: facts.page_facts(name, notebook) for name, notebook in self.notebooks.items()}
+
+    @cached_property
+    def card(self) -> dict[str, Any]:
+        """The scorecard."""
+        assessed = {name: collect.assessments(notebook) for name, notebook in self.notebooks.items()}
+        return scorecard.scorecard(chapters.claims(), self.profile, assessed)
+
+    @cached_property
+    def tables(self) -> dict[str, str]:
+        """What pages may ask for with ``% here: NAME``."""
+        return {
+            "scorecard-summary": scorecard.summary(self.card),
+            "scorecard-table": scorecard.table(self.card),
+            "scorecard-claims": scorecard.sections(self.card),
+            "scorecard-open": scorecard.open_claims(self.card),
+            "differences": differences.listing(),
+            "status": facts.status(self.facts),
+            "modules": api.listing(),
+            **{f"figure {figure.name}": shown_again(figure) for figure in self.figures},
+        }
+
+    def chapter(self, name: str) -> Any:
+        """The page of a chapter: its cells, and between them what is known of their making."""
+        own = {figure.name: figure for figure in self.figures if figure.chapter == name}
+        moving = {figure: interactive.block(one) for figure, one in own.items()}
+        links = {figure: facts.figure_links(one, self.facts[name]) for figure, one in own.items()}
+        cells = []
+        for cell in collect.stripped(self.notebooks[name]).cells:
             cells.append(cell)
-            continue
-        if "injected-parameters" in queue[0].metadata.get("tags", []):
-            cells.append(queue.pop(0))
-        done = queue.pop(0)
-        if done.source != cell.source:
-            raise ValueError(f"the executed notebook is of another source: {done.source[:60]!r}")
-        cells.append(nbformat.from_dict({**cell, "outputs": done.outputs, "execution_count": done.execution_count}))
-    return nbformat.from_dict({**source, "cells": cells, "metadata": {**executed.metadata, **source.metadata}})
+            if cell.cell_type != "code":
+                continue
+            figure = cell.metadata.get("mystnb", {}).get("figure", {}).get("name")
+            is_declaring = "parameters" in cell.metadata.get("tags", [])
+            more = {
+                "parameters": offered.parameter_table(name) if is_declaring else "",
+                "interactive": moving.get(figure, ""),
+                "files": links.get(figure, ""),
+                "library": api.used(cell.source),
+            }
+            cells += [_prose(text, f"{cell.id}-{what}") for what, text in more.items() if text]
+        made = facts.block(self.facts[name], self.profile)
+        cells.append(_prose(made, f"{name.replace('/', '-')}-made"))
+        return nbformat.from_dict({**self.notebooks[name], "cells": cells})
+
+    def page(self, name: str) -> str:
+        """A page without code, with the tables and figures that it asks for, and what it mentions of the scorecard."""
+        text = chapters.source_path(name).read_text(encoding="utf-8")
+        return filled(scorecard.mentioned(text, self.card), self.tables)
+
+    def beside(self) -> Files:
+        """What lies beside the pages: figures and their data, scorecard, badge, provenance."""
+        about = facts.book(self.profile, self.facts, self.figures)
+        files = {**scorecard.files(self.card), "provenance.json": json.dumps(about, indent=1) + "\n"}
+        for figure in self.figures:
+            files |= {path: figure.contents[ending] for ending, path in figure.files.items()}
+        return {BESIDE / path: content for path, content in files.items()}
 
 
-def read_chapters(plan: dict[str, Any]) -> dict[str, Any]:
-    """Every executed chapter, woven."""
-    return {
-        chapter: weave(chapters.read_notebook(chapter), nbformat.read(chapters.ROOT / path, as_version=4))
-        for chapter, path in plan["executed"].items()
-    }
+def _prose(text: str, cell_id: str) -> Any:
+    return nbformat.v4.new_markdown_cell(text, id=cell_id)
 
 
-def with_facts(chapter: str, notebook: Any, profile: str) -> Any:
-    """The notebook with what is known of its making: links under figures, the library's functions, the folded block."""
-    facts = provenance.page_facts(chapter, notebook)
-    figures = {figure.name: figure for figure in collect.figures(chapter, notebook)}
-    collect.strip(notebook)
-    cells = []
-    for cell in notebook.cells:
-        cells.append(cell)
-        if cell.cell_type == "code":
-            name = cell.metadata.get("mystnb", {}).get("figure", {}).get("name")
-            if name in figures:
-                moved = interactive.block(figures[name])
-                cells += [_prose(moved, cell.id, "interactive")] if moved else []
-                cells.append(_prose(provenance.figure_links(figures[name], facts), cell.id, "files"))
-            library = api.used(cell.source)
-            if library:
-                cells.append(_prose(library, cell.id, "library"))
-    cells.append(_prose(provenance.block(facts, profile), chapter.replace("/", "-"), "made"))
-    return nbformat.from_dict({**notebook, "cells": cells})
-
-
-def _prose(text: str, cell: str, what: str) -> Any:
-    return nbformat.v4.new_markdown_cell(text, id=f"{cell}-{what}")
-
-
-def all_figures(notebooks: dict[str, Any]) -> list[collect.Figure]:
-    """The figures of all chapters, in the order of the book."""
-    return [figure for chapter, notebook in notebooks.items() for figure in collect.figures(chapter, notebook)]
-
-
-def publish(plan: dict[str, Any], notebooks: dict[str, Any], card: dict[str, Any]) -> set[Path]:
-    """Write what lies beside the pages: figures and their data, scorecard, badge, provenance."""
-    facts = {chapter: provenance.page_facts(chapter, notebook) for chapter, notebook in notebooks.items()}
-    figures = all_figures(notebooks)
-    about = provenance.book(plan["profile"], facts, [(figure, facts[figure.chapter]) for figure in figures])
-    files: dict[str, str | bytes] = {**scorecard.files(card), "provenance.json": json.dumps(about, indent=1) + "\n"}
-    for figure in figures:
-        files |= {path: figure.contents[ending] for ending, path in figure.files.items()}
-    for path, content in files.items():
-        chapters.write_if_changed(BESIDE / path, content)
-    return {BESIDE / path for path in files}
+def image_of(figure: collect.Figure) -> str:
+    """Where the stage holds a figure that is shown again; another name for another content."""
+    return f"{FIGURES}/{figure.name}-{hashlib.sha256(figure.contents['svg']).hexdigest()[:8]}.svg"
 
 
 def shown_again(figure: collect.Figure) -> str:
     """A figure of a chapter on a page without code, in Markdown, with its caption and the way to where it stands."""
     return f""":::{{container}} shown-again
-```{{image}} /{SHOWN_AGAIN}/{figure.name}.svg
+```{{image}} /{image_of(figure)}
 :alt: {figure.alt}
 ```
 
 {{numref}}`{figure.name}`, in {{doc}}`/book/{figure.chapter}`. {figure.caption}
 :::"""
-
-
-def tables(notebooks: dict[str, Any], card: dict[str, Any]) -> dict[str, str]:
-    """What pages may ask for with ``% here: NAME``."""
-    facts = {chapter: provenance.page_facts(chapter, notebook) for chapter, notebook in notebooks.items()}
-    return {
-        "scorecard-summary": scorecard.summary(card),
-        "scorecard-table": scorecard.table(card),
-        "scorecard-claims": scorecard.sections(card),
-        "scorecard-open": scorecard.open_claims(card),
-        "differences": differences.listing(),
-        "status": provenance.status(facts),
-        "modules": api.listing(),
-        **{f"figure {figure.name}": shown_again(figure) for figure in all_figures(notebooks)},
-    }
 
 
 def filled(text: str, made: dict[str, str]) -> str:
@@ -136,70 +125,47 @@ def filled(text: str, made: dict[str, str]) -> str:
     return _HERE.sub(table, text)
 
 
-def stage_pages(notebooks: dict[str, Any], card: dict[str, Any], profile: str) -> set[Path]:
-    """Write every page; returns what belongs to the stage."""
-    made = tables(notebooks, card)
-    written: dict[Path, str | bytes] = {}
-    offered: set[Path] = set()
+def configuration() -> str:
+    """The configuration, with the repository that REPOSITORY names where it does."""
+    config = yaml.safe_load((chapters.ROOT / "_config.yml").read_text(encoding="utf-8"))
+    if "repository" in config:
+        config["repository"]["url"] = chapters.repository()
+    return yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+
+
+def pages(book: Book) -> Files:
+    """Every page, the notebooks that chapters offer, and the figures that pages without code show."""
+    files: Files = {STAGE / f"{page}.md": text for page, text in api.pages().items()}
     for page in chapters.pages():
-        chapter = page.removeprefix("book/")
-        if chapter in notebooks:
-            shown = with_facts(chapter, notebooks[chapter], profile)
-            shown = downloads.with_parameter_table(shown, chapter)
-            offered |= downloads.write_downloads(chapter, notebooks[chapter], STAGE)
-            written[STAGE / f"{page}.ipynb"] = nbformat.writes(shown)
+        name = page.removeprefix("book/")
+        if name in book.notebooks:
+            files[STAGE / f"{page}.ipynb"] = nbformat.writes(book.chapter(name))
+            files |= offered.downloads_of(name, book.notebooks[name], STAGE)
         else:
-            text = scorecard.mentioned(chapters.source_path(chapter).read_text(encoding="utf-8"), card)
-            text = filled(text, made)
-            written[STAGE / f"{page}.md"] = text
-            written |= {
-                STAGE / SHOWN_AGAIN / f"{figure.name}.svg": figure.contents["svg"]
-                for figure in all_figures(notebooks)
-                if f"{SHOWN_AGAIN}/{figure.name}.svg" in text
-            }
-    written |= {STAGE / f"{page}.md": content for page, content in api.pages().items()}
-    for path, content in written.items():
-        chapters.write_if_changed(path, content)
-    return set(written) | offered
+            text = files[STAGE / f"{page}.md"] = book.page(name)
+            files |= {STAGE / image_of(one): one.contents["svg"] for one in book.figures if image_of(one) in text}
+    return files
 
 
-def stage_static() -> set[Path]:
-    """Copy configuration, bibliography and static files."""
-    files = [chapters.ROOT / name for name in STATIC]
-    files += [
-        path for folder in FOLDERS for path in (chapters.BOOK / folder).rglob("*") if path.suffix != ".pyc"
-    ]  # no caches
-    written = set()
-    for path in files:
-        if path.is_file():
-            target = STAGE / path.relative_to(chapters.ROOT)
-            chapters.write_if_changed(target, path.read_bytes())
-            written.add(target)
-    chapters.write_if_changed(STAGE / "_config.yml", downloads.configuration())
-    contents = yaml.safe_load((chapters.ROOT / "_toc.yml").read_text(encoding="utf-8"))
-    chapters.write_if_changed(STAGE / "_toc.yml", yaml.safe_dump(api.with_pages(contents), sort_keys=False))
-    return {*written, STAGE / "_config.yml", STAGE / "_toc.yml"}
+def shared() -> Files:
+    """Configuration, table of contents, bibliography, style sheets, scripts and extensions."""
+    found = {path for pattern in SHARED for path in chapters.ROOT.glob(pattern) if path.is_file()}
+    files: Files = {STAGE / path.relative_to(chapters.ROOT): path.read_bytes() for path in sorted(found)}
+    return {**files, STAGE / "_config.yml": configuration()}
 
 
-def remove_others(folder: Path, wanted: set[Path]) -> None:
-    """Remove the files of an earlier stage, and folders that are empty then."""
-    for path in list(folder.rglob("*")):
-        if path.is_file() and path not in wanted:
+def lay_out(plan: dict[str, Any]) -> set[Path]:
+    """Write the stage and what lies beside it, and remove what an earlier plan left; the changed files of the stage."""
+    book = Book(plan)
+    stage = pages(book) | shared()
+    _write(BESIDE, book.beside())
+    return _write(STAGE, stage)
+
+
+def _write(folder: Path, files: Files) -> set[Path]:
+    for path in sorted(folder.rglob("*"), reverse=True):  # what a folder holds before the folder itself
+        if path.is_file() and path not in files:
             path.unlink()
-    for path in sorted(folder.rglob("*"), reverse=True):
-        if path.is_dir() and not any(path.iterdir()):
-            shutil.rmtree(path)
-
-
-def main() -> int:
-    plan = json.loads((chapters.BUILD / "plan.json").read_text(encoding="utf-8"))
-    notebooks = read_chapters(plan)
-    assessed = {chapter: collect.assessments(notebook) for chapter, notebook in notebooks.items()}
-    card = scorecard.scorecard(chapters.claims(), plan["profile"], assessed)
-    remove_others(BESIDE, publish(plan, notebooks, card))
-    remove_others(STAGE, stage_pages(notebooks, card, plan["profile"]) | stage_static())
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(plainly.run(main))
+        elif path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
+    return {path for path, content in files.items() if chapters.write_if_changed(path, content)}

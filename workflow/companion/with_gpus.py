@@ -1,4 +1,4 @@
-"""Run a command on GPUs that nobody else of this workflow uses: ``with_gpus.py N command ...``.
+"""Run a command on GPUs that nobody else of this workflow uses: ``with-gpus N COMMAND ...``.
 
 A scheduler such as Slurm gives every job its GPUs and says so in CUDA_VISIBLE_DEVICES.  Snakemake alone only counts
 them; here every GPU of the machine has a lock that is held for as long as the command runs.
@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+
+from companion.plainly import Refusal
 
 VARIABLE = "CUDA_VISIBLE_DEVICES"
 LOCKS = Path(tempfile.gettempdir()) / "narrowlib-gpus"
@@ -34,11 +36,11 @@ def claimed(n_wanted: int, there: list[str], folder: Path, pause: float) -> dict
 
     Raises
     ------
-    ValueError
+    Refusal
         When there are fewer.
     """
     if n_wanted > len(there):
-        raise ValueError(f"gpus is {n_wanted}; it must be at most {len(there)}, as many as there are here")
+        raise Refusal(f"gpus is {n_wanted}; it must be at most {len(there)}, as many as there are here")
     folder.mkdir(parents=True, exist_ok=True)
     while True:
         held: dict[str, FileLock] = {}
@@ -56,22 +58,22 @@ def claimed(n_wanted: int, there: list[str], folder: Path, pause: float) -> dict
         time.sleep(pause)
 
 
-def main() -> int:
-    n_wanted, command = int(sys.argv[1]), sys.argv[2:]
-    there = gpus()
+def main(arguments: list[str]) -> int:
+    n_wanted, command, there = int(arguments[0]), arguments[1:], gpus()
     if not there or (VARIABLE in os.environ and len(there) == n_wanted):  # on a CPU, or given to this job
         return subprocess.call(command)
-    try:
+    with ExitStack() as stack:
         held = claimed(n_wanted, there, LOCKS, PAUSE)
-    except ValueError as error:
-        print(error, file=sys.stderr)
-        return 2
-    try:
-        return subprocess.call(command, env=os.environ | {VARIABLE: ",".join(held)})
-    finally:
         for lock in held.values():
-            lock.release()
+            stack.callback(lock.release)
+        return subprocess.call(command, env=os.environ | {VARIABLE: ",".join(held)})
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def name_gpu(_: list[str]) -> int:
+    """Say which GPU torch uses, or that there is none."""
+    import torch
+
+    if not torch.cuda.is_available():
+        raise Refusal("there is no GPU that torch can use")
+    print(torch.cuda.get_device_name(), "torch", torch.__version__)
+    return 0

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from narrowlib.chapters.frontier.small_base import SmallBaseConfig
-from narrowlib.chapters.language.pruning import LLMPruningConfig
+from narrowlib.chapters.language.config import LLMPruningConfig
 from narrowlib.data.tokens import PACKAGES
 from narrowlib.llm.distillation import Distillation
 from narrowlib.llm.settings import LLMTrainingConfig
@@ -29,7 +29,7 @@ class FrontierConfig:
     base_steps : int
         Training steps of the small one.
     block_length, n_score_blocks, n_held_out_blocks, source
-        See `narrowlib.chapters.language.pruning.LLMPruningConfig`.
+        See `narrowlib.chapters.language.config.LLMPruningConfig`.
     student_heads : sequence of int
         Sizes of the students, see `narrowlib.llm.students.student_config`.
     pairs : sequence of (float, float)
@@ -80,9 +80,8 @@ class FrontierConfig:
     @property
     def pruning(self) -> LLMPruningConfig:
         """How blocks are chosen."""
-        return LLMPruningConfig(
-            self.model, self.block_length, self.n_score_blocks, self.n_held_out_blocks, source=self.source
-        )
+        names = ("model", "block_length", "n_score_blocks", "n_held_out_blocks", "source")
+        return LLMPruningConfig(**{name: getattr(self, name) for name in names})
 
     @property
     def distillation(self) -> Distillation:

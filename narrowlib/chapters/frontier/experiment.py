@@ -25,9 +25,9 @@ from narrowlib.chapters.frontier.config import PREPARATION, FrontierConfig, Run,
 from narrowlib.chapters.frontier.outcomes import HELD_OUT, smoothed
 from narrowlib.chapters.frontier.small_base import SmallBaseConfig
 from narrowlib.chapters.language import recovery as llm_recovery
-from narrowlib.chapters.language.lasso import RANKED_BY
-from narrowlib.chapters.language.pruning import KINDS, WANTED, Scores, unit_scores
+from narrowlib.chapters.language.config import KINDS, RANKED_BY, WANTED_SKILL
 from narrowlib.chapters.language.recovery import narrowed
+from narrowlib.chapters.language.scoring import Scores, unit_scores
 from narrowlib.llm import costs as llm_costs
 from narrowlib.llm import distillation, students
 from narrowlib.llm.costs import flops_per_token, seconds_per_token
@@ -96,11 +96,11 @@ class FrontierStudy:
     @cached_property
     def held_out(self) -> Dataset:
         """What every run is read on."""
-        return self.config.pruning.held_out(self.language_model.tokenizer)[WANTED]
+        return self.config.pruning.held_out(self.language_model.tokenizer)[WANTED_SKILL]
 
     @cached_property
     def scores(self) -> dict[str, Scores]:
-        """Scores of neurons and residual dimensions by ``narrowlib.chapters.language.lasso.RANKED_BY``."""
+        """Scores of neurons and residual dimensions by ``narrowlib.chapters.language.config.RANKED_BY``."""
 
         def write(path: Path) -> None:
             blocks = self.config.pruning.score_blocks(self.language_model.tokenizer)

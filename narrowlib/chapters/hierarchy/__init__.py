@@ -1,1 +1,37 @@
-"""Chapter hierarchy: claims H1, H2 and H3."""
+"""Chapter hierarchy: claims H1, H2 and H3, that some skills need others first."""
+
+from narrowlib.chapters.hierarchy.config import CONVERGED_BITS, Config
+from narrowlib.chapters.hierarchy.experiment import (
+    compare_counts,
+    converged_runs,
+    counted_runs,
+    learning_curves,
+    samples_to_learn,
+    tables,
+)
+from narrowlib.chapters.hierarchy.figures import plot_composite_curves, plot_converged, plot_task_curves
+from narrowlib.chapters.style import book_theme
+from narrowlib.claims import assess, assess_all, load_claims, verdict
+from narrowlib.store.records import origin, paper_record, provenance
+
+__all__ = [
+    "CONVERGED_BITS",
+    "Config",
+    "assess",
+    "assess_all",
+    "book_theme",
+    "compare_counts",
+    "converged_runs",
+    "counted_runs",
+    "learning_curves",
+    "load_claims",
+    "origin",
+    "paper_record",
+    "plot_composite_curves",
+    "plot_converged",
+    "plot_task_curves",
+    "provenance",
+    "samples_to_learn",
+    "tables",
+    "verdict",
+]

@@ -4,119 +4,30 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 
 import pandas as pd
 import torch
 from scipy.stats import binomtest, fisher_exact
 
-from narrowlib.cmsp import CMSP, CMSPSampler, broad_tasks
+from narrowlib.chapters.hierarchy.config import CONVERGED_BITS, Config, HierarchyConfig, Setting
+from narrowlib.cmsp import CMSPSampler
 from narrowlib.devices import pick_device
 from narrowlib.stacks.cohort import runs_per_chunk
 from narrowlib.stacks.gradients import PRECISIONS
 from narrowlib.stacks.networks import MLPStack
 from narrowlib.stacks.training import (
     BITS_PER_NAT,
-    TrainingConfig,
     make_generators,
     record_steps,
     train_stack,
 )
 from narrowlib.store.kept import Kept
 
-N_CLASSES = 2
-N_RECORDS = 200  # points of a learning curve, at most
 FINAL_SHARE = 0.02  # of the training steps, the last ones: what a run has come to is its mean loss over them
-CONVERGED_BITS = 0.1  # loss on the composite below which a run counts as converged (the paper's)
 SIGNIFICANT = 0.05  # probability below which two counts are held to differ
 LEARNED_BITS = 0.5  # loss below which a task counts as learned: half way between chance and perfect
-
-
-@dataclass(frozen=True)
-class HierarchyConfig:
-    """Settings of the hierarchy experiment; the defaults are the paper's.
-
-    With ``leave_below`` above 0, a run trains no more once its loss on every task has been below so many bits
-    for a whole record.  That spares the work that comes after the end; a run that would have come back up is not seen.
-    """
-
-    n_subtasks: int = 4
-    subset_size: int = 4
-    n_task_bits: int = 64
-    n_seeds: int = 40
-    width: int = 128
-    batch_size: int = 2_000  # samples per task and step
-    n_steps: int = 200_000  # of broad training; narrow training takes n_subtasks + 1 times as many
-    learning_rate: float = 1e-3
-    precision: str = "float32"
-    first_seed: int = 0
-    leave_below: float = 0.0  # bits
-
-    def __post_init__(self) -> None:
-        for name in ("n_seeds", "width", "batch_size"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1")
-        if self.n_subtasks < 2:
-            raise ValueError(f"n_subtasks is {self.n_subtasks}; a composite needs at least 2")
-        if isinstance(self.leave_below, bool) or not 0 <= self.leave_below < CONVERGED_BITS:
-            raise ValueError(
-                f"leave_below is {self.leave_below!r}; it must be 0 or more, and below {CONVERGED_BITS} bits, "
-                "where a run counts as converged"
-            )
-        _ = self.problem, self.settings  # both check the rest
-
-    @property
-    def problem(self) -> CMSP:
-        """Every atomic task and the composite of them all."""
-        return CMSP(self.n_subtasks, self.subset_size, self.n_task_bits, broad_tasks(self.n_subtasks))
-
-    @property
-    def settings(self) -> tuple[Setting, ...]:
-        """The four kinds of runs that the claims compare."""
-        broad = self.problem
-        narrow = broad.only(broad.tasks[-1])
-        deep = (broad.n_inputs, self.width, self.width, N_CLASSES)
-        shallow = (broad.n_inputs, self.width, N_CLASSES)
-        wide = (broad.n_inputs, matched_width(deep), N_CLASSES)
-        return (
-            Setting("broad, depth 3", broad, deep, self._training(self.n_steps)),
-            Setting("narrow, depth 3", narrow, deep, self._training(self.n_steps * broad.n_tasks)),
-            Setting("broad, depth 2", broad, shallow, self._training(self.n_steps)),
-            Setting("broad, depth 2, wide", broad, wide, self._training(self.n_steps)),
-        )
-
-    def _training(self, n_steps: int) -> TrainingConfig:
-        record_every = -(-n_steps // N_RECORDS)
-        return TrainingConfig(
-            n_steps=n_steps, learning_rate=self.learning_rate, record_every=record_every, precision=self.precision
-        )
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One kind of run: what it is trained on, its shape, and for how long."""
-
-    name: str
-    problem: CMSP
-    sizes: tuple[int, ...]
-    training: TrainingConfig
-
-
-def matched_width(sizes: Sequence[int]) -> int:
-    """Width that gives a network of one hidden layer as many parameters as ``sizes``, or as near as can be.
-
-    Examples
-    --------
-    >>> matched_width((68, 128, 128, 2))
-    361
-    """
-    n_parameters = sum((fan_in + 1) * fan_out for fan_in, fan_out in pairwise(sizes))
-    n_in, n_out = sizes[0], sizes[-1]
-    return max(1, round((n_parameters - n_out) / (n_in + 1 + n_out)))
 
 
 def learning_curves(
@@ -160,18 +71,16 @@ def learning_curves(
     return pd.concat(frames, ignore_index=True)
 
 
-def paper_tables(
-    config: HierarchyConfig, *, device: str = "auto", checkpoints: str | Path = "", progress: bool = True
-) -> dict[str, pd.DataFrame]:
-    """What the book records of a run at the paper's scale: see `learning_curves`."""
-    curves = learning_curves(config, device=device, checkpoints=checkpoints, progress=progress)
-    return {"learning-curves": curves}
+def tables(config: Config, *, progress: bool = True) -> dict[str, pd.DataFrame]:
+    """What the book records of a run: see `learning_curves`."""
+    where = {"device": config.device, "checkpoints": config.checkpoints}
+    return {"learning-curves": learning_curves(config.experiment, **where, progress=progress)}
 
 
 def _chunks(setting: Setting, config: HierarchyConfig, device: torch.device) -> Iterator[range]:
     """The seeds, in ranges that are trained side by side."""
     chunk = runs_per_chunk(setting.sizes, setting.problem.n_tasks * config.batch_size, device)
-    seeds = range(config.first_seed, config.first_seed + config.n_seeds)
+    seeds = range(config.n_seeds)
     return (seeds[start : start + chunk] for start in range(0, len(seeds), chunk))
 
 

@@ -5,25 +5,22 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
-from safetensors.torch import load_model, save_model
+from torch import Tensor
 
-from narrowlib.chapters.language.pruning import LLMPruningConfig, Scores, pruning_curves, unit_scores
-from narrowlib.chapters.language.recovery import recovery_curves
+from narrowlib.chapters.language.config import RANKED_BY, LLMPruningConfig
+from narrowlib.chapters.language.recovery import recovery_curves, unfinished_in
+from narrowlib.chapters.language.scoring import Scores, sparsity_curves, unit_scores
 from narrowlib.llm.training import train_group_lasso
 from narrowlib.llm.units import llama_units
-from narrowlib.store.checkpoints import digest_of
+from narrowlib.store.kept import Kept
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-RANKED_BY = "absolute per token"  # the score that keeps the loss lowest when half of the neurons go
-BEFORE = math.nan  # in place of the strength of a group lasso: the model as it was
 FLAT = 0.1  # nats that a flat pruning curve may rise
 
 
@@ -44,7 +41,7 @@ def regularised(
     strength: float,
     config: LLMPruningConfig,
     *,
-    checkpoint: Path | None = None,
+    store: Kept | None = None,
     progress: bool = True,
 ) -> Trained:
     """A copy of the model, trained on the wanted skill under a group lasso on its neurons, and scored again.
@@ -52,44 +49,34 @@ def regularised(
     Parameters
     ----------
     model : PreTrainedModel
-        Left as it is.
+        Not changed.
     tokenizer : PreTrainedTokenizerBase
     strength : float
         Lambda of the group lasso, at least 0.
     config : LLMPruningConfig
-        Its ``lasso`` says how the copy is trained.
-    checkpoint : Path, optional
-        Folder to leave off in; the trained copy stays there, and the same call takes it from there.
+        ``lasso`` says how the copy is trained.
+    store : Kept, optional
+        Keeps the trained copy.
     progress : bool
 
     Notes
     -----
     Source: Michaud, Parker-Sartori and Tegmark (2025), section 5 and Fig 5.
     """
-    blocks = config.training_blocks(tokenizer, config.lasso)
-    run = digest_of(asdict(config), strength, model)
-    finished = None if checkpoint is None else Path(checkpoint) / f"lasso-{run}.safetensors"
-    model = copy.deepcopy(model)
-    if finished is not None and finished.is_file():
-        load_model(model, finished)
-    else:
-        groups, where = llama_units(model, "neurons"), {"checkpoint": checkpoint, "progress": progress}
-        train_group_lasso(model, blocks, config.lasso, groups=groups, strength=strength, **where)
-        if finished is not None:
-            _save(model, finished)
+    store, copied = store or Kept(None, None), copy.deepcopy(model)
+
+    def train() -> dict[str, Tensor]:
+        blocks = config.training_blocks(tokenizer, config.lasso)
+        how = {"groups": llama_units(copied, "neurons"), "strength": strength, "progress": progress}
+        train_group_lasso(copied, blocks, config.lasso, checkpoint=unfinished_in(store), **how)
+        return copied.state_dict()
+
+    copied.load_state_dict(store.keep(f"group lasso {strength:g}", train, inputs=[model, config, strength]))
     asked = {"kinds": ("neurons",), "variants": (RANKED_BY,), "progress": progress}
-    return Trained(strength, model, unit_scores(model, config.score_blocks(tokenizer), **asked))
+    return Trained(strength, copied, unit_scores(copied, config.score_blocks(tokenizer), **asked))
 
 
-def _save(model: PreTrainedModel, path: Path) -> None:
-    """Under another name first: a file of this name is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    save_model(model, str(temporary))
-    temporary.replace(path)
-
-
-def lasso_curves(
+def strength_curves(
     models: Sequence[Trained], sparsities: Sequence[float], held_out: Mapping[str, Dataset], *, progress: bool = True
 ) -> pd.DataFrame:
     """Loss while ever more neurons are removed, of every model.
@@ -97,7 +84,7 @@ def lasso_curves(
     Returns
     -------
     DataFrame
-        `narrowlib.chapters.language.pruning.pruning_curves` with a column ``strength``.
+        `narrowlib.chapters.language.scoring.sparsity_curves` with a column ``strength``.
 
     Notes
     -----
@@ -106,18 +93,18 @@ def lasso_curves(
     parts = []
     for strength, model, scores in models:
         ranked = {RANKED_BY: scores["neurons"][RANKED_BY]}
-        curves = pruning_curves(model, "neurons", ranked, sparsities, held_out, progress=progress)
+        curves = sparsity_curves(model, "neurons", ranked, sparsities, held_out, progress=progress)
         parts.append(curves.assign(strength=strength))
     return pd.concat(parts, ignore_index=True)
 
 
-def lasso_recovery(
+def strength_recovery(
     models: Sequence[Trained],
     tokenizer: PreTrainedTokenizerBase,
     sparsity: float,
     config: LLMPruningConfig,
     *,
-    checkpoint: Path | None = None,
+    store: Kept | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Prune the same share of neurons of every model, then train on the wanted skill without a penalty.
@@ -131,10 +118,11 @@ def lasso_recovery(
     -----
     Source: Michaud, Parker-Sartori and Tegmark (2025), Fig 5 right.
     """
-    where = {"checkpoint": checkpoint, "progress": progress}
+    asked, where = ((RANKED_BY,), [(sparsity, 0.0)], config), {"store": store, "progress": progress}
     parts = []
     for strength, model, scores in models:
-        curves = recovery_curves(model, tokenizer, scores, (RANKED_BY,), [(sparsity, 0.0)], config, **where)
+        name = f"recovery after {strength:g}"
+        curves = recovery_curves(model, tokenizer, scores, *asked, name=name, **where)
         parts.append(curves.assign(strength=strength))
     return pd.concat(parts, ignore_index=True)
 
@@ -173,7 +161,7 @@ def flat_sparsities(curves: pd.DataFrame) -> pd.Series:
     Parameters
     ----------
     curves : DataFrame
-        See `lasso_curves`, of one skill.
+        See `strength_curves`, of one skill.
 
     Returns
     -------
@@ -191,7 +179,7 @@ def flatness_measures(curves: pd.DataFrame) -> dict[str, float]:
     Parameters
     ----------
     curves : DataFrame
-        See `lasso_curves`; of the model as it was, and of at least one with a positive strength.
+        See `strength_curves`; of the model as it was, and of at least one with a positive strength.
 
     Returns
     -------
@@ -210,7 +198,7 @@ def overtaking_measures(recovery: pd.DataFrame) -> dict[str, float]:
     Parameters
     ----------
     recovery : DataFrame
-        See `lasso_recovery`; of the model as it was, and of at least one with a positive strength.
+        See `strength_recovery`; of the model as it was, and of at least one with a positive strength.
 
     Returns
     -------

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+import torch
 
 from narrowlib import pruning, units
-from narrowlib.chapters.language import pruning as llm_pruning
-from narrowlib.chapters.language.pruning import WANTED, LLMPruningConfig, Scores, check_sparsity
+from narrowlib.chapters.language.config import WANTED_SKILL, LLMPruningConfig
+from narrowlib.chapters.language.scoring import Scores, check_sparsity
 from narrowlib.data import documents, tokens
 from narrowlib.llm import export
 from narrowlib.llm import loop as llm_loop
@@ -22,13 +24,14 @@ from narrowlib.llm.export import round_hidden_size, sliced
 from narrowlib.llm.training import recover
 from narrowlib.llm.units import n_parameters_of
 from narrowlib.pruning import keep_masks
+from narrowlib.store.kept import Kept
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # Code that decides what comes out of pruning a language model and training it on, beside that of an experiment's own.
 CODE = (
-    documents, export, llama, llm_loop, llm_pruning, llm_scores, llm_training, llm_training_config, pruning, tokens,
+    documents, export, llama, llm_loop, llm_scores, llm_training, llm_training_config, pruning, tokens,
     units,
 )  # fmt: skip
 
@@ -68,7 +71,8 @@ def recovery_curves(
     pairs: Sequence[tuple[float, float]],
     config: LLMPruningConfig,
     *,
-    checkpoint: Path | None = None,
+    store: Kept | None = None,
+    name: str = "recovery",
     progress: bool = True,
 ) -> pd.DataFrame:
     """Prune neurons and residual dimensions, then train on the wanted skill.
@@ -79,14 +83,16 @@ def recovery_curves(
         Left as it is.
     tokenizer : PreTrainedTokenizerBase
     scores : mapping
-        By kind, see `narrowlib.chapters.language.pruning.unit_scores`.
+        By kind, see `narrowlib.chapters.language.scoring.unit_scores`.
     variants : sequence of str
         Scores to prune by, such as ``("signed", "random")``.
     pairs : sequence of (float, float)
         Sparsities of neurons and of residual dimensions.
     config : LLMPruningConfig
-    checkpoint : Path, optional
-        Folder to leave off in.
+    store : Kept, optional
+        Keeps the curve of every trained model.
+    name : str
+        Under which the store tells them from those of other calls.
     progress : bool
 
     Returns
@@ -99,16 +105,30 @@ def recovery_curves(
     -----
     Source: Michaud, Parker-Sartori and Tegmark (2025), Fig 5 right and Fig 13.
     """
+    store = store or Kept(None, None)
     blocks = config.training_blocks(tokenizer, config.recovery)
-    held_out = config.held_out(tokenizer)[WANTED]
+    held_out = config.held_out(tokenizer)[WANTED_SKILL]
     frames = []
     for neurons, residual in pairs:
         for variant in variants:
             small = narrowed(model, scores, variant, neurons, residual)
-            curve = recover(small, blocks, config.recovery, held_out=held_out, checkpoint=checkpoint, progress=progress)
+            how = {"held_out": held_out, "progress": progress}
+            train = partial(_regain, small, blocks, config.recovery, store=store, **how)
+            run = f"{name} {variant} {neurons:g} {residual:g}"
+            curve = store.keep(run, train, inputs=[small, config])
             about = {"variant": variant, "neuron_sparsity": neurons, "residual_sparsity": residual}
             frames.append(curve.assign(**about, n_parameters=n_parameters_of(small)))
     return pd.concat(frames, ignore_index=True)
+
+
+def _regain(*what: Any, store: Kept, **how: Any) -> pd.DataFrame:
+    return recover(*what, checkpoint=unfinished_in(store), **how)
+
+
+def unfinished_in(store: Kept) -> Path | None:
+    """The folder in which trainings of the result that is being computed leave off; None when nothing is kept."""
+    path = store.checkpoint("training").path
+    return path and path.parent
 
 
 def recovery_measures(recovery: pd.DataFrame, *, attribution: str) -> dict[str, float]:
@@ -132,3 +152,30 @@ def recovery_measures(recovery: pd.DataFrame, *, attribution: str) -> dict[str, 
     first, last = by_run.first(), by_run.last()
     lead, left = (each["random"] - each[attribution] for each in (first, last))
     return {"ahead_at_once": float(lead.min()), "gap_left": float((left / lead).max())}
+
+
+@torch.no_grad()
+def completions(
+    models: Mapping[str, PreTrainedModel],
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    *,
+    n_tokens: int = 24,
+) -> pd.DataFrame:
+    """How each model goes on from the same prompts, always with the likeliest next token.
+
+    Returns
+    -------
+    DataFrame
+        One row per prompt, one column per model.
+    """
+    rows = []
+    for prompt in prompts:
+        row = {"prompt": prompt}
+        for name, model in models.items():
+            ids = tokenizer(prompt, return_tensors="pt").input_ids.to(model.device)
+            options = {"max_new_tokens": n_tokens, "do_sample": False, "pad_token_id": tokenizer.eos_token_id}
+            written = model.generate(ids, attention_mask=torch.ones_like(ids), **options)
+            row[name] = tokenizer.decode(written[0, ids.shape[1] :], skip_special_tokens=True)
+        rows.append(row)
+    return pd.DataFrame(rows)

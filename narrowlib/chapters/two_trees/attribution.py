@@ -9,7 +9,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from narrowlib.chapters.two_trees.networks import SCORE_SEED, NonlocalityConfig, held_out, neuron_table
+from narrowlib.chapters.two_trees.config import NonlocalityConfig
+from narrowlib.chapters.two_trees.networks import SCORE_SEED, held_out, neuron_table
 from narrowlib.scores import activation_gradient_scores, attribution_scores
 from narrowlib.stacks.gradients import cross_entropy
 from narrowlib.stacks.networks import MLPStack

@@ -9,13 +9,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from narrowlib.chapters.two_trees.config import OTHER, WANTED, NonlocalityConfig
 from narrowlib.chapters.two_trees.networks import (
     EVALUATION_SEED,
     NOT_KEPT,
-    OTHER,
     RECOVERY_SEED,
-    WANTED,
-    NonlocalityConfig,
     ablation,
     copies,
     held_out,

@@ -1,40 +1,69 @@
-"""Claims G1 and G2: group lasso on the wanted skill makes a network prunable, and the other skill stays away."""
+"""Chapter group-lasso, claims G1 and G2: a group lasso makes networks prunable, and the other skill stays away."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 import torch
 from torch import Tensor
 
-from narrowlib.chapters.two_trees.curves import cut_out, kept_sparsity, pruning_curves
-from narrowlib.chapters.two_trees.lasso_training import METHODS, GroupLassoConfig, regularise
-from narrowlib.chapters.two_trees.networks import (
-    NOT_KEPT,
+from narrowlib.chapters.style import book_theme, plot_pending
+from narrowlib.chapters.two_trees.config import (
+    METHODS,
     OTHER,
+    RECORDED_SPARSITIES,
     WANTED,
+    GroupLassoConfig,
     NonlocalityConfig,
-    ablation,
-    copies,
-    pieces,
-    store_for,
-    train_networks,
 )
-from narrowlib.chapters.two_trees.nonlocality import PAPER_SPARSITIES, PAPER_WIDTHS
+from narrowlib.chapters.two_trees.config import GroupLassoPage as Config
+from narrowlib.chapters.two_trees.curves import cut_out, kept_sparsity, pruning_curves
+from narrowlib.chapters.two_trees.figures.curves import plot_pruning_panels, plot_strength_curves, plot_strengths
+from narrowlib.chapters.two_trees.figures.neurons import plot_network, plot_norms
+from narrowlib.chapters.two_trees.lasso_training import regularise
+from narrowlib.chapters.two_trees.networks import NOT_KEPT, ablation, copies, pieces, store_for, train_networks
+from narrowlib.claims import assess, assess_all, verdict
 from narrowlib.cmsp import task_name
 from narrowlib.devices import pick_device
 from narrowlib.penalties import exact_prox_group_lasso, group_lasso, group_norms, prox_group_lasso
 from narrowlib.pruning import keep_masks
 from narrowlib.stacks.networks import MLPStack
 from narrowlib.store.kept import Kept
+from narrowlib.store.records import origin, paper_record, provenance, scale
 
+__all__ = [
+    "STATES",
+    "Config",
+    "assess",
+    "assess_all",
+    "book_theme",
+    "copies",
+    "kept_sparsity",
+    "lasso_curves",
+    "lasso_outcome",
+    "network_edges",
+    "origin",
+    "paper_record",
+    "plot_network",
+    "plot_norms",
+    "plot_pending",
+    "plot_pruning_panels",
+    "plot_strength_curves",
+    "plot_strengths",
+    "provenance",
+    "prox_gap",
+    "regularise",
+    "scale",
+    "store_for",
+    "strength_sweep",
+    "tables",
+    "train_networks",
+    "verdict",
+]
 STATES = ("before", "after group lasso")
-PAPER_SHOWN_WIDTH = 256  # of the networks that are drawn and swept; that of the paper's Fig 3
 SWEPT = {
     "subgradient": (0.0, 1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2),
     "proximal": (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0),
@@ -197,65 +226,40 @@ def network_edges(stack: MLPStack, config: NonlocalityConfig, seed: int, sparsit
     return pd.concat(frames, ignore_index=True)
 
 
-def paper_tables(
-    config: NonlocalityConfig | None = None,
-    lasso: GroupLassoConfig | None = None,
-    widths: Sequence[int] = PAPER_WIDTHS,
-    sparsities: Sequence[float] = PAPER_SPARSITIES,
-    *,
-    shown_width: int = PAPER_SHOWN_WIDTH,
-    device: str = "auto",
-    checkpoints: str | Path = "",
-    progress: bool = True,
+def tables(
+    config: Config, *, sparsities: Sequence[float] = RECORDED_SPARSITIES, progress: bool = True
 ) -> dict[str, pd.DataFrame]:
-    """Everything that the chapter shows at the paper's scale.
+    """What the book records of a run, finished pieces kept in ``config.checkpoints``: each some seeds of one width.
 
-    Given the folder that `narrowlib.chapters.two_trees.nonlocality.paper_tables` left off in, the networks and their
-    pruning curves are taken from there.
-
-    Parameters
-    ----------
-    config : NonlocalityConfig, optional
-        The paper's by default.
-    lasso : GroupLassoConfig, optional
-        The paper's by default.
-    widths : sequence of int
-    sparsities : sequence of float
-    shown_width : int
-        Of the networks that are drawn, and trained with every strength.
-    device : {"auto", "cpu", "cuda"}
-    checkpoints : path, optional
-        Folder to leave off in: finished pieces, each some seeds of one width, are kept there, and unfinished ones
-        leave off about once a minute.  The same call of the same code goes on from them after a kill.
-    progress : bool
-        Show progress bars.
+    Given the folder of `narrowlib.chapters.two_trees.nonlocality.tables`, the networks and their pruning curves are
+    taken from there.
 
     Returns
     -------
     dict of str to DataFrame
-        ``curves`` (see `lasso_curves`) of every width; and, when ``shown_width`` is among the widths, of networks of
-        that width ``sweep`` (see `strength_sweep`, both methods), ``gaps`` (see `prox_gap`), and ``edges`` (see
-        `network_edges`) of the first of them, before and after, cut as far as the wanted composite is kept without
-        recovery: with ``state`` and ``sparsity``.
+        ``curves`` (see `lasso_curves`) of every width; and of networks of the page's ``width`` ``sweep`` (see
+        `strength_sweep`, both methods), ``gaps`` (see `prox_gap`), and ``edges`` (see `network_edges`) of the first
+        of them, before and after, cut as far as the wanted composite is kept without recovery: with ``state`` and
+        ``sparsity``.
     """
-    config, lasso = config or NonlocalityConfig(), lasso or GroupLassoConfig()
+    experiment, lasso, device = config.experiment, config.lasso, config.device
     where = pick_device(device)
-    stores = store_for(checkpoints, config, device), store_for(checkpoints, config, device, lasso)
+    stores = tuple(store_for(config.checkpoints, experiment, config.device, *more) for more in ((), (lasso,)))
     parts: dict[str, list[pd.DataFrame]] = {}
-    for width in widths:
-        for piece in pieces(config, width, where):
-            before = train_networks(piece, width, device=device, store=stores[0], progress=progress)
+    for width in sorted({*config.widths, config.width}):
+        for piece in pieces(experiment, width, where):
+            before = train_networks(piece, width, device=config.device, store=stores[0], progress=progress)
             name = f"regularised-{width}-{piece.seeds[0]}-{piece.seeds[-1]}"
             after = stores[1].keep(name, partial(_regularised, before, piece, lasso, progress), inputs=before)
             stacks = before, MLPStack.from_state(after)
             curves = lasso_curves(stacks, piece, sparsities, stores, progress=progress)
-            is_shown = width == shown_width
-            is_first = piece.seeds[0] == config.seeds[0]
-            tables = _shown(stacks, curves, piece, lasso, stores[1], is_first, progress) if is_shown else {}
-            tables["curves"] = curves
-            for name, table in tables.items():
+            is_first = piece.seeds[0] == experiment.seeds[0]
+            is_shown = width == config.width
+            found = _shown(stacks, curves, piece, lasso, stores[1], is_first, progress) if is_shown else {}
+            found["curves"] = curves
+            for name, table in found.items():
                 parts.setdefault(name, []).append(table)
-    return {name: pd.concat(tables, ignore_index=True) for name, tables in parts.items()}
+    return {name: pd.concat(frames, ignore_index=True) for name, frames in parts.items()}
 
 
 def _regularised(
@@ -277,7 +281,7 @@ def _shown(
     first = config.seeds[0]
 
     def sweep(method: str) -> pd.DataFrame:
-        by = replace(lasso, method=method)
+        by = lasso.replace(method=method)
         return strength_sweep(stacks[0], config, by, SWEPT[method], SWEEP_SPARSITIES, progress=progress).networks
 
     def edges() -> pd.DataFrame:

@@ -4,47 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
 import pandas as pd
 import torch
 from torch import Tensor
 
-from narrowlib.chapters.two_trees.networks import WANTED, NonlocalityConfig, copies, sampler
+from narrowlib.chapters.two_trees.config import WANTED, GroupLassoConfig, NonlocalityConfig
+from narrowlib.chapters.two_trees.networks import copies, sampler
 from narrowlib.penalties import group_lasso_gradients_, group_norms, prox_group_lasso
 from narrowlib.stacks.networks import MLPStack
 from narrowlib.stacks.training import TrainingConfig, make_generators, train_stack
 
-METHODS = ("subgradient", "proximal")
-N_NORMS = 50  # records of the norms while training
 LASSO_SEED = 40_000_000  # apart from the seeds of networks, scores, evaluation and recovery
-
-
-@dataclass(frozen=True)
-class GroupLassoConfig:
-    """How trained networks are regularised; the defaults are the paper's."""
-
-    strength: float = 1e-3
-    n_steps: int = 10_000
-    batch_size: int = 2_000
-    learning_rate: float = 1e-3
-    method: str = "subgradient"
-
-    def __post_init__(self) -> None:
-        if isinstance(self.strength, bool) or not 0 <= self.strength < math.inf:
-            raise ValueError(f"strength is {self.strength!r}; it must be a number of at least 0")
-        if isinstance(self.batch_size, bool) or not isinstance(self.batch_size, int) or self.batch_size < 1:
-            raise ValueError(f"batch_size is {self.batch_size!r}; it must be a whole number of at least 1")
-        if self.method not in METHODS:
-            raise ValueError(f"method is {self.method!r}; it must be one of {', '.join(METHODS)}")
-        _ = self.training  # checks the rest
-
-    @property
-    def training(self) -> TrainingConfig:
-        """Training on the wanted composite."""
-        return TrainingConfig(
-            n_steps=self.n_steps, learning_rate=self.learning_rate, record_every=max(1, self.n_steps // N_NORMS)
-        )
 
 
 def regularise(
@@ -114,7 +85,7 @@ def regularise(
         regularised,
         sampler(config, config.problem.only(WANTED), lasso.batch_size),
         make_generators(seeds, device),
-        replace(lasso.training, precision=config.precision),
+        lasso.training.replace(precision=config.precision),
         penalty=None if is_proximal else lambda: group_lasso_gradients_(groups, parameters, strength),
         constraint=after_step,
         progress=progress,

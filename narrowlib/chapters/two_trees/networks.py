@@ -3,90 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 import torch
 from torch import Tensor
 
+from narrowlib.chapters.two_trees.config import OTHER, WANTED, NonlocalityConfig
 from narrowlib.cmsp import CMSP, CMSPSampler, sample_batch, task_name
 from narrowlib.devices import pick_device
 from narrowlib.scores import ablation_scores
 from narrowlib.stacks.cohort import runs_per_chunk
 from narrowlib.stacks.gradients import PRECISIONS, cross_entropy
 from narrowlib.stacks.networks import MLPStack, losses_without_neurons
-from narrowlib.stacks.training import BITS_PER_NAT, TrainingConfig, make_generators, train_stack
+from narrowlib.stacks.training import BITS_PER_NAT, make_generators, train_stack
 from narrowlib.store.kept import Kept
 
 N_CLASSES = 2
-N_RECORDS = 200  # of a training run, at most; a run leaves off and shows progress between them
-WANTED, OTHER = (0, 1, 2), (3, 4, 5)  # the composites of the two trees
 NOT_KEPT = Kept(None, None)
 SCORE_SEED, EVALUATION_SEED, RECOVERY_SEED = 10_000_000, 20_000_000, 30_000_000  # apart from those of the networks
-
-
-@dataclass(frozen=True)
-class NonlocalityConfig:
-    """How networks are trained on two trees of tasks, scored, and recovered; the defaults are the paper's."""
-
-    subset_size: int = 3
-    n_task_bits: int = 18
-    n_seeds: int = 5
-    batch_size: int = 2_000  # samples per task and step
-    n_steps: int = 20_000
-    learning_rate: float = 1e-3
-    n_samples: int = 2_000  # for scores, and for every accuracy
-    recovery_steps: int = 1_000
-    recovery_batch_size: int = 5_000
-    recovery_learning_rate: float = 1e-3
-    precision: str = "float32"
-    first_seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("n_seeds", "batch_size", "n_samples", "recovery_batch_size"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1")
-        _ = self.problem, self.training, self.recovery  # these check the rest
-
-    @property
-    def problem(self) -> CMSP:
-        """Six sub-tasks in two trees: three atomic tasks each, and their composite."""
-        return CMSP(6, self.subset_size, self.n_task_bits, (*((i,) for i in range(6)), WANTED, OTHER))
-
-    @property
-    def training(self) -> TrainingConfig:
-        """Training on all tasks."""
-        return self._training(self.n_steps, self.learning_rate)
-
-    @property
-    def recovery(self) -> TrainingConfig:
-        """Training on one task after pruning."""
-        return self._training(self.recovery_steps, self.recovery_learning_rate)
-
-    @property
-    def seeds(self) -> range:
-        """Seeds of the networks."""
-        return range(self.first_seed, self.first_seed + self.n_seeds)
-
-    def _training(self, n_steps: int, learning_rate: float) -> TrainingConfig:
-        record_every = -(-n_steps // N_RECORDS)
-        return TrainingConfig(
-            n_steps=n_steps, learning_rate=learning_rate, record_every=record_every, precision=self.precision
-        )
-
-
-def spaced_widths(narrowest: int, widest: int, n_widths: int) -> list[int]:
-    """Widths with equal ratios between them, rounded to whole numbers; a width once.
-
-    Examples
-    --------
-    >>> spaced_widths(32, 256, 4)
-    [32, 64, 128, 256]
-    """
-    steps = max(1, n_widths - 1)
-    return sorted({round(narrowest * (widest / narrowest) ** (step / steps)) for step in range(steps + 1)})
 
 
 def sampler(config: NonlocalityConfig, problem: CMSP, batch_size: int) -> CMSPSampler:
@@ -142,7 +77,7 @@ def train_networks(
 
 def store_for(checkpoints: str | Path, config: NonlocalityConfig, device: str, *more: object) -> Kept:
     """Where the results of these settings, and ``more``, are kept; names tell seeds, so that pieces are shared."""
-    settings = {name: value for name, value in asdict(config).items() if name not in ("first_seed", "n_seeds")}
+    settings = {name: value for name, value in config if name not in ("first_seed", "n_seeds")}
     return Kept(checkpoints, [settings, *more], device=pick_device(device))
 
 
@@ -152,7 +87,7 @@ def pieces(config: NonlocalityConfig, width: int, device: torch.device) -> Itera
     chunk = runs_per_chunk(sizes, config.problem.n_tasks * config.batch_size, device)
     for start in range(0, config.n_seeds, chunk):
         n_seeds = min(chunk, config.n_seeds - start)
-        yield replace(config, first_seed=config.first_seed + start, n_seeds=n_seeds)
+        yield config.replace(first_seed=config.first_seed + start, n_seeds=n_seeds)
 
 
 def held_out(

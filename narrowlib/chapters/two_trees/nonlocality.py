@@ -1,32 +1,56 @@
-"""Claims N1 and N2: whether skills are local, and what pruning keeps and loses."""
+"""Chapter nonlocality, claims N1 and N2: whether skills are local, and what pruning keeps and loses."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 import pandas as pd
 
-from narrowlib.chapters.two_trees.attribution import agreement, neuron_attributions
+from narrowlib.chapters.style import book_theme
+from narrowlib.chapters.two_trees.attribution import agreement, neuron_attributions, paired
+from narrowlib.chapters.two_trees.config import RECORDED_SPARSITIES, WANTED, NonlocalityConfig
+from narrowlib.chapters.two_trees.config import NonlocalityPage as Config
 from narrowlib.chapters.two_trees.curves import kept_sparsity, learned, pruning_curves, regained
-from narrowlib.chapters.two_trees.networks import (
-    WANTED,
-    NonlocalityConfig,
-    ablation,
-    neuron_table,
-    pieces,
-    store_for,
-    train_networks,
-)
+from narrowlib.chapters.two_trees.figures.curves import plot_pruning_panels
+from narrowlib.chapters.two_trees.figures.neurons import plot_agreement, plot_neuron_scores, plot_sharing
+from narrowlib.chapters.two_trees.networks import ablation, neuron_table, pieces, store_for, train_networks
+from narrowlib.claims import assess, verdict
 from narrowlib.cmsp import task_name
 from narrowlib.devices import pick_device
 from narrowlib.stacks.networks import MLPStack
 from narrowlib.store.kept import Kept
+from narrowlib.store.records import origin, paper_record, provenance, scale
 
+__all__ = [
+    "THRESHOLDS",
+    "Config",
+    "agreement",
+    "assess",
+    "book_theme",
+    "kept_sparsity",
+    "learned",
+    "neuron_attributions",
+    "neuron_scores",
+    "origin",
+    "paired",
+    "paper_record",
+    "plot_agreement",
+    "plot_neuron_scores",
+    "plot_pruning_panels",
+    "plot_sharing",
+    "provenance",
+    "pruning_curves",
+    "pruning_outcome",
+    "regained",
+    "scale",
+    "sharing",
+    "store_for",
+    "tables",
+    "train_networks",
+    "verdict",
+]
 THRESHOLDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)  # bits; see `sharing`
-PAPER_WIDTHS = (32, 64, 128, 256, 512, 1024, 2048)
-PAPER_SPARSITIES = tuple(percent / 100 for percent in range(99))  # the paper's 98, and the whole network
 RECORDED_WIDTHS = (32, 64, 128, 256)  # of which the score of every single neuron is recorded
 
 
@@ -94,50 +118,30 @@ def pruning_outcome(curves: pd.DataFrame) -> dict[str, float]:
     }
 
 
-def paper_tables(
-    config: NonlocalityConfig | None = None,
-    widths: Sequence[int] = PAPER_WIDTHS,
-    sparsities: Sequence[float] = PAPER_SPARSITIES,
-    *,
-    device: str = "auto",
-    checkpoints: str | Path = "",
-    progress: bool = True,
+def tables(
+    config: Config, *, sparsities: Sequence[float] = RECORDED_SPARSITIES, progress: bool = True
 ) -> dict[str, pd.DataFrame]:
-    """Everything that the chapter shows at the paper's scale.
-
-    Parameters
-    ----------
-    config : NonlocalityConfig, optional
-        The paper's by default.
-    widths : sequence of int
-    sparsities : sequence of float
-    device : {"auto", "cpu", "cuda"}
-    checkpoints : path, optional
-        Folder to leave off in: finished pieces, each some seeds of one width, are kept there, and unfinished ones
-        leave off about once a minute.  The same call of the same code goes on from them after a kill.
-    progress : bool
-        Show progress bars.
+    """What the book records of a run, finished pieces kept in ``config.checkpoints``: each some seeds of one width.
 
     Returns
     -------
     dict of str to DataFrame
         ``curves`` (see `narrowlib.chapters.two_trees.curves.pruning_curves`), ``shares`` (see `sharing`), ``agreement``
-        (see `narrowlib.chapters.two_trees.attribution.agreement`), all of every
-        width; ``scores`` (see `neuron_scores`) and ``attributions`` (on the wanted composite alone) of the widths in
-        `RECORDED_WIDTHS`, all with a column ``width``.
+        (see `narrowlib.chapters.two_trees.attribution.agreement`), all of every width; ``scores`` (see
+        `neuron_scores`) and ``attributions`` (on the wanted composite alone) of the widths in `RECORDED_WIDTHS`, all
+        with a column ``width``.
     """
-    config = NonlocalityConfig() if config is None else config
-    where = pick_device(device)
-    store = store_for(checkpoints, config, device)
+    experiment, device = config.experiment, config.device
+    store = store_for(config.checkpoints, experiment, device)
     parts: dict[str, list[pd.DataFrame]] = {}
-    for width in widths:
-        for piece in pieces(config, width, where):
+    for width in config.widths:
+        for piece in pieces(experiment, width, pick_device(device)):
             networks = train_networks(piece, width, device=device, store=store, progress=progress)
-            tables = _score_tables(networks, piece, store)
-            tables["curves"] = pruning_curves(networks, piece, sparsities, store=store, progress=progress)
-            for name, table in tables.items():
+            found = _score_tables(networks, piece, store)
+            found["curves"] = pruning_curves(networks, piece, sparsities, store=store, progress=progress)
+            for name, table in found.items():
                 parts.setdefault(name, []).append(table.assign(width=width))
-    return {name: pd.concat(tables, ignore_index=True) for name, tables in parts.items()}
+    return {name: pd.concat(frames, ignore_index=True) for name, frames in parts.items()}
 
 
 def _score_tables(networks: MLPStack, config: NonlocalityConfig, store: Kept) -> dict[str, pd.DataFrame]:
@@ -147,8 +151,8 @@ def _score_tables(networks: MLPStack, config: NonlocalityConfig, store: Kept) ->
     scores = store.keep(f"scores-{which}", partial(neuron_scores, networks, config), inputs=networks)
     compute = partial(neuron_attributions, networks, config)
     attributions = store.keep(f"attributions-{which}", compute, inputs=networks)
-    tables = {"shares": sharing(scores, THRESHOLDS), "agreement": agreement(scores, attributions)}
+    found = {"shares": sharing(scores, THRESHOLDS), "agreement": agreement(scores, attributions)}
     if width in RECORDED_WIDTHS:
-        tables["scores"] = scores
-        tables["attributions"] = attributions[attributions["task"] == task_name(WANTED)]
-    return tables
+        found["scores"] = scores
+        found["attributions"] = attributions[attributions["task"] == task_name(WANTED)]
+    return found

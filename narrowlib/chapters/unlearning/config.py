@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
-from narrowlib.chapters.language.lasso import RANKED_BY
-from narrowlib.chapters.language.pruning import LLMPruningConfig
+from narrowlib.chapters.language.config import RANKED_BY, LLMPruningConfig
 from narrowlib.chapters.mnist.config import numbers
 from narrowlib.llm.settings import PAPER_GROUP_LASSO, LLMTrainingConfig
 
@@ -109,7 +108,7 @@ def unlearning_config(
         0 for all.
     **blocks
         ``model``, ``block_length``, ``n_score_blocks`` and ``n_held_out_blocks`` of
-        `narrowlib.chapters.language.pruning.LLMPruningConfig`.
+        `narrowlib.chapters.language.config.LLMPruningConfig`.
 
     Raises
     ------
@@ -120,11 +119,10 @@ def unlearning_config(
     python = scratch = None
     if python_steps:
         steps = {"n_steps": python_steps, "n_warmup": python_steps // 10, **micro}
-        python = replace(PAPER_PYTHON, learning_rate=python_rate, **steps)
-        scratch = replace(PAPER_SCRATCH, learning_rate=scratch_rate, **steps)
-    lasso = replace(PAPER_GROUP_LASSO, n_steps=lasso_steps, n_warmup=lasso_steps // 10, **micro)
-    relearning = replace(
-        PAPER_RELEARNING,
+        python = PAPER_PYTHON.replace(learning_rate=python_rate, **steps)
+        scratch = PAPER_SCRATCH.replace(learning_rate=scratch_rate, **steps)
+    lasso = PAPER_GROUP_LASSO.replace(n_steps=lasso_steps, n_warmup=lasso_steps // 10, **micro)
+    relearning = PAPER_RELEARNING.replace(
         n_steps=relearning_steps,
         batch_size=relearning_batch_size,
         micro_batch_size=min(8, relearning_batch_size),

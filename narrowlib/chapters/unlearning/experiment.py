@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import sys
-from dataclasses import asdict
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,9 +14,10 @@ import torch
 from narrowlib import penalties
 from narrowlib.chapters.language import lasso as llm_lasso
 from narrowlib.chapters.language import recovery as llm_recovery
-from narrowlib.chapters.language.lasso import BEFORE, RANKED_BY, Trained, regularised
-from narrowlib.chapters.language.pruning import WANTED, Scores, unit_scores
+from narrowlib.chapters.language.config import BEFORE, RANKED_BY, WANTED_SKILL
+from narrowlib.chapters.language.lasso import Trained, regularised
 from narrowlib.chapters.language.recovery import narrowed
+from narrowlib.chapters.language.scoring import Scores, unit_scores
 from narrowlib.chapters.unlearning.config import BASE, PRUNING, UnlearningConfig
 from narrowlib.data import facts as knowledge
 from narrowlib.data.documents import SKILLS
@@ -30,6 +30,7 @@ from narrowlib.llm.models import LanguageModel, load_causal_lm
 from narrowlib.llm.settings import LLMTrainingConfig
 from narrowlib.llm.training import recover
 from narrowlib.llm.units import n_parameters_of
+from narrowlib.store.kept import Kept
 from narrowlib.store.records import digest_of, recorded, source_digest
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def unlearning_tables(
     study = _Study(load_causal_lm(config.pruning.model, device=device), config, folder, progress)
     found: dict[str, list[pd.DataFrame]] = {"skills": [], "answers": []}
     for method, sparsity in config.runs():
-        about = {"config": asdict(config), "method": method, "sparsity": sparsity}
+        about = {"config": repr(config), "method": method, "sparsity": sparsity}
         for table, frames in found.items():  # skills first: answering ends with another model
             compute = partial(getattr(study, table), method, sparsity)
             frames.append(recorded(f"{table}-{method}-{round(100 * sparsity)}", about, compute, folder))
@@ -123,7 +124,7 @@ def _checkpoint_folder(parent: str | Path, config: UnlearningConfig) -> Path | N
         return None
     own = (answering, evaluation, knowledge, llm_lasso, llm_recovery, penalties)
     code = source_digest(*llm_recovery.CODE, *own, sys.modules[__name__])
-    return Path(parent) / digest_of([asdict(config), torch.__version__, code])
+    return Path(parent) / digest_of([repr(config), torch.__version__, code])
 
 
 class _Study:
@@ -173,7 +174,9 @@ class _Study:
 
     @cached_property
     def _held_out(self) -> dict:
-        return self.config.pruning.held_out(self.tokenizer, (WANTED, *(skill for skill in SKILLS if skill != WANTED)))
+        return self.config.pruning.held_out(
+            self.tokenizer, (WANTED_SKILL, *(skill for skill in SKILLS if skill != WANTED_SKILL))
+        )
 
     @cached_property
     def _scores(self) -> dict[str, Scores]:
@@ -183,7 +186,8 @@ class _Study:
 
     @cached_property
     def _regularised(self) -> Trained:
-        return regularised(self.base, self.tokenizer, self.config.strength, self.config.pruning, **self.where)
+        where = {"store": Kept(self.where["checkpoint"], None, device=self.base.device), "progress": self.progress}
+        return regularised(self.base, self.tokenizer, self.config.strength, self.config.pruning, **where)
 
 
 def without_knowledge(model: PreTrainedModel) -> PreTrainedModel:

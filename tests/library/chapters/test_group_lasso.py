@@ -1,32 +1,30 @@
 """The group lasso experiment: what it trains, what it leaves alone, and its tables."""
 
-from dataclasses import replace
-
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+from narrowlib.chapters.two_trees import config, group_lasso, lasso_training, nonlocality
 from narrowlib.chapters.two_trees import curves as recovery
-from narrowlib.chapters.two_trees import group_lasso, lasso_training, nonlocality
 from narrowlib.chapters.two_trees import networks as two_trees
+from narrowlib.chapters.two_trees.config import METHODS, OTHER, WANTED, GroupLassoConfig, NonlocalityConfig
 from narrowlib.chapters.two_trees.group_lasso import (
     STATES,
     lasso_outcome,
     network_edges,
-    paper_tables,
     prox_gap,
     strength_sweep,
+    tables,
 )
-from narrowlib.chapters.two_trees.lasso_training import GroupLassoConfig, regularise
-from narrowlib.chapters.two_trees.networks import OTHER, WANTED, NonlocalityConfig, ablation, train_networks
+from narrowlib.chapters.two_trees.lasso_training import regularise
+from narrowlib.chapters.two_trees.networks import ablation, train_networks
 from narrowlib.cmsp import task_name
 from narrowlib.penalties import group_norms
 from narrowlib.pruning import ablated, keep_masks
 
-CONFIG = NonlocalityConfig(
-    1, 6, n_seeds=2, batch_size=64, n_steps=400, learning_rate=1e-2, n_samples=200, recovery_steps=20
-)
+TINY = {"subset_size": 1, "n_task_bits": 6, "n_seeds": 2}
+CONFIG = NonlocalityConfig(**TINY, batch_size=64, n_steps=400, learning_rate=1e-2, n_samples=200, recovery_steps=20)
 LASSO = GroupLassoConfig(strength=1e-2, n_steps=300, batch_size=64, learning_rate=3e-3)
 
 
@@ -68,12 +66,12 @@ def test_each_network_has_its_own_strength(networks):
 
 def test_norms_are_those_of_the_step_they_name(networks, monkeypatch):
     """Every 10 of 25 steps: the log is written at every step, and the rest after the last interval is dropped."""
-    monkeypatch.setattr(lasso_training, "N_NORMS", 2)
+    monkeypatch.setattr(config, "N_NORMS", 2)
     ends = {
-        steps: norms_of(regularise(networks, CONFIG, replace(LASSO, n_steps=steps), progress=False)[0])
+        steps: norms_of(regularise(networks, CONFIG, LASSO.replace(n_steps=steps), progress=False)[0])
         for steps in (12, 24)
     }
-    _, norms = regularise(networks, CONFIG, replace(LASSO, n_steps=25), progress=False)
+    _, norms = regularise(networks, CONFIG, LASSO.replace(n_steps=25), progress=False)
     assert norms["step"].unique().tolist() == [0, 12, 24]
     for step, layers in ends.items():
         for layer, values in layers.items():
@@ -83,16 +81,14 @@ def test_norms_are_those_of_the_step_they_name(networks, monkeypatch):
 
 def test_proximal_method_makes_exact_zeros(networks):
     """By its own steps: Adam on the loss, then the threshold; a strength of zero is training alone."""
-    proximal = replace(LASSO, method="proximal", n_steps=200)
+    proximal = LASSO.replace(method="proximal", n_steps=200)
     free, _ = regularise(networks, CONFIG, proximal, strengths=[0.0, 0.0], progress=False)
-    plain, _ = regularise(networks, CONFIG, replace(LASSO, n_steps=200), strengths=[0.0, 0.0], progress=False)
+    plain, _ = regularise(networks, CONFIG, LASSO.replace(n_steps=200), strengths=[0.0, 0.0], progress=False)
     for a, b in zip(free.parameters(), plain.parameters(), strict=True):
         assert torch.equal(a, b)
     shrunk, _ = regularise(networks, CONFIG, proximal, strengths=[3.0, 100.0], progress=False)
     zeros = sum((norms == 0).sum(1) for norms in norms_of(shrunk).values())
     assert 0 < zeros[0] < 32 and zeros[1] == 32
-    with pytest.raises(ValueError, match="method is 'newton'; it must be one of subgradient, proximal"):
-        replace(LASSO, method="newton")
 
 
 def test_sweep_has_a_row_per_strength_and_network(networks):
@@ -107,7 +103,7 @@ def test_sweep_has_a_row_per_strength_and_network(networks):
     assert wanted.to_dict() == sweep.set_index(keys)["wanted"].to_dict()
     regained = curves.query("stage == 'recovered'").groupby(keys)["accuracy"].max()
     assert regained.to_dict() == sweep.set_index(keys)["regained"].to_dict()
-    proximal = replace(LASSO, method="proximal", n_steps=20)
+    proximal = LASSO.replace(method="proximal", n_steps=20)
     zeros = strength_sweep(networks, CONFIG, proximal, [0.0, 1e3], [0.5], progress=False).networks["zeros"]
     assert zeros.tolist() == [0, 0, 1, 1]
 
@@ -156,39 +152,43 @@ def test_outcome_by_hand():
     }
 
 
-SMALL = NonlocalityConfig(1, 6, n_seeds=2, batch_size=8, n_steps=3, n_samples=20, recovery_steps=3)
-SHORT = GroupLassoConfig(strength=1e-2, n_steps=4, batch_size=8)
-TABLES = {"widths": (4, 6), "sparsities": (0.5,), "device": "cpu", "progress": False}
+PAGE = {**TINY, "batch_size": 8, "n_steps": 3, "n_samples": 20, "recovery_steps": 3, "device": "cpu"}
+PAGE |= {"narrow_width": 4, "wide_width": 6, "n_widths": 2}
+LASSO_OF_PAGE = {"lasso_strength": 1e-2, "lasso_steps": 4, "lasso_batch_size": 8, "n_swept": 1, "width": 6}
+SMALL = group_lasso.Config(**PAGE, **LASSO_OF_PAGE)
+TABLES = {"sparsities": (0.5,), "progress": False}
 
 
-def test_paper_tables_hold_both_states_of_every_network(tmp_path, monkeypatch):
-    tables = paper_tables(SMALL, SHORT, **TABLES, shown_width=6, checkpoints=tmp_path)
-    assert set(tables) == {"curves", "sweep", "gaps", "edges"}
-    curves = tables["curves"]
+@pytest.fixture(scope="module")
+def recorded():
+    return tables(SMALL, **TABLES)
+
+
+def test_tables_hold_both_states_of_every_network(recorded):
+    assert set(recorded) == {"curves", "sweep", "gaps", "edges"}
+    curves = recorded["curves"]
     assert len(curves) == 2 * 2 * 2 * 2 * 2 and set(curves["state"]) == set(STATES)
-    assert set(tables["sweep"]["method"]) == set(lasso_training.METHODS)
-    assert set(tables["edges"]["state"]) == set(STATES) and tables["edges"]["sparsity"].isin([0, 0.5]).all()
-
-    def refuse(*_, **__):
-        raise AssertionError("nothing is left to train")
-
-    for module in (lasso_training, recovery, two_trees):
-        monkeypatch.setattr(module, "train_stack", refuse)
-    again = paper_tables(SMALL, SHORT, **TABLES, shown_width=6, checkpoints=tmp_path)
-    for name, table in tables.items():
-        pd.testing.assert_frame_equal(table, again[name], check_dtype=False)
+    assert set(recorded["sweep"]["method"]) == set(METHODS)
+    assert set(recorded["edges"]["state"]) == set(STATES) and recorded["edges"]["sparsity"].isin([0, 0.5]).all()
 
 
-def test_one_network_is_drawn_however_the_seeds_are_shared_out(monkeypatch):
-    one_by_one = [replace(SMALL, first_seed=seed, n_seeds=1) for seed in SMALL.seeds]
+def test_page_is_recorded_for_its_own_width_too():
+    page = SMALL.replace(wide_width=4, width=5, n_seeds=1)
+    assert set(tables(page, **TABLES)["curves"]["width"]) == {4, 5}
+
+
+def test_one_network_is_drawn_however_the_seeds_are_shared_out(monkeypatch, recorded):
+    one_by_one = [SMALL.experiment.replace(first_seed=seed, n_seeds=1) for seed in range(2)]
     monkeypatch.setattr(group_lasso, "pieces", lambda *_: one_by_one)
-    tables = paper_tables(SMALL, SHORT, **{**TABLES, "widths": (6,)}, shown_width=6)
-    assert set(tables["curves"]["seed"]) == set(tables["sweep"]["seed"]) == set(SMALL.seeds)
-    assert not tables["edges"].duplicated(["state", "layer", "source", "target"]).any()
+    found = tables(SMALL.replace(narrow_width=6), **TABLES)
+    assert set(found["curves"]["seed"]) == set(found["sweep"]["seed"]) == {0, 1}
+    keys = ["state", "layer", "source", "target"]
+    assert not found["edges"].duplicated(keys).any() and len(found["edges"]) == len(recorded["edges"])
 
 
 def test_networks_and_their_curves_are_shared_with_nonlocality(tmp_path, monkeypatch):
-    nonlocality.paper_tables(SMALL, **TABLES, checkpoints=tmp_path)
+    page = nonlocality.Config(**PAGE, checkpoints=str(tmp_path))
+    nonlocality.tables(page, **TABLES)
     trained, train = [], recovery.train_stack
 
     def note(*arguments, **named):
@@ -197,19 +197,5 @@ def test_networks_and_their_curves_are_shared_with_nonlocality(tmp_path, monkeyp
 
     for module in (lasso_training, recovery, two_trees):
         monkeypatch.setattr(module, "train_stack", note)
-    paper_tables(SMALL, SHORT, **TABLES, checkpoints=tmp_path)
-    assert len(trained) == 2 * 3  # for each width, group lasso and the two recoveries after it
-    assert not any(description.startswith("train") for description in trained)
-
-
-@pytest.mark.parametrize(
-    ("changes", "says"),
-    [
-        ({"strength": -1.0}, "strength is -1.0"),
-        ({"strength": float("nan")}, "strength is nan"),
-        ({"n_steps": 0}, "n_steps is 0"),
-    ],
-)
-def test_bad_settings_are_refused(changes, says):
-    with pytest.raises(ValueError, match=says):
-        GroupLassoConfig(**changes)
+    tables(SMALL.replace(checkpoints=str(tmp_path), n_seeds=2), **TABLES)
+    assert trained and not any(description.startswith("train") for description in trained)

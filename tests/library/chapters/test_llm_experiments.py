@@ -1,7 +1,6 @@
 """The experiments on language models, on random models of a few thousand parameters."""
 
 import math
-from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -9,21 +8,18 @@ import torch
 from datasets import Dataset
 from tiny_llamas import TINY, tiny_llama, tiny_tokenizer
 
-from narrowlib.chapters.language import lasso as llm_lasso
-from narrowlib.chapters.language import pruning as llm_pruning
-from narrowlib.chapters.language import recovery as llm_recovery
-from narrowlib.chapters.language import tables as llm_tables
-from narrowlib.chapters.language.pruning import (
-    LLMPruningConfig,
+from narrowlib.chapters.language import config as language_config
+from narrowlib.chapters.language import lasso, llm_pruning, llm_scores, recovery
+from narrowlib.chapters.language.config import LLMPruningConfig
+from narrowlib.chapters.language.recovery import completions, narrowed, recovery_curves, recovery_measures
+from narrowlib.chapters.language.scoring import (
+    COMPARED,
     ablation_table,
     agreements,
-    completions,
     proxy_measures,
-    pruning_curves,
+    sparsity_curves,
     unit_scores,
 )
-from narrowlib.chapters.language.recovery import narrowed, recovery_curves, recovery_measures
-from narrowlib.chapters.language.tables import paper_tables
 from narrowlib.llm.costs import flops_per_token
 from narrowlib.llm.evaluation import block_losses
 from narrowlib.llm.models import LanguageModel
@@ -34,9 +30,8 @@ from narrowlib.pruning import ablated, keep_masks
 STEPS = LLMTrainingConfig(
     n_steps=4, batch_size=2, micro_batch_size=2, n_warmup=0, learning_rate=1e-2, precision="float32", record_every=2
 )
-CONFIG = LLMPruningConfig(
-    block_length=8, n_score_blocks=3, n_held_out_blocks=4, n_ablated=5, n_ablation_blocks=2, recovery=STEPS, lasso=STEPS
-)
+TEXT = {"block_length": 8, "n_score_blocks": 3, "n_held_out_blocks": 4}
+CONFIG = LLMPruningConfig(**TEXT, recovery=STEPS, lasso=STEPS)
 
 
 def blocks(n_blocks, seed=0, length=8):
@@ -51,12 +46,19 @@ def no_packages(monkeypatch):
     def skill_blocks(tokenizer, skill, *, n_tokens, split, block_length, **options):
         return blocks(n_tokens // block_length, seed=len(skill) + (100 if split == "train" else 0))
 
-    monkeypatch.setattr(llm_pruning, "skill_blocks", skill_blocks)
+    monkeypatch.setattr(language_config, "skill_blocks", skill_blocks)
 
 
 @pytest.fixture(scope="module")
 def model():
     return tiny_llama()
+
+
+@pytest.fixture
+def loaded(model, monkeypatch):
+    for module in (llm_scores, llm_pruning):
+        kept = LanguageModel(model, tiny_tokenizer(), "tiny")
+        monkeypatch.setattr(module, "load_causal_lm", lambda name, device, kept=kept: kept)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +76,7 @@ def test_scores_come_by_kind_variant_and_group(model, scores):
 
 def test_pruning_curves_are_losses_of_the_masked_model(model, scores):
     held_out = {"python": blocks(4, 7), "english": blocks(4, 8)}
-    curves = pruning_curves(model, "neurons", scores["neurons"], [0.0, 0.25], held_out, progress=False)
+    curves = sparsity_curves(model, "neurons", scores["neurons"], [0.0, 0.25], held_out, progress=False)
     assert len(curves) == 3 * 2 * 2
     groups = llama_units(model, "neurons")
     with ablated(model, groups, keep_masks(scores["neurons"]["signed"], 0.25)):
@@ -122,15 +124,15 @@ def test_recovery_starts_at_the_loss_of_the_pruned_model_and_lowers_it(model, sc
     assert narrowed(model, scores, "signed", 0.5).config.hidden_size == 32
 
 
-def test_scores_and_ablation_of_a_record_see_the_same_blocks(model):
-    config = replace(CONFIG, n_ablation_blocks=2)
-    table = llm_tables._Study(LanguageModel(model, None, "tiny"), config, None, False).ablation()
+def test_scores_and_ablation_of_a_record_see_the_same_blocks(loaded, model):
+    config = llm_scores.Config(**TEXT, n_ablated=5, n_ablation_blocks=2, sparsities="0 0.5", device="cpu")
+    table = llm_scores.tables(config, progress=False)["ablation"]
     blocks = config.score_blocks(None).select(range(2))
     same = unit_scores(model, blocks, variants=("signed",), progress=False)["neurons"]["signed"]
     units = table[table["kind"] == "neurons"]
     expected = [float(same[row.group][row.unit]) for row in units.itertuples()]
     assert units["signed"].tolist() == pytest.approx(expected, rel=1e-4)
-    assert len(table.columns.intersection(llm_pruning.COMPARED)) == len(llm_pruning.COMPARED) == 8
+    assert len(table.columns.intersection(COMPARED)) == len(COMPARED) == 8
 
 
 @pytest.mark.parametrize("sparsity", [1.0, -0.1, math.nan, "0.5"])
@@ -140,7 +142,7 @@ def test_sparsities_that_leave_nothing_are_refused(sparsity, model, scores):
     with pytest.raises(ValueError, match="residual_sparsity is or holds"):
         narrowed(model, scores, "signed", 0.5, sparsity)
     with pytest.raises(ValueError, match="sparsities is or holds"):
-        pruning_curves(model, "neurons", scores["neurons"], [0.0, sparsity], {}, progress=False)
+        sparsity_curves(model, "neurons", scores["neurons"], [0.0, sparsity], {}, progress=False)
 
 
 @pytest.mark.parametrize("family", TINY)
@@ -167,28 +169,32 @@ def test_completions_are_the_likeliest_tokens(model):
     assert table.loc[0, "whole"].split()[:1] == tokenizer.decode([likeliest], skip_special_tokens=True).split()
 
 
-@pytest.mark.parametrize("changes", [{"n_ablated": 2}, {"block_length": 1}, {"n_score_blocks": 1.5}])
-def test_bad_settings_are_refused(changes):
-    (name, value), *_ = changes.items()
-    with pytest.raises(ValueError, match=f"{name} is {value}; it must be a whole number of at least"):
-        LLMPruningConfig(**changes)
+@pytest.mark.parametrize("sparsities", ["0.5 0.8", "0", "0 0.5 0.2"])
+def test_curves_begin_at_the_whole_model(sparsities):
+    with pytest.raises(ValueError, match=f"sparsities is '{sparsities}'; it must hold 0 and then at least one more"):
+        llm_scores.Config(sparsities=sparsities)
 
 
-def test_paper_tables_are_made_once(model, tmp_path, monkeypatch):
-    loaded = LanguageModel(model, tiny_tokenizer(), "tiny")
-    monkeypatch.setattr(llm_tables, "load_causal_lm", lambda name, device: loaded)
-    asked = {"pairs": [(0.5, 0.25)], "strengths": [1e-2], "sparsities": [0.0, 0.5]}
-    options = {"device": "cpu", "checkpoints": tmp_path, "progress": False}
-    tables = paper_tables(CONFIG, **asked, **options)
-    assert list(tables) == ["curves", "ablation", "recovery", "lasso", "lasso-recovery"]
+def test_batches_are_shared_out_evenly():
+    config = llm_pruning.Config(recovery_batch_size=12, recovery_steps=100).pruning
+    assert (config.recovery.micro_batch_size, config.recovery.record_every, config.lasso.record_every) == (6, 5, 50)
+    with pytest.raises(ValueError, match="lasso_strengths holds only 0"):
+        llm_pruning.Config(lasso_strengths="0")
+
+
+def test_tables_are_made_once(loaded, tmp_path, monkeypatch):
+    steps = {"recovery_steps": 2, "lasso_steps": 2, "recovery_batch_size": 2, "n_warmup": 0, "compiled": False}
+    what = {"pairs": "0.5/0.25", "lasso_strengths": "0 0.01", "sparsities": "0 0.5", "device": "cpu"}
+    config = llm_pruning.Config(**TEXT, **steps, **what, checkpoints=str(tmp_path))
+    tables = llm_pruning.tables(config, progress=False)
+    assert list(tables) == ["recovery", "lasso", "lasso-recovery"]
     for name in ("lasso", "lasso-recovery"):
         strengths = tables[name]["strength"].unique()
         assert math.isnan(strengths[0]) and strengths[1:].tolist() == [0.0, 1e-2]
-    monkeypatch.setattr(llm_recovery, "recover", None)  # nothing is trained a second time
-    monkeypatch.setattr(llm_lasso, "train_group_lasso", None)
-    for name, table in paper_tables(CONFIG, **asked, **options).items():
-        pd.testing.assert_frame_equal(table, tables[name], check_exact=False)
-    (folder,) = {path.parent for path in tmp_path.rglob("lasso.json")}
-    (folder / "lasso.json").unlink()  # killed before this table was kept: models are taken from where they were left
-    table = paper_tables(CONFIG, **asked, **options)["lasso"]
-    pd.testing.assert_frame_equal(table, tables["lasso"], check_exact=False)
+    monkeypatch.setattr(recovery, "recover", None)  # nothing is trained a second time
+    monkeypatch.setattr(lasso, "train_group_lasso", None)
+    for name in ("recovery", "lasso", "lasso-recovery"):  # of these tables, models and curves are still kept
+        (path,) = tmp_path.glob(f"*/{name}/*/kept.json")
+        path.unlink()
+    for name, table in llm_pruning.tables(config, progress=False).items():
+        pd.testing.assert_frame_equal(table, tables[name])

@@ -15,7 +15,7 @@ from train_tiny_llm import Killed, killed_after
 from narrowlib.chapters.frontier import experiment as llm_frontier
 from narrowlib.chapters.frontier.config import FrontierConfig, Run, parse_pairs, pieces, runs_of
 from narrowlib.chapters.frontier.experiment import FrontierStudy, paper_tables
-from narrowlib.chapters.language import pruning as llm_pruning
+from narrowlib.chapters.language import config as language_config
 from narrowlib.llm import costs as llm_costs
 from narrowlib.llm.costs import flops_per_token
 from narrowlib.llm.distillation import Distillation, soft_targets
@@ -44,7 +44,7 @@ def tiny_study(monkeypatch):
     def skill_blocks(tokenizer, skill, *, n_tokens, split, block_length, **options):
         return blocks(n_tokens // block_length, seed=100 if split == "train" else 0)
 
-    monkeypatch.setattr(llm_pruning, "skill_blocks", skill_blocks)
+    monkeypatch.setattr(language_config, "skill_blocks", skill_blocks)
     loaded = LanguageModel(tiny_llama(), tiny_tokenizer(), "tiny")
     monkeypatch.setattr(llm_frontier, "load_causal_lm", lambda name, device: loaded)
 
@@ -147,7 +147,7 @@ def test_records_hold_every_run_with_what_it_is_and_took():
 
 
 def test_a_killed_study_goes_on_to_the_same_end(tmp_path, monkeypatch):
-    every_second = replace(CONFIG.training(1e-2), checkpoint_every=2)
+    every_second = CONFIG.training(1e-2).replace(checkpoint_every=2)
     monkeypatch.setattr(FrontierConfig, "training", lambda self, rate: every_second)
     run = Run("pruned, distilled", (0.5, 0.5))
     expected = FrontierStudy(CONFIG, device="cpu", progress=False).record(run)

@@ -8,21 +8,19 @@ import torch
 from datasets import Dataset
 from tiny_llamas import tiny_llama, tiny_tokenizer, token_ids
 
-from narrowlib.chapters.language import lasso as llm_lasso
-from narrowlib.chapters.language import pruning as llm_pruning
+from narrowlib.chapters.language import config as language_config
+from narrowlib.chapters.language.config import BEFORE, RANKED_BY, LLMPruningConfig
 from narrowlib.chapters.language.lasso import (
-    BEFORE,
-    RANKED_BY,
     Trained,
     flat_sparsities,
     flat_sparsity,
     flatness_measures,
-    lasso_curves,
-    lasso_recovery,
     overtaking_measures,
     regularised,
+    strength_curves,
+    strength_recovery,
 )
-from narrowlib.chapters.language.pruning import LLMPruningConfig, unit_scores
+from narrowlib.chapters.language.scoring import unit_scores
 from narrowlib.llm.settings import LLMTrainingConfig
 from narrowlib.llm.units import llama_units
 from narrowlib.penalties import group_norms
@@ -44,7 +42,7 @@ def no_packages(monkeypatch):
     def skill_blocks(tokenizer, skill, *, n_tokens, block_length, **options):
         return blocks(n_tokens // block_length)
 
-    monkeypatch.setattr(llm_pruning, "skill_blocks", skill_blocks)
+    monkeypatch.setattr(language_config, "skill_blocks", skill_blocks)
 
 
 @pytest.fixture(scope="module")
@@ -65,27 +63,15 @@ def test_group_lasso_shrinks_neurons_of_a_copy(model):
     assert torch.equal(norms_of(model), before)
 
 
-def test_a_trained_copy_is_taken_from_where_it_was_left(model, tmp_path, monkeypatch):
-    options = {"checkpoint": tmp_path, "progress": False}
-    first = regularised(model, tiny_tokenizer(), 0.1, CONFIG, **options)
-    monkeypatch.setattr(llm_lasso, "train_group_lasso", None)
-    again = regularised(model, tiny_tokenizer(), 0.1, CONFIG, **options)
-    ids = token_ids()
-    with torch.no_grad():
-        assert torch.equal(again.model(ids).logits, first.model(ids).logits)
-    with pytest.raises(TypeError, match="not callable"):  # another strength is another copy
-        regularised(model, tiny_tokenizer(), 0.2, CONFIG, **options)
-
-
 def test_curves_and_recovery_are_those_of_every_model(model):
     scores = unit_scores(model, blocks(3), variants=(RANKED_BY,), progress=False)
     other = tiny_llama(seed=1)
     models = [Trained(BEFORE, model, scores), Trained(0.1, other, unit_scores(other, blocks(3), progress=False))]
-    curves = lasso_curves(models, (0.0, 0.5), {"python": blocks(4)}, progress=False)
+    curves = strength_curves(models, (0.0, 0.5), {"python": blocks(4)}, progress=False)
     assert curves["strength"].isna().sum() == 2 and curves["variant"].unique().tolist() == [RANKED_BY]
-    alone = lasso_curves(models[1:], (0.0, 0.5), {"python": blocks(4)}, progress=False)
+    alone = strength_curves(models[1:], (0.0, 0.5), {"python": blocks(4)}, progress=False)
     assert curves[curves["strength"] == 0.1]["loss"].tolist() == alone["loss"].tolist()
-    recovery = lasso_recovery(models, tiny_tokenizer(), 0.5, CONFIG, progress=False)
+    recovery = strength_recovery(models, tiny_tokenizer(), 0.5, CONFIG, progress=False)
     starts = recovery.query("split == 'held out' and step == 0")
     assert len(starts) == 2 and starts["loss"].nunique() == 2
     assert recovery["neuron_sparsity"].eq(0.5).all() and recovery["residual_sparsity"].eq(0).all()

@@ -9,6 +9,7 @@ from narrowlib.chapters.two_trees import curves as recovery
 from narrowlib.chapters.two_trees import networks as two_trees
 from narrowlib.chapters.two_trees import nonlocality
 from narrowlib.chapters.two_trees.attribution import agreement, neuron_attributions, paired
+from narrowlib.chapters.two_trees.config import OTHER, RECORDED_SPARSITIES, WANTED, NonlocalityConfig, spaced_widths
 from narrowlib.chapters.two_trees.curves import (
     cut_out,
     kept_sparsity,
@@ -17,25 +18,21 @@ from narrowlib.chapters.two_trees.curves import (
     regained,
 )
 from narrowlib.chapters.two_trees.networks import (
-    OTHER,
     SCORE_SEED,
-    WANTED,
-    NonlocalityConfig,
     copies,
     held_out,
-    spaced_widths,
     train_networks,
 )
-from narrowlib.chapters.two_trees.nonlocality import neuron_scores, paper_tables, pruning_outcome, sharing
+from narrowlib.chapters.two_trees.nonlocality import neuron_scores, pruning_outcome, sharing, tables
 from narrowlib.cmsp import task_name
 from narrowlib.pruning import ablated, keep_masks
 from narrowlib.scores import random_scores
 from narrowlib.stacks.gradients import cross_entropy
 from narrowlib.units import unit_norms
 
-TINY = NonlocalityConfig(1, 6, n_seeds=2, batch_size=64, n_steps=400, learning_rate=1e-2, n_samples=200)
-SHORT = {"recovery_steps": 60, "recovery_batch_size": 64, "recovery_learning_rate": 1e-2}
-CONFIG = NonlocalityConfig(**{**vars(TINY), **SHORT})
+TINY = {"subset_size": 1, "n_task_bits": 6, "n_seeds": 2}
+TRAINED = {**TINY, "batch_size": 64, "n_steps": 400, "learning_rate": 1e-2, "n_samples": 200}
+CONFIG = NonlocalityConfig(**TRAINED, recovery_steps=60, recovery_batch_size=64, recovery_learning_rate=1e-2)
 SPARSITIES = [0.0, 0.5, 0.9]
 
 
@@ -248,77 +245,36 @@ def test_agreement_has_a_row_per_network_task_and_variant(networks):
     assert (table["n_neurons"] == 32).all()
 
 
-TABLES = {"widths": (4, 6), "sparsities": (0.0, 0.5), "device": "cpu", "progress": False}
-QUICK = NonlocalityConfig(1, 6, n_seeds=2, batch_size=8, n_steps=3, n_samples=20, recovery_steps=3)
+QUICK = nonlocality.Config(
+    **TINY,
+    batch_size=8,
+    n_steps=3,
+    n_samples=20,
+    recovery_steps=3,
+    narrow_width=4,
+    wide_width=6,
+    n_widths=2,
+    device="cpu",
+)
+TABLES = {"sparsities": (0.0, 0.5), "progress": False}
 
 
-def test_paper_tables_hold_every_width_and_seed():
-    tables = paper_tables(QUICK, **TABLES)
-    assert set(tables) == {"curves", "shares", "agreement"}  # no neuron of a width that is not among the recorded ones
-    for table in tables.values():
+def test_tables_hold_every_width_and_seed():
+    found = tables(QUICK, **TABLES)
+    assert set(found) == {"curves", "shares", "agreement"}  # no neuron of a width that is not among the recorded ones
+    for table in found.values():
         assert table.groupby("width")["seed"].nunique().to_dict() == {4: 2, 6: 2}
-    assert len(tables["curves"]) == 2 * 2 * 2 * 2 * 2
-    assert "scores" in paper_tables(QUICK, **{**TABLES, "widths": [32]})
+    assert len(found["curves"]) == 2 * 2 * 2 * 2 * 2
+    assert "scores" in tables(QUICK.replace(narrow_width=32, wide_width=32), **TABLES)
 
 
 def test_defaults_of_the_paper():
-    assert nonlocality.PAPER_WIDTHS == (32, 64, 128, 256, 512, 1024, 2048)
-    assert nonlocality.PAPER_SPARSITIES[:2] == (0.0, 0.01) and nonlocality.PAPER_SPARSITIES[-1] == 0.98
-    assert len(nonlocality.PAPER_SPARSITIES) == 99
-    assert spaced_widths(32, 2048, 7) == list(nonlocality.PAPER_WIDTHS)
+    assert RECORDED_SPARSITIES[:2] == (0.0, 0.01) and RECORDED_SPARSITIES[-1] == 0.98 and len(RECORDED_SPARSITIES) == 99
+    assert nonlocality.Config().widths == [32, 64, 128, 256, 512, 1024, 2048]
     assert spaced_widths(8, 8, 3) == [8]
-
-
-def test_paper_tables_go_on_where_they_were_left(tmp_path, monkeypatch):
-    whole = paper_tables(QUICK, **TABLES)
-    trained = []
-    train = recovery.train_stack
-
-    def train_until_killed(*arguments, **named):
-        trained.append(named["description"])
-        if len(trained) == 5:
-            raise KeyboardInterrupt
-        return train(*arguments, **named)
-
-    for module in (recovery, two_trees):
-        monkeypatch.setattr(module, "train_stack", train_until_killed)
-    with pytest.raises(KeyboardInterrupt):
-        paper_tables(QUICK, **TABLES, checkpoints=tmp_path)
-    tasks = ["recover {0,1,2}", "recover {3,4,5}"]
-    one, other = ([f"{what}, width {width}" for what in ("train", *tasks)] for width in (4, 6))
-    assert trained == one + other[:2]
-    trained[:] = ["counts no more"] * 5
-    again = paper_tables(QUICK, **TABLES, checkpoints=tmp_path)
-    assert trained[5:] == other[1:]  # the networks of the second width were trained, the first was done
-    for name, table in whole.items():
-        pd.testing.assert_frame_equal(table, again[name], check_dtype=False)
-    paper_tables(QUICK, **TABLES, checkpoints=tmp_path)
-    assert len(trained) == 7
-    paper_tables(NonlocalityConfig(**{**vars(QUICK), "n_steps": 4}), **TABLES, checkpoints=tmp_path)
-    assert len(trained) == 13  # other settings do not go on from these
-
-
-def test_other_sparsities_do_not_take_the_place_of_these(tmp_path, monkeypatch):
-    whole = paper_tables(QUICK, **TABLES, checkpoints=tmp_path)["curves"]
-    paper_tables(QUICK, **{**TABLES, "sparsities": [0.0, 0.25]}, checkpoints=tmp_path)
-    monkeypatch.setattr(recovery, "train_stack", None)
-    pd.testing.assert_frame_equal(paper_tables(QUICK, **TABLES, checkpoints=tmp_path)["curves"], whole)
 
 
 @pytest.mark.parametrize("sparsities", [[], [1.0], [-0.1], [0.5, float("nan")]])
 def test_bad_sparsities_are_refused(networks, sparsities):
     with pytest.raises(ValueError, match="each must be at least 0 and below 1"):
         pruning_curves(networks, CONFIG, sparsities, progress=False)
-
-
-@pytest.mark.parametrize(
-    ("changes", "says"),
-    [
-        ({"n_seeds": 0}, "n_seeds is 0"),
-        ({"n_task_bits": 5}, "n_task_bits is 5"),
-        ({"recovery_steps": 0}, "n_steps is 0"),
-    ],
-)
-def test_bad_settings_are_refused(changes, says):
-    with pytest.raises(ValueError, match=says):
-        NonlocalityConfig(**{**vars(CONFIG), **changes})

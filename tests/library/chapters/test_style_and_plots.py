@@ -15,9 +15,10 @@ import pandas as pd
 import pytest
 
 from narrowlib import chapters
-from narrowlib.chapters.hierarchy.experiment import HierarchyConfig, converged_runs, counted_runs, learning_curves
-from narrowlib.chapters.hierarchy.figures import plot_composite_curves, plot_converged, plot_samples, plot_task_curves
-from narrowlib.chapters.methods.experiment import example_samples
+from narrowlib.chapters.hierarchy.config import HierarchyConfig
+from narrowlib.chapters.hierarchy.experiment import converged_runs, counted_runs, learning_curves
+from narrowlib.chapters.hierarchy.figures import plot_composite_curves, plot_converged, plot_task_curves
+from narrowlib.chapters.methods import example_samples, plot_samples
 from narrowlib.chapters.mnist.figures import (
     plot_digits,
     plot_forgetting,
@@ -46,7 +47,7 @@ def figures():
 
 @pytest.fixture(scope="module")
 def curves():
-    config = HierarchyConfig(2, 2, 6, n_seeds=2, width=8, batch_size=8, n_steps=10)
+    config = HierarchyConfig(n_subtasks=2, subset_size=2, n_task_bits=6, n_seeds=2, width=8, batch_size=8, n_steps=10)
     return learning_curves(config, device="cpu", progress=False)
 
 

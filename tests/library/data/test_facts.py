@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset
 from tiny_llamas import tiny_llama
 
-from narrowlib.chapters.language import pruning as llm_pruning
+from narrowlib.chapters.language import config as language_config
 from narrowlib.chapters.unlearning import experiment as unlearning
 from narrowlib.chapters.unlearning.config import UnlearningConfig, unlearning_config
 from narrowlib.chapters.unlearning.experiment import relearn, unlearning_tables
@@ -166,7 +166,7 @@ def tiny_study(tokenizer, monkeypatch):
         ids = torch.randint(3, 61, (n_tokens // block_length, block_length), generator=torch.Generator().manual_seed(0))
         return Dataset.from_dict({"input_ids": ids.tolist()})
 
-    monkeypatch.setattr(llm_pruning, "skill_blocks", skill_blocks)
+    monkeypatch.setattr(language_config, "skill_blocks", skill_blocks)
     model = tiny_llama(vocab_size=3 + len(WORDS))
     monkeypatch.setattr(unlearning, "load_causal_lm", lambda name, device: LanguageModel(model, tokenizer, name))
     return model

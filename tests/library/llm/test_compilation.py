@@ -2,7 +2,6 @@
 
 import sysconfig
 import time
-from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -41,7 +40,7 @@ def test_compiled_training_is_training(precision, near, monkeypatch):
         groups = llama_units(model, "neurons")
         masks = {group.name: torch.arange(group.n_units) % 3 > 0 for group in groups}
         options = {"groups": groups, "masks": masks, "held_out": blocks_of(4, seed=1), "progress": False}
-        config = replace(CONFIG, compiled=compiled, precision=precision)
+        config = CONFIG.replace(compiled=compiled, precision=precision)
         started = time.perf_counter()
         frames.append(recover(model, taught, config, tells_costs=True, **options))
         elapsed = time.perf_counter() - started
@@ -69,7 +68,7 @@ def test_without_a_compiler_nothing_begins(monkeypatch):
     monkeypatch.delenv("CXX", raising=False)
     model, before = tiny_llama("llama, tied"), tiny_llama("llama, tied")
     with pytest.raises(ValueError, match=r"takes a compiler \(g\+\+, clang\+\+ or what CXX names\), and there is none"):
-        recover(model, blocks_of(), replace(CONFIG, compiled=True), progress=False)
+        recover(model, blocks_of(), CONFIG.replace(compiled=True), progress=False)
     assert all(map(torch.equal, model.parameters(), before.parameters()))
     monkeypatch.setenv("CXX", "nowhere -O2")
     with pytest.raises(ValueError, match="CXX is 'nowhere -O2', which is not there"):

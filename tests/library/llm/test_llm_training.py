@@ -5,7 +5,6 @@ import math
 import os
 import subprocess
 import sys
-from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -65,7 +64,7 @@ def test_pruned_stays_pruned(kind):
 def test_group_lasso_is_that_of_autograd(kind, clip):
     """The gradient that the optimiser gets, accumulated and clipped, against that of the explicit sum."""
     strength, seen = 0.03, {}
-    config = replace(CONFIG, n_steps=1, max_grad_norm=clip)
+    config = CONFIG.replace(n_steps=1, max_grad_norm=clip)
     ours, by_hand = tiny_llama("llama, tied"), tiny_llama("llama, tied")
     groups = llama_units(ours, kind)
     hook = register_optimizer_step_pre_hook(
@@ -85,7 +84,7 @@ def test_records_are_true():
     """Held-out loss before the first step is the model's own; the training loss is that of the blocks."""
     model = tiny_llama("llama, tied")
     held_out = blocks_of(5, seed=1)
-    config = replace(CONFIG, n_steps=3, batch_size=20, micro_batch_size=5, learning_rate=0.0)
+    config = CONFIG.replace(n_steps=3, batch_size=20, micro_batch_size=5, learning_rate=0.0)
     with torch.no_grad():
         at_first = float(mean_loss(model, token_ids(5, 12, seed=1)))
         on_all = float(mean_loss(model, token_ids(20, 12)))
@@ -108,7 +107,7 @@ def test_learning_rates_by_hand():
     for schedule, falling in ends.items():
         rates = []
         hook = register_optimizer_step_pre_hook(lambda given, *_, to=rates: to.append(given.param_groups[0]["lr"]))
-        config = replace(CONFIG, schedule=schedule, n_warmup=2, n_steps=6, learning_rate=0.01)
+        config = CONFIG.replace(schedule=schedule, n_warmup=2, n_steps=6, learning_rate=0.01)
         recover(tiny_llama("llama, tied"), blocks_of(), config, progress=False)
         hook.remove()
         assert rates == pytest.approx([0.01 * each for each in (0, 0.5, *falling)])
@@ -117,7 +116,7 @@ def test_learning_rates_by_hand():
 def test_matrix_products_are_in_bfloat16_and_nothing_else():
     """In every training of a model and of its copy; nothing stays on the model."""
     model, full, seen = tiny_llama("llama, tied"), tiny_llama("llama, tied"), []
-    config, names = replace(CONFIG, precision="bfloat16"), set(vars(model))
+    config, names = CONFIG.replace(precision="bfloat16"), set(vars(model))
     recover(full, blocks_of(), CONFIG, progress=False)
     hook = model.model.layers[0].mlp.up_proj.register_forward_hook(lambda *given: seen.append(given[-1].dtype))
     frame = recover(model, blocks_of(), config, progress=False)
@@ -125,7 +124,7 @@ def test_matrix_products_are_in_bfloat16_and_nothing_else():
     differences = [(p - q).abs().max() for p, q in zip(model.parameters(), full.parameters())]
     assert 0 < max(differences) < 0.1
     for each in (model, copy.deepcopy(model)):
-        recover(each, blocks_of(), replace(config, n_steps=1), progress=False)
+        recover(each, blocks_of(), config.replace(n_steps=1), progress=False)
     assert len(seen) >= 6 * 2 and set(seen) == {torch.bfloat16}
     hook.remove()
     assert set(vars(model)) == names and {p.dtype for p in model.parameters()} == {torch.float32}
@@ -140,7 +139,7 @@ def test_distillation():
     p, q = ((each[:, :-1] / 3).softmax(-1) for each in (student, teacher))
     assert float(soft) == pytest.approx(float(9 * (q * (q / p).log()).sum(-1).mean()), rel=1e-5)
     model, teacher = tiny_llama("llama, tied"), tiny_llama("llama, untied", seed=1)
-    config = replace(CONFIG, n_steps=12, learning_rate=1e-2, record_every=3)
+    config = CONFIG.replace(n_steps=12, learning_rate=1e-2, record_every=3)
     frame = recover(
         model, blocks_of(), config, teacher=teacher, distillation=Distillation(hard_weight=0.0),
         held_out=blocks_of(5, seed=1), progress=False,
@@ -153,7 +152,7 @@ def test_distillation():
 
 def test_the_best_parameters_are_put_back():
     model, held_out = tiny_llama("llama, tied"), blocks_of(4, seed=1)
-    config = replace(CONFIG, n_steps=12, learning_rate=0.1, record_every=1)
+    config = CONFIG.replace(n_steps=12, learning_rate=0.1, record_every=1)
     frame = recover(model, blocks_of(), config, held_out=held_out, keep_best=True, progress=False)
     losses = frame[frame.split == "held out"].loss
     assert losses.min() < losses.iloc[0] and losses.min() < losses.iloc[-1]
@@ -161,7 +160,7 @@ def test_the_best_parameters_are_put_back():
         assert float(mean_loss(model, token_ids(4, 12, seed=1))) == pytest.approx(losses.min(), rel=1e-5)
 
 
-KILLED = replace(CONFIG, n_steps=8, checkpoint_every=3, record_every=4, learning_rate=0.05)
+KILLED = CONFIG.replace(n_steps=8, checkpoint_every=3, record_every=4, learning_rate=0.05)
 
 
 def masked_run(folder=None, changes=None, model=None, blocks=None, held_out=None):
@@ -171,7 +170,7 @@ def masked_run(folder=None, changes=None, model=None, blocks=None, held_out=None
         blocks = soft_targets(blocks_of(), tiny_llama("llama, untied", seed=1), n_kept=5, progress=False)
     held_out = blocks_of(4, seed=1) if held_out is None else held_out
     groups, how = llama_units(model, "neurons"), {"keep_best": True, "tells_costs": True, "progress": False}
-    config = replace(KILLED, **changes or {})
+    config = KILLED.replace(**(changes or {}))
     where = {"held_out": held_out, "checkpoint": folder}
     return model, recover(model, blocks, config, groups=groups, masks=masks_of(groups), **where, **how)
 
@@ -252,7 +251,7 @@ def test_two_processes_are_one(launcher, tmp_path):
     result = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert result.returncode == 0, result.stderr
     for micro_batch_size in (4, 8):  # gradients summed up, and all at once
-        frames, model = train(replace(CONFIG, micro_batch_size=micro_batch_size))
+        frames, model = train(CONFIG.replace(micro_batch_size=micro_batch_size))
         for name, frame in frames.items():
             pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / f"{name}.parquet"), frame, rtol=1e-4)
         for name, values in load_file(tmp_path / "model.safetensors").items():
@@ -284,7 +283,7 @@ def test_bad_configurations_are_refused(changes, message):
 
 LOST_IN_ROUNDING = tiny_llama("llama, tied", dtype=torch.bfloat16)
 REFUSED = [
-    ({"config": replace(CONFIG, micro_batch_size=3)}, "batch_size is 8; it must be a multiple of micro_batch_size"),
+    ({"config": CONFIG.replace(micro_batch_size=3)}, "batch_size is 8; it must be a multiple of micro_batch_size"),
     ({"model": LOST_IN_ROUNDING}, "embed_tokens.weight of the model is torch.bfloat16; it must be float32"),
     ({"masks": {"neurons": torch.ones(3)}}, "masks are of"),
     ({"keep_best": True}, "keep_best is True and held_out is missing"),

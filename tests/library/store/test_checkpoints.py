@@ -1,7 +1,5 @@
 """A training that is killed goes on to the same end, bit for bit."""
 
-import dataclasses
-
 import pandas as pd
 import pytest
 import test_training
@@ -12,7 +10,9 @@ from narrowlib.chapters.hierarchy.experiment import HierarchyConfig, learning_cu
 from narrowlib.store import unfinished
 from narrowlib.store.unfinished import Checkpoint
 
-TINY = HierarchyConfig(2, 2, 6, n_seeds=3, width=16, batch_size=16, n_steps=40, learning_rate=1e-2)
+TINY = HierarchyConfig(
+    n_subtasks=2, subset_size=2, n_task_bits=6, n_seeds=3, width=16, batch_size=16, n_steps=40, learning_rate=1e-2
+)
 
 
 class KilledError(Exception):
@@ -129,7 +129,7 @@ def test_experiment_resumes_to_the_same_table(tmp_path, monkeypatch, always_save
 @pytest.mark.parametrize("changes", [{"learning_rate": 1e-3}, {"batch_size": 64}, {"n_task_bits": 7, "subset_size": 3}])
 def test_other_settings_do_not_go_on_from_these(tmp_path, monkeypatch, always_save, changes):
     """Neither from finished runs nor from one that was killed half way."""
-    other = dataclasses.replace(TINY, **changes)
+    other = TINY.replace(**changes)
     killed(monkeypatch, 80, learning_curves, TINY, device="cpu", checkpoints=tmp_path, progress=False)
     mixed = learning_curves(other, device="cpu", checkpoints=tmp_path, progress=False)
     pd.testing.assert_frame_equal(mixed, learning_curves(other, device="cpu", progress=False))

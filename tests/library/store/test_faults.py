@@ -1,6 +1,5 @@
 """Networks that fail, files that are damaged, memory that is not there: one sentence, and nothing lost."""
 
-import copy
 import gzip
 import hashlib
 import io
@@ -11,14 +10,10 @@ import zipfile
 
 import pandas as pd
 import pytest
-import torch
 from faults import send, server
 from trees import ROOT
 
-from narrowlib.chapters.mnist import experiment as mnist
 from narrowlib.data import digits
-from narrowlib.stacks.networks import MLPStack
-from narrowlib.stacks.training import make_generators
 from narrowlib.store import downloads, records
 from narrowlib.store.downloads import Archive, UnavailableError, fetch
 
@@ -126,31 +121,14 @@ def test_a_damaged_record_among_the_checkpoints_is_computed_again(tmp_path):
         assert records.recorded("piece", {}, table(2), tmp_path)["value"].tolist() == [2]
 
 
-def test_damaged_networks_are_trained_again(tmp_path):
-    def networks():
-        calls.append(1)
-        return {4: MLPStack((3, 2, 2), make_generators((0,), "cpu"))}
-
-    calls = []
-    kept = {"folder": tmp_path, "device": torch.device("cpu")}
-    before = copy.deepcopy(mnist._kept_networks("teacher", networks, **kept)[4].state_dict())  # it lies in the file
-    path = tmp_path / "teacher.safetensors"
-    for content in (path.read_bytes()[:-5], b"", b"no safetensors at all"):
-        path.write_bytes(content)
-        after = mnist._kept_networks("teacher", networks, **kept)[4].state_dict()
-        assert all(torch.equal(before[name], after[name]) for name in before)
-    assert len(calls) == 4
-
-
 OUT_OF_MEMORY = """
 import resource, sys
-from companion import plainly, record
+from companion import __main__ as companion, record
 from pathlib import Path
 held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (held + 300_000_000,) * 2)
-sys.argv = ["record.py", "hierarchy", "--profile", "smoke", "--folder", sys.argv[1]]
-sys.argv += ["--set", "n_seeds=40 width=4096 batch_size=16"]
-sys.exit(plainly.run(record.main))
+settings = ["--set", "n_seeds=40 width=4096 batch_size=16"]
+sys.exit(companion.main(["record", "hierarchy", "--profile", "smoke", "--folder", sys.argv[1], *settings]))
 """
 
 

@@ -1,12 +1,14 @@
 """Records come back as they were, or not at all."""
 
 import json
+import subprocess
 
 import pandas as pd
 import pytest
 
 from narrowlib.store import records
-from narrowlib.store.records import BadRecordError, Record, load, provenance, save
+from narrowlib.store.provenance import git_state, provenance
+from narrowlib.store.records import BadRecordError, Record, load, save
 
 
 @pytest.fixture
@@ -71,13 +73,30 @@ def test_names_stay_in_their_folder(record):
         Record("../curves", record.frame)
 
 
-def test_provenance_is_json_and_says_where(monkeypatch):
+def test_provenance_is_json_and_says_where():
     about = provenance("cpu")
     assert json.loads(json.dumps(about)) == about
     assert set(about) == {"commit", "dirty", "device", "n_threads", "python", "torch", "platform", "time"}
     assert about["device"] and about["n_threads"] >= 1
-    monkeypatch.setattr(records, "_git", lambda *_: None)
-    assert provenance("cpu")["commit"] is None and provenance("cpu")["dirty"] is None
+
+
+def test_the_commit_is_that_of_this_checkout_only(tmp_path):
+    """A tarball unpacked inside another repository must not take that repository's commit for its own."""
+
+    def git(*words):
+        identity = ["-c", "user.name=t", "-c", "user.email=t@localhost"]
+        subprocess.run(["git", "-C", tmp_path, *identity, *words], check=True, capture_output=True)
+
+    (tmp_path / "unpacked").mkdir()
+    assert git_state(tmp_path) == {"commit": None, "dirty": None}
+    git("init")
+    (tmp_path / "file").write_text("1")
+    git("add", "file")
+    git("commit", "-m", "first")
+    assert len(git_state(tmp_path)["commit"]) == 40 and git_state(tmp_path)["dirty"] is False
+    (tmp_path / "file").write_text("2")
+    assert git_state(tmp_path)["dirty"] is True
+    assert git_state(tmp_path / "unpacked") == {"commit": None, "dirty": None}
 
 
 def test_origin_names_what_made_a_record_and_where_it_departs():

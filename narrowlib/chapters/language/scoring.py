@@ -1,20 +1,18 @@
-"""Claims L1, L2, L4, L5: what a language model loses when units are pruned, and which score says it best."""
+"""Claim L4: what a language model loses when units are pruned, by the score that ranks them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
 from torch import Tensor
 
-from narrowlib.data.tokens import PACKAGES, skill_blocks
+from narrowlib.chapters.language.config import KINDS
 from narrowlib.llm.ablation import ablation_losses
 from narrowlib.llm.evaluation import loss_per_skill
 from narrowlib.llm.scores import VARIANTS, score_units
-from narrowlib.llm.settings import PAPER_GROUP_LASSO, PAPER_RECOVERY, LLMTrainingConfig
 from narrowlib.llm.units import llama_units, n_parameters_of
 from narrowlib.pruning import ablated, keep_masks
 from narrowlib.scores import ablation_scores, agreement
@@ -22,81 +20,14 @@ from narrowlib.units import UnitGroup
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
-WANTED = "python"
-KINDS = ("neurons", "residual")
 SAMPLE_SEED = 0  # of the units that are ablated
-MOST_TOKENS = 50_000_000  # of training, out of the pinned packages; longer training sees them again
 
 # Blocks go through the model one by one here, where "absolute per batch" would be "absolute per sequence".
 COMPARED = tuple(variant for variant in VARIANTS if variant != "absolute per batch")
 
 Scores = Mapping[str, Mapping[str, Tensor]]  # by variant, then by group
-
-
-@dataclass(frozen=True)
-class LLMPruningConfig:
-    """Settings of the experiment; the defaults are the paper's, on a smaller model.
-
-    Parameters
-    ----------
-    model : str
-        See `narrowlib.llm.models.load_causal_lm`; the paper's is ``"meta-llama/Llama-3.2-1B"``.
-    block_length : int
-        Tokens of a block.
-    n_score_blocks : int
-        Blocks that scores are computed on.
-    n_held_out_blocks : int
-        Blocks of every skill that losses are read on.
-    n_ablated : int
-        Units of a kind that are ablated one by one; all when there are fewer.
-    n_ablation_blocks : int
-        Blocks that this is done on.
-    source : str
-        Of the Python: ``"packages"``, or a data set of the hub, see `narrowlib.data.tokens.skill_blocks`; the paper's
-        is ``"codeparrot/github-code"``.
-    recovery, lasso : LLMTrainingConfig
-        How pruned models are trained on, and how the group lasso is run.
-    """
-
-    model: str = "default"
-    block_length: int = 1_024
-    n_score_blocks: int = 1_024
-    n_held_out_blocks: int = 64
-    n_ablated: int = 500
-    n_ablation_blocks: int = 16
-    source: str = PACKAGES
-    recovery: LLMTrainingConfig = PAPER_RECOVERY
-    lasso: LLMTrainingConfig = PAPER_GROUP_LASSO
-
-    def __post_init__(self) -> None:
-        least = {"block_length": 2, "n_score_blocks": 1, "n_held_out_blocks": 1, "n_ablated": 3, "n_ablation_blocks": 1}
-        for name, lowest in least.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
-                raise ValueError(f"{name} is {value!r}; it must be a whole number of at least {lowest}")
-
-    def held_out(self, tokenizer: PreTrainedTokenizerBase, skills: Iterable[str] = (WANTED,)) -> dict[str, Dataset]:
-        """Blocks of every skill, from packages that nothing is trained on."""
-        n_tokens = self.n_held_out_blocks * self.block_length
-        return {skill: self._blocks(tokenizer, skill, "held-out", n_tokens) for skill in skills}
-
-    def score_blocks(self, tokenizer: PreTrainedTokenizerBase) -> Dataset:
-        """Blocks of the wanted skill for scores."""
-        return self._blocks(tokenizer, WANTED, "train", self.n_score_blocks * self.block_length)
-
-    def training_blocks(self, tokenizer: PreTrainedTokenizerBase, training: LLMTrainingConfig) -> Dataset:
-        """Blocks of the wanted skill for a training run, each seen once, as far as there are so many."""
-        n_tokens = training.n_steps * training.batch_size * self.block_length
-        if self.source == PACKAGES:
-            n_tokens = min(n_tokens, MOST_TOKENS)
-        return self._blocks(tokenizer, WANTED, "train", n_tokens)
-
-    def _blocks(self, tokenizer: PreTrainedTokenizerBase, skill: str, split: str, n_tokens: int) -> Dataset:
-        source = self.source if skill == WANTED else PACKAGES
-        where = {"split": split, "block_length": self.block_length, "source": source}
-        return skill_blocks(tokenizer, skill, n_tokens=n_tokens, **where)
 
 
 class Batches:
@@ -129,7 +60,7 @@ def unit_scores(
     }
 
 
-def pruning_curves(
+def sparsity_curves(
     model: PreTrainedModel,
     kind: str,
     scores: Scores,
@@ -282,30 +213,3 @@ def proxy_measures(agree: pd.DataFrame, *, variant: str = "signed") -> dict[str,
     by_kind = agree[agree["variant"] == variant].set_index("kind")
     columns = {"": "pearson", "_log": "pearson_log"}
     return {kind + end: float(by_kind.loc[kind, column]) for kind in KINDS for end, column in columns.items()}
-
-
-@torch.no_grad()
-def completions(
-    models: Mapping[str, PreTrainedModel],
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
-    *,
-    n_tokens: int = 24,
-) -> pd.DataFrame:
-    """How each model goes on from the same prompts, always with the likeliest next token.
-
-    Returns
-    -------
-    DataFrame
-        One row per prompt, one column per model.
-    """
-    rows = []
-    for prompt in prompts:
-        row = {"prompt": prompt}
-        for name, model in models.items():
-            ids = tokenizer(prompt, return_tensors="pt").input_ids.to(model.device)
-            options = {"max_new_tokens": n_tokens, "do_sample": False, "pad_token_id": tokenizer.eos_token_id}
-            written = model.generate(ids, attention_mask=torch.ones_like(ids), **options)
-            row[name] = tokenizer.decode(written[0, ids.shape[1] :], skip_special_tokens=True)
-        rows.append(row)
-    return pd.DataFrame(rows)

@@ -1,0 +1,98 @@
+"""Settings of the chapter hierarchy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from pydantic import Field
+
+from narrowlib.cmsp import CMSP, broad_tasks
+from narrowlib.settings import Device, Precision, Rate, Settings, part
+from narrowlib.stacks.training import TrainingConfig
+
+N_CLASSES = 2
+N_RECORDS = 200  # points of a learning curve, at most
+CONVERGED_BITS = 0.1  # loss on the composite below which a run counts as converged (the paper's)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One kind of run: what it is trained on, its shape, and for how long."""
+
+    name: str
+    problem: CMSP
+    sizes: tuple[int, ...]
+    training: TrainingConfig
+
+
+class HierarchyConfig(Settings):
+    """Settings of the hierarchy experiment; the defaults are the paper's.
+
+    With ``leave_below`` above 0, a run stops training once its loss on every task has been below so many bits
+    for a whole record.  That saves the work after convergence; a run that would have come back up is not seen.
+    """
+
+    n_subtasks: int = Field(4, ge=2, le=12, description="sub-tasks; the composite asks for all of them")
+    subset_size: int = Field(4, ge=1, le=16, description="task bits that each sub-task owns")
+    n_task_bits: int = Field(64, ge=1, le=1_024, description="task bits in all")
+    n_seeds: int = Field(40, ge=1, le=1_000, description="runs of every setting, each with its own weights and samples")
+    width: int = Field(128, ge=2, le=65_536, description="neurons in a hidden layer")
+    batch_size: int = Field(2_000, ge=1, le=1_000_000, description="samples of each task in a training step")
+    n_steps: int = Field(
+        200_000, ge=1, le=100_000_000, description="training steps on broad data; narrow runs take n_subtasks + 1 times"
+    )
+    learning_rate: Rate = Field(1e-3, description="step size of Adam")
+    precision: Precision = Field("float32", description="of matrix products")
+    leave_below: float = Field(
+        0.0, ge=0, lt=CONVERGED_BITS, description="bits; a run below this on every task stops training, 0 for never"
+    )
+
+    @part
+    def problem(self) -> CMSP:
+        """Every atomic task and the composite of them all."""
+        return CMSP(self.n_subtasks, self.subset_size, self.n_task_bits, broad_tasks(self.n_subtasks))
+
+    @property
+    def settings(self) -> tuple[Setting, ...]:
+        """The four kinds of runs that the claims compare."""
+        broad = self.problem
+        narrow = broad.only(broad.tasks[-1])
+        deep = (broad.n_inputs, self.width, self.width, N_CLASSES)
+        shallow = (broad.n_inputs, self.width, N_CLASSES)
+        wide = (broad.n_inputs, matched_width(deep), N_CLASSES)
+        return (
+            Setting("broad, depth 3", broad, deep, self._training(self.n_steps)),
+            Setting("narrow, depth 3", narrow, deep, self._training(self.n_steps * broad.n_tasks)),
+            Setting("broad, depth 2", broad, shallow, self._training(self.n_steps)),
+            Setting("broad, depth 2, wide", broad, wide, self._training(self.n_steps)),
+        )
+
+    def _training(self, n_steps: int) -> TrainingConfig:
+        return self.build(TrainingConfig, n_steps=n_steps, record_every=-(-n_steps // N_RECORDS))
+
+
+class Config(HierarchyConfig):
+    """Parameters of the page."""
+
+    device: Device = Field("auto", description="where it runs")
+    checkpoints: str = Field("", description="folder where progress is saved and resumed from; empty for none")
+
+    @part
+    def experiment(self) -> HierarchyConfig:
+        """What the runs depend on."""
+        return self.build(HierarchyConfig)
+
+
+def matched_width(sizes: Sequence[int]) -> int:
+    """Width that gives a network of one hidden layer as many parameters as ``sizes``, or as near as can be.
+
+    Examples
+    --------
+    >>> matched_width((68, 128, 128, 2))
+    361
+    """
+    n_parameters = sum((fan_in + 1) * fan_out for fan_in, fan_out in pairwise(sizes))
+    n_in, n_out = sizes[0], sizes[-1]
+    return max(1, round((n_parameters - n_out) / (n_in + 1 + n_out)))

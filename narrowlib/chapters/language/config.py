@@ -1,0 +1,144 @@
+"""Settings of the chapters llm-scores and llm-pruning, and of the experiments that they share with later chapters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field, model_validator
+
+from narrowlib.data.tokens import PACKAGES, skill_blocks
+from narrowlib.llm.settings import PAPER_GROUP_LASSO, PAPER_RECOVERY, LLMTrainingConfig
+from narrowlib.settings import (
+    Count,
+    Device,
+    NotNegative,
+    Numbers,
+    Pairs,
+    Part,
+    Precision,
+    Rate,
+    Settings,
+    Share,
+    Whole,
+    part,
+)
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+WANTED_SKILL = "python"
+KINDS = ("neurons", "residual")
+RANKED_BY = "absolute per token"  # the score that keeps the loss lowest when half of the neurons go
+BEFORE = math.nan  # in place of the strength of a group lasso: the model as it was
+MOST_TOKENS = 50_000_000  # of training, out of the pinned packages; longer training sees them again
+N_RECORDS = 20  # of a training run
+WHERE = ("device", "checkpoints")  # parameters that say where a run is made, not what
+
+
+class TextConfig(Settings):
+    """A language model and the blocks of text that it is scored, trained and evaluated on."""
+
+    model: str = Field("default", description="default, tiny (random), a local folder, or a name on the hub")
+    source: str = Field(PACKAGES, description="of the Python: packages, or a data set of the hub")
+    block_length: Annotated[int, Field(ge=2, le=131_072)] = Field(1_024, description="tokens of a block")
+    n_score_blocks: Count = Field(1_024, description="blocks that scores are computed on")
+    n_held_out_blocks: Count = Field(64, description="blocks of every skill that losses are read on")
+
+    def held_out(
+        self, tokenizer: PreTrainedTokenizerBase, skills: Iterable[str] = (WANTED_SKILL,)
+    ) -> dict[str, Dataset]:
+        """Blocks of every skill, from packages that nothing is trained on."""
+        n_tokens = self.n_held_out_blocks * self.block_length
+        return {skill: self._blocks(tokenizer, skill, "held-out", n_tokens) for skill in skills}
+
+    def score_blocks(self, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+        """Blocks of the wanted skill for scores."""
+        return self._blocks(tokenizer, WANTED_SKILL, "train", self.n_score_blocks * self.block_length)
+
+    def training_blocks(self, tokenizer: PreTrainedTokenizerBase, training: LLMTrainingConfig) -> Dataset:
+        """Blocks of the wanted skill for a training run, each seen once, as far as there are so many."""
+        n_tokens = training.n_steps * training.batch_size * self.block_length
+        if self.source == PACKAGES:
+            n_tokens = min(n_tokens, MOST_TOKENS)
+        return self._blocks(tokenizer, WANTED_SKILL, "train", n_tokens)
+
+    def _blocks(self, tokenizer: PreTrainedTokenizerBase, skill: str, split: str, n_tokens: int) -> Dataset:
+        source = self.source if skill == WANTED_SKILL else PACKAGES
+        where = {"split": split, "block_length": self.block_length, "source": source}
+        return skill_blocks(tokenizer, skill, n_tokens=n_tokens, **where)
+
+
+class LLMPruningConfig(TextConfig):
+    """Pruning a language model with training before or after it; the defaults are the paper's, on a smaller model."""
+
+    recovery: LLMTrainingConfig = Field(PAPER_RECOVERY, description="training after pruning")
+    lasso: LLMTrainingConfig = Field(PAPER_GROUP_LASSO, description="training under the group lasso")
+
+
+class _Page(TextConfig):
+    """What the parameters of both pages have in common."""
+
+    sparsities: Numbers[Share] = Field(
+        tuple(round(0.05 * step, 2) for step in range(20)), description="shares of units removed, rising from 0"
+    )
+    device: Device = Field("auto", description="where it runs")
+    checkpoints: str = Field("", description="folder where progress is saved and resumed from; empty for none")
+
+    @model_validator(mode="after")
+    def _sparsities_rise(self) -> _Page:
+        if self.sparsities[0] or len(self.sparsities) < 2 or list(self.sparsities) != sorted(self.sparsities):
+            shown = " ".join(f"{each:g}" for each in self.sparsities)
+            raise ValueError(f"sparsities is '{shown}'; it must hold 0 and then at least one more, in rising order")
+        return self
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """Every parameter that results depend on, as json holds it."""
+        return {name: value for name, value in self.to_parameters().items() if name not in WHERE}
+
+
+class LLMScoresPage(_Page):
+    """Parameters of the chapter llm-scores."""
+
+    n_ablated: Annotated[int, Field(ge=3)] = Field(500, description="units of each kind that are ablated one by one")
+    n_ablation_blocks: Count = Field(16, description="blocks that they are ablated on; at most those of the scores")
+
+
+class LLMPruningPage(_Page):
+    """Parameters of the chapter llm-pruning."""
+
+    pairs: Pairs[Share] = Field(
+        ((0.5, 0.2), (0.8, 0.5), (0.9, 0.9)), description="neurons/residual dimensions removed before training on"
+    )
+    recovery_steps: Count = Field(250, description="training steps after pruning")
+    recovery_batch_size: Count = Field(64, description="blocks in each step of training")
+    learning_rate: Rate = Field(2e-4, description="step size of AdamW in recovery")
+    lasso_strengths: Numbers[NotNegative] = Field(
+        (3e-4, 5e-4, 1e-3), description="lambda, weights of the group lasso's penalty"
+    )
+    lasso_steps: Count = Field(1_000, description="training steps with it")
+    lasso_rate: Rate = Field(1.5e-4, description="their step size")
+    lasso_sparsity: Part = Field(0.8, description="of neurons, with and without group lasso before")
+    n_warmup: Whole = Field(25, description="steps over which it rises")
+    precision: Precision = Field("bfloat16", description="of matrix products in training")
+    compiled: bool = Field(True, description="compile layers and loss before training")
+
+    @model_validator(mode="after")
+    def _one_strength_is_positive(self) -> LLMPruningPage:
+        if not max(self.lasso_strengths):
+            raise ValueError("lasso_strengths holds only 0; it must hold at least one number above 0")
+        return self
+
+    @part
+    def pruning(self) -> LLMPruningConfig:
+        """The configuration of the experiments."""
+        at_once = max(n for n in range(1, 9) if self.recovery_batch_size % n == 0)
+        found = {}
+        for name, rate in (("recovery", "learning_rate"), ("lasso", "lasso_rate")):
+            names = {"n_steps": f"{name}_steps", "learning_rate": rate, "batch_size": "recovery_batch_size"}
+            every = max(1, getattr(self, f"{name}_steps") // N_RECORDS)
+            found[name] = self.build(LLMTrainingConfig, names, micro_batch_size=at_once, record_every=every)
+        return self.build(LLMPruningConfig, **found)

@@ -1,0 +1,74 @@
+"""What the chapter llm-pruning uses, and its tables: group lasso, pruning, and training on."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pandas as pd
+
+from narrowlib.chapters.language.config import BEFORE, RANKED_BY, WANTED_SKILL
+from narrowlib.chapters.language.config import LLMPruningPage as Config
+from narrowlib.chapters.language.figures.curves import plot_lasso_curves, plot_lasso_recovery, plot_recovery
+from narrowlib.chapters.language.lasso import (
+    Trained,
+    flat_sparsities,
+    flatness_measures,
+    overtaking_measures,
+    regularised,
+    strength_curves,
+    strength_recovery,
+)
+from narrowlib.chapters.language.recovery import completions, narrowed, recovery_curves, recovery_measures
+from narrowlib.chapters.language.scoring import Scores, unit_scores
+from narrowlib.chapters.style import book_theme, plot_pending
+from narrowlib.claims import assess, assess_all, verdict
+from narrowlib.llm.models import load_causal_lm
+from narrowlib.store.kept import Kept
+from narrowlib.store.records import origin, paper_record, provenance
+
+__all__ = [
+    "BEFORE", "RANKED_BY", "Config", "Kept", "Trained", "assess", "assess_all", "book_theme", "completions",
+    "flat_sparsities", "flatness_measures", "load_causal_lm", "narrowed", "origin", "overtaking_measures",
+    "paper_record", "plot_lasso_curves", "plot_lasso_recovery", "plot_pending", "plot_recovery", "provenance",
+    "recovery_curves", "recovery_measures", "regularised", "strength_curves", "strength_recovery", "tables",
+    "unit_scores", "verdict",
+]  # fmt: skip
+COMPARED = ("signed", RANKED_BY, "random")  # ways to prune before training on
+
+
+def tables(config: Config, *, progress: bool = True) -> dict[str, pd.DataFrame]:
+    """Every table of the chapter's record; what is finished is taken from the folder ``config.checkpoints``.
+
+    Returns
+    -------
+    dict of str to DataFrame
+        ``recovery``: `recovery_curves`.  ``lasso`` and ``lasso-recovery``: `strength_curves` and `strength_recovery` of
+        the model as it was, of one trained without a penalty, and of one for every strength.
+    """
+    loaded = load_causal_lm(config.model, device=config.device)
+    base, tokenizer = loaded.model, loaded.tokenizer
+    store = Kept(config.checkpoints, config.asked, device=base.device)
+    where = {"store": store, "progress": progress}
+
+    @cache
+    def scores() -> dict[str, Scores]:
+        return unit_scores(base, config.score_blocks(tokenizer), variants=COMPARED, progress=progress)
+
+    @cache
+    def models() -> list[Trained]:
+        strengths = (0.0, *(strength for strength in config.lasso_strengths if strength))
+        copies = [regularised(base, tokenizer, strength, config.pruning, **where) for strength in strengths]
+        return [Trained(BEFORE, base, scores()), *copies]
+
+    def recovery() -> pd.DataFrame:
+        return recovery_curves(base, tokenizer, scores(), COMPARED, config.pairs, config.pruning, **where)
+
+    def lasso() -> pd.DataFrame:
+        held_out = {WANTED_SKILL: config.held_out(tokenizer)[WANTED_SKILL]}
+        return strength_curves(models(), config.sparsities, held_out, progress=progress)
+
+    def lasso_recovery() -> pd.DataFrame:
+        return strength_recovery(models(), tokenizer, config.lasso_sparsity, config.pruning, **where)
+
+    computed = {"recovery": recovery, "lasso": lasso, "lasso-recovery": lasso_recovery}
+    return {name: store.keep(name, compute) for name, compute in computed.items()}

@@ -1,0 +1,41 @@
+"""One command for the whole workflow: ``python -m companion COMMAND ...``."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+from companion import plainly
+
+COMMANDS = {  # which function of which module takes the arguments and returns an exit code
+    "book": "build.main",
+    "run": "execute.main",
+    "record": "record.main",
+    "records": "record.main_of_all",
+    "gpu": "with_gpus.name_gpu",
+    "with-gpus": "with_gpus.main",
+    "site": "site.main",
+    "pdf": "pdf.main",
+    "notebooks": "notebooks.main",
+    "course": "course.main",
+    "grade": "grade.main",
+    "branch": "publish.branch",
+    "archive": "publish.archive",
+    "release": "publish.release",
+    "clean-cache": "clean_cache.main",
+}
+
+
+def main(arguments: list[str]) -> int:
+    """Exit code of a command."""
+    name, *rest = arguments or [""]
+    if name not in COMMANDS:
+        print(f"the command is {name!r}; it must be one of {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    sys.argv[0] = f"companion {name}"  # as the help of the command calls it
+    module, function = COMMANDS[name].split(".")
+    return plainly.run(lambda: getattr(import_module(f"companion.{module}"), function)(rest))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

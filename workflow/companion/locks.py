@@ -1,0 +1,36 @@
+"""One process at a time: locks that wait, say so, and are gone with the process that held them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from filelock import FileLock, Timeout
+
+from companion import chapters
+
+
+@contextmanager
+def one_at_a_time(name: str, waiting: str) -> Iterator[None]:
+    """Hold the lock of this name in this tree.
+
+    Parameters
+    ----------
+    name : str
+        Of the lock, which is a file in ``_build/locks``.
+    waiting : str
+        What is said, once, when another process holds it.
+    """
+    path = chapters.BUILD / "locks" / f"{name}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(waiting, file=sys.stderr)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
