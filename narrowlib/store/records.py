@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from narrowlib.store.files import replacing
+from narrowlib.store.files import replacing, sha256_of
 from narrowlib.store.provenance import REPOSITORY, provenance  # noqa: F401 (pages import it from here)
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -66,7 +66,7 @@ def save(record: Record, folder: str | Path) -> Path:
     table, about = _paths(folder, record.name)
     with replacing(about) as new_about, replacing(table) as new_table:  # both are there before the first is renamed
         record.frame.to_parquet(new_table, index=False, compression="zstd")
-        described = {"name": record.name, "sha256": _sha256(new_table)}
+        described = {"name": record.name, "sha256": sha256_of(new_table)}
         described |= {"config": record.config, "provenance": record.provenance}
         new_about.write_text(json.dumps(described, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return table
@@ -91,7 +91,7 @@ def load(name: str, folder: str | Path = PAPER_RESULTS) -> Record:
             raise ValueError("config and provenance must be mappings")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BadRecordError(f"the record {name!r} cannot be read: {about} is damaged ({error})") from error
-    if _sha256(table) != expected:
+    if sha256_of(table) != expected:
         raise BadRecordError(f"the record {name!r} is damaged: {table} is not the table that {about} describes")
     try:
         return Record(name, pd.read_parquet(table), config, made)
@@ -165,7 +165,7 @@ def recorded(
     frame = compute()
     if is_first_process():
         save(Record(name, frame, config), folder)
-    if _are_several():
+    if are_several():
         torch.distributed.barrier()
         frame = load(name, folder).frame
     return frame
@@ -173,10 +173,11 @@ def recorded(
 
 def is_first_process() -> bool:
     """Whether this process is alone or, under ``torchrun``, the one that writes for all."""
-    return not _are_several() or torch.distributed.get_rank() == 0
+    return not are_several() or torch.distributed.get_rank() == 0
 
 
-def _are_several() -> bool:
+def are_several() -> bool:
+    """Whether several processes work together, as under ``torchrun``."""
     return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
@@ -193,7 +194,3 @@ def source_digest(*modules: ModuleType) -> str:
 
 def _paths(folder: Path, name: str) -> tuple[Path, Path]:
     return folder / f"{name}.parquet", folder / f"{name}.json"
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
