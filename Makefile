@@ -15,6 +15,7 @@ AGAIN ?=
 CORES ?= all
 CHAPTERS ?=
 FOLDER ?=
+CONTAINER ?=
 TAG ?=
 REPOSITORY ?=
 
@@ -83,12 +84,12 @@ notebooks: environment  ## write plain notebooks, as on the branch of notebooks,
 	@$(COMPANION) notebooks
 
 course: environment  ## write notebooks for students and teacher to _build/course (CHAPTERS="methods hierarchy" for some)
-	$(call install,book)
+	$(call install,course)
 	@$(COMPANION) course $$CHAPTERS
 
-grade: environment  ## run and grade the students' notebooks in FOLDER
-	$(call install,book)
-	@$(COMPANION) grade "$$FOLDER"
+grade: environment  ## run and grade the students' notebooks in FOLDER; CONTAINER=1 runs them in docker or podman, without network
+	$(call install,course)
+	@$(COMPANION) grade "$$FOLDER" $(if $(CONTAINER),--container)
 
 links: book  ## ask every other site that the book links to whether the page is there
 	@"$(ENV)/bin/jupyter-book" build _build/stage --path-output _build/links --builder linkcheck

@@ -5,14 +5,16 @@
 #   ... --config gpus=4                                                                  each training on four GPUs
 #   ... --config profile=quick set="checkpoints=_build/checkpoints" folder=_build/tried  to try it
 #
-# A finished training is a table in the folder of the checkpoints; one that was killed goes on from its last checkpoint.
+# A finished training is kept in the folder of the checkpoints, and an empty file there says so to Snakemake; a training
+# that was killed goes on from its last checkpoint.
 import shlex
 import sys
 
 from companion import record
 
-from narrowlib.chapters.frontier.config import runs_of
-from narrowlib.chapters.frontier.experiment import folder_of, table_name
+from narrowlib.chapters.frontier.config import Config, runs_of
+from narrowlib.chapters.frontier.experiment import table_name, tables
+from narrowlib.store.digests import closure_of, digest_of
 
 CHAPTER = "llm-frontier"
 PROFILE, SET = config.get("profile", "paper"), config.get("set", "")
@@ -21,8 +23,8 @@ N_GPUS = int(config.get("gpus", 1))
 VALUES = record.all_parameters(CHAPTER, PROFILE, SET)
 if not VALUES["checkpoints"]:
     raise ValueError("checkpoints is empty; set=\"checkpoints=FOLDER\" names where finished trainings are kept")
-SETTINGS = record.frontier_config(VALUES)
-PIECES = folder_of(SETTINGS, VALUES["checkpoints"])
+SETTINGS = Config.from_parameters(VALUES)
+PIECES = Path(SETTINGS.checkpoints) / f"frontier-{digest_of(SETTINGS.asked, closure_of(tables))}"
 
 PYTHON = shlex.quote(sys.executable)
 LAUNCHER = f"{PYTHON} -m torch.distributed.run --standalone --nproc-per-node={N_GPUS}" if N_GPUS > 1 else PYTHON
@@ -34,7 +36,7 @@ wildcard_constraints:
 
 rule collect:
     input:
-        [PIECES / f"{run.name}.parquet" for run in runs_of(SETTINGS)],
+        [PIECES / f"{run.name}.done" for run in runs_of(SETTINGS)],
     output:
         f"{RESULTS}/{CHAPTER}/{table_name(SETTINGS)}.parquet",
     resources:
@@ -54,7 +56,7 @@ rule train:
     input:
         ancient(PIECES / "prepared"),
     output:
-        PIECES / "{run}.parquet",
+        touch(PIECES / "{run}.done"),
     resources:
         gpu=N_GPUS,
     shell:

@@ -1,4 +1,4 @@
-"""Narrow a model of your own: from documents to a smaller checkpoint, in steps that a kill does not lose.
+"""Narrow a model of your own: from documents to a smaller checkpoint, in resumable steps.
 
-`narrowlib.recipe.narrowing` is the function, the command ``narrow`` its other face.
+`narrowlib.recipe.narrowing.narrow` is the function; the command ``narrow`` takes the same settings as flags.
 """

@@ -2,130 +2,101 @@
 
 from __future__ import annotations
 
-import inspect
+import argparse
+import difflib
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import fields
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-import typer
+from narrowlib.recipe.settings import RecipeConfig
+from narrowlib.settings import SettingsError, add_flags, read_yaml
+from narrowlib.store.downloads import UnavailableError
 
-from narrowlib.recipe.settings import RecipeConfig, meanings, read_config
+if TYPE_CHECKING:
+    from narrowlib.recipe.report import Report
 
-app = typer.Typer(
-    help="Narrow a language model to what your documents need.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-INTERRUPTED = 130  # exit code of what Ctrl-C stops
-ALL = tuple(field.name for field in fields(RecipeConfig))
-FOR_SCORES = (
-    "keep",
-    "model",
-    "column",
-    "units",
-    "method",
-    "score_tokens",
-    "block_length",
-    "held_out_share",
-    "seed",
-    "device",
-)
+INTERRUPTED = 130  # exit code after Ctrl-C
 FOR_LOSSES = ("keep", "lose", "column", "held_out_tokens", "block_length", "held_out_share", "seed", "device")
-Out = Annotated[Path | None, typer.Option(help="New or empty folder for the checkpoint and its report.")]
-Config = Annotated[Path | None, typer.Option(help="YAML file of settings, by the names of the flags; flags go first.")]
-Folder = Annotated[Path, typer.Argument(help="What narrow run left behind.")]
+FOR_SCORES = ("keep", "model", "column", "units", "method", "score_tokens", "block_length", "held_out_share", "seed")
+FOR_SCORES += ("device",)
+WRITERS = {".parquet": "to_parquet", ".csv": "to_csv"}
 
 
-def with_settings(names: Sequence[str]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Flags for these settings, all optional, in place of the function's last parameter, ``settings``."""
-    defaults, meaning = {field.name: field.default for field in fields(RecipeConfig)}, meanings()
-
-    def option(name: str) -> inspect.Parameter:
-        default = defaults[name]
-        shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
-        words = meaning[name] + (f" [{shown}]" if isinstance(shown, (int, float, str)) and shown not in ("", 0) else "")
-        kind = RecipeConfig.__annotations__[name].removesuffix(" | None").replace("tuple[", "").replace(", ...]", "")
-        about = typer.Option(help=words, metavar=kind.upper() + ("[,...]" if isinstance(default, tuple) else ""))
-        return inspect.Parameter(
-            name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, about]
-        )
-
-    def wrapped(function: Callable[..., Any]) -> Callable[..., Any]:
-        own = inspect.signature(function, eval_str=True)
-        mine = [each for each in own.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
-        options = [option(name) for name in names]
-        function.__signature__ = own.replace(parameters=[*mine, *options])
-        function.__annotations__ = {each.name: each.annotation for each in (*mine, *options)}
-        return function
-
-    return wrapped
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise SettingsError(f"{message} ({self.prog} --help says more)")
 
 
-@app.command("run")
-@with_settings(ALL)
-def _run_command(
-    out: Out = None,
-    config: Config = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what to expect.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
-    **settings: str | None,
-) -> None:
-    """Cut a model down to what some documents need; the same command goes on after a kill."""
-    read = read_config(config) if config is not None else {}
+def _parser() -> _Parser:
+    parser = _Parser("narrow", description="Narrow a language model to what your documents need.")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def command(function: Any, names: Sequence[str] = (), **options: dict[str, Any]) -> None:
+        about = function.__doc__
+        added = commands.add_parser(function.__name__.strip("_"), help=about, description=about, allow_abbrev=False)
+        added.set_defaults(command=function, parser=added)
+        for name, how in options.items():
+            added.add_argument(name if name == "folder" else f"--{name.replace('_', '-')}", **how)
+        add_flags(added, RecipeConfig, names)
+
+    folder = {"type": Path, "help": "the --out of narrow run"}
+    config = {"type": Path, "help": "YAML file of settings, by the names of the flags; flags take precedence"}
+    quiet = {"action": "store_true", "help": "no progress bars"}
+    dry_run = {"action": "store_true", "help": "only print what to expect"}
+    out = {"type": Path, "help": "new or empty folder for the checkpoint and its report"}
+    table = {"type": Path, "required": True, "help": "table to write, .parquet or .csv"}
+    command(_run, tuple(RecipeConfig.model_fields), out=out, config=config, dry_run=dry_run, quiet=quiet)
+    command(_scores, FOR_SCORES, out=table, config=config, quiet=quiet)
+    command(_evaluate, FOR_LOSSES, folder=folder, quiet=quiet)
+    command(_report, folder=folder)
+    return parser
+
+
+def _run(values: dict[str, Any], out: Path | None, config: Path | None, dry_run: bool, quiet: bool) -> None:
+    """Cut a model down to what some documents need; after a kill, the same command continues."""
+    read = _read(config)
     named = read.pop("out", None)
     if named is not None and not isinstance(named, str):
         raise ValueError(f"out is {named!r}; it must name a new or an empty folder")
-    out = out if out is not None or named is None else Path(named)
-    chosen = _settings(read, settings)
-    if out is None and not dry_run:
-        raise ValueError("out is missing; it must name a new or an empty folder")
+    out = out or (Path(named) if named else None)
+    chosen = RecipeConfig(**{**read, **values})
     if dry_run:
         from narrowlib.recipe.estimate import estimate
 
         _print(estimate(chosen).to_string(header=False))
         return
+    if out is None:
+        raise ValueError("out is missing; it must name a new or an empty folder")
     from narrowlib.recipe.narrowing import run
 
     _print_report(run(chosen, out, progress=not quiet))
 
 
-@app.command("scores")
-@with_settings(FOR_SCORES)
-def _scores_command(
-    out: Annotated[Path, typer.Option(help="Table to write, .parquet or .csv.")],
-    config: Config = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
-    **settings: str | None,
-) -> None:
+def _scores(values: dict[str, Any], out: Path, config: Path | None, quiet: bool) -> None:
     """Write how much every unit of a model matters to some documents."""
-    read = read_config(config) if config is not None else {}
-    chosen = _settings({"sparsity": 0.5, **read}, settings)  # nothing is cut; a sparsity makes the settings whole
-    from narrowlib.recipe.tables import score_table, write_table
+    from narrowlib.recipe.cut import score_table
+    from narrowlib.store.files import replacing
 
-    write_table(lambda: score_table(chosen, progress=not quiet), out)
+    chosen = RecipeConfig(**{"sparsity": 0.5, **_read(config), **values})  # nothing is cut; one target must be given
+    if out.suffix not in WRITERS:
+        raise ValueError(f"out is {str(out)!r}; it must end in {' or '.join(WRITERS)}")
+    if out.exists():
+        raise ValueError(f"out is {str(out)!r}, which is there already; it must be a new file")
+    table = score_table(chosen, progress=not quiet)
+    with replacing(out) as temporary:
+        getattr(table, WRITERS[out.suffix])(temporary, index=False)
     _print(str(out))
 
 
-@app.command("evaluate")
-@with_settings(FOR_LOSSES)
-def _evaluate_command(
-    folder: Folder,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bars.")] = False,
-    **settings: str | None,
-) -> None:
+def _evaluate(values: dict[str, Any], folder: Path, quiet: bool) -> None:
     """Print the losses of a narrowed model, on the documents of its run unless others are named."""
-    from narrowlib.recipe.tables import loss_table
+    from narrowlib.recipe.report import loss_table
 
-    given = {name: value for name, value in settings.items() if value is not None}
-    _print(loss_table(folder, given, progress=not quiet).to_string(index=False, float_format="{:.6f}".format))
+    _print(loss_table(folder, values, progress=not quiet).to_string(index=False, float_format="{:.6f}".format))
 
 
-@app.command("report")
-def _report_command(folder: Folder) -> None:
+def _report(values: dict[str, Any], folder: Path) -> None:
     """Write the report of a narrowed model again, from its numbers, and print them."""
     from narrowlib.recipe.report import Report, write_report
 
@@ -135,29 +106,41 @@ def _report_command(folder: Folder) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; what cannot be done is told in one sentence, with the exit code 2."""
-    from narrowlib.store.downloads import UnavailableError
-
+    """The command; what it refuses is told in one sentence per fault, with the exit code 2."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser = _parser()
+    if not arguments:
+        parser.print_help(sys.stderr)
+        return 2
     try:
-        code = app(args=arguments, prog_name="narrow", standalone_mode=False) or 0
-        if code == INTERRUPTED:
-            print("interrupted; the same command goes on from here", file=sys.stderr)
-        return code
+        given, unknown = parser.parse_known_args(arguments)
+        if unknown:
+            flags = [f"--{name.replace('_', '-')}" for name in RecipeConfig.model_fields]
+            near = difflib.get_close_matches(unknown[0], flags, n=1)
+            given.parser.error(f"{unknown[0]} is not legal here" + (f"; did you mean {near[0]}?" if near else ""))
+        words = {name: value for name, value in vars(given).items() if name not in ("command", "parser")}
+        values = {name: words.pop(name) for name in RecipeConfig.model_fields if name in words}
+        given.command(values, **words)
+    except SystemExit as asked:  # --help
+        return asked.code or 0
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues from here", file=sys.stderr)
+        return INTERRUPTED
+    except SettingsError as error:
+        print(error, file=sys.stderr)
+        return 2
     except (ValueError, UnavailableError, MemoryError, OSError) as error:
         print(" ".join(str(error).split()), file=sys.stderr)
         return 2
-    except Exception as error:  # what the parser of flags refuses is of no public class
-        if not hasattr(error, "format_message"):
-            raise
-        print(f"{error.format_message()} (narrow --help says more)", file=sys.stderr)
-        return 2
+    return 0
 
 
-def _settings(read: dict[str, Any], settings: dict[str, str | None]) -> RecipeConfig:
-    return RecipeConfig.of({**read, **{name: value for name, value in settings.items() if value is not None}})
+def _read(config: Path | None) -> dict[str, Any]:
+    """Settings out of a file; a line without a value leaves the default."""
+    return {name: value for name, value in (read_yaml(config) if config else {}).items() if value is not None}
 
 
-def _print_report(report: Any) -> None:
+def _print_report(report: Report) -> None:
     _print(report.losses.round(3).to_string())
     _print(report.sizes.map("{:,.6g}".format).to_string())
     if not report.numbers["target met"]:

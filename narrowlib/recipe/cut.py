@@ -1,22 +1,29 @@
-"""How many units of every kind are left at a point of the way, and which."""
+"""How many units of every kind a cut leaves, and which."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+import pandas as pd
 import torch
 from torch import Tensor
 
 from narrowlib.llm.export import round_hidden_size
+from narrowlib.llm.models import load_causal_lm
 from narrowlib.llm.scores import score_units
 from narrowlib.llm.units import llama_units, n_parameters_of
 from narrowlib.pruning import count_removed, keep_masks
+from narrowlib.recipe.intake import texts_of
 from narrowlib.recipe.settings import RecipeConfig
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from datasets import Dataset
     from transformers import PreTrainedModel
+
+    from narrowlib.units import UnitGroup
 
 Masks = dict[str, Tensor]
 _BISECTIONS = 20  # of the share that leaves a number of parameters; finer than a unit
@@ -122,11 +129,8 @@ def masks_for(
     if not shrinking:
         return {}
     together = [group for groups in shrinking.values() for group in groups]
-    options = {"variants": (config.method,), "seed": config.seed, "progress": progress}
-    scores = score_units(model, together, in_batches(keep), **options)[config.method]
-    against = None
-    if lose is not None and config.lose_weight:
-        against = score_units(model, together, in_batches(lose), **options)[config.method]
+    scores = _scores(model, together, keep, config, progress)
+    against = _scores(model, together, lose, config, progress) if lose is not None and config.lose_weight else None
     masks = {}
     for kind, groups in shrinking.items():
         ranked = {group.name: scores[group.name] for group in groups}
@@ -142,6 +146,29 @@ def _over_mean(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: values / mean for name, values in scores.items()}
 
 
-def in_batches(blocks: Dataset) -> tuple[Tensor, ...]:
-    """Blocks as tensors of token ids, as many at once as scores are computed on."""
-    return torch.as_tensor(blocks[:]["input_ids"]).split(_SCORED_AT_ONCE)
+def _scores(
+    model: PreTrainedModel, groups: Sequence[UnitGroup], blocks: Dataset, config: RecipeConfig, progress: bool
+) -> dict[str, Tensor]:
+    batches = torch.as_tensor(blocks[:]["input_ids"]).split(_SCORED_AT_ONCE)
+    options = {"variants": (config.method,), "seed": config.seed, "progress": progress}
+    return score_units(model, groups, batches, **options)[config.method]
+
+
+def score_table(config: RecipeConfig, *, progress: bool = True) -> pd.DataFrame:
+    """Score of every unit of the kinds asked for, on training documents of what is to be kept.
+
+    Returns
+    -------
+    DataFrame
+        One row per unit: ``kind``, ``group``, ``unit``, ``score``.
+    """
+    texts, language_model = texts_of(config)["keep"], load_causal_lm(config.model, device=config.device)
+    options = {"at_most": config.score_tokens, "block_length": config.block_length, "progress": progress}
+    blocks = texts.blocks(language_model.tokenizer, "train", **options)
+    kinds = {group.name: (kind, group) for kind in config.units for group in llama_units(language_model.model, kind)}
+    scores = _scores(language_model.model, [group for _, group in kinds.values()], blocks, config, progress)
+    frames = [
+        pd.DataFrame({"kind": kinds[name][0], "group": name, "unit": torch.arange(len(values)), "score": values.cpu()})
+        for name, values in scores.items()
+    ]
+    return pd.concat(frames, ignore_index=True)

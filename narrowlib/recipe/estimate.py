@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -14,15 +13,16 @@ from narrowlib.llm.models import load_causal_lm
 from narrowlib.llm.scores import next_token_loss
 from narrowlib.llm.units import n_parameters_of
 from narrowlib.recipe import cut
-from narrowlib.recipe.course import N_RECORDS, training_config
-from narrowlib.recipe.narrowing import DISK_BYTES, texts_of
-from narrowlib.recipe.settings import RecipeConfig
+from narrowlib.recipe.intake import texts_of
+from narrowlib.recipe.report import median_seconds
+from narrowlib.recipe.settings import N_RECORDS, TRAINED_AT_ONCE, RecipeConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _BYTES_TRAINED = 16  # per parameter: weight, gradient and two moments of AdamW, in float32
 _BYTES_HELD = 4
+_BYTES_ON_DISK = 36  # per trained parameter: two checkpoints of three floats each while one is written, three models
 _LOGITS = 3  # copies of the logits that a training step holds, in float32
 
 
@@ -67,23 +67,22 @@ def estimate(config: RecipeConfig) -> pd.DataFrame:
         "different tokens among them": min(n_trained, n_there["keep", "train"]),
         "tokens that losses are read on": n_read,
         "memory, GB": round(_memory(config, whole, small) / 1e9, 1),
-        "disk on the way, GB": round(DISK_BYTES * n_parameters_of(_trained(config, whole, small)) / 1e9, 1),
+        "disk on the way, GB": round(disk_needed(config, n_parameters_of(whole), n_parameters_of(small)) / 1e9, 1),
         **{f"seconds, {name}": round(value) for name, value in seconds.items()},
         "seconds in all": round(sum(seconds.values())),
     }
     return pd.DataFrame({"expected": pd.Series(rows, dtype=object)})
 
 
-def _trained(config: RecipeConfig, whole: PreTrainedModel, small: PreTrainedModel) -> PreTrainedModel:
-    """The largest model that is trained."""
-    return whole if config.finetune_tokens or config.lasso_tokens or config.rounds > 1 else small
+def disk_needed(config: RecipeConfig, n_whole: int, n_small: int) -> int:
+    """Bytes on disk that the steps need at most, for a model with so many parameters before and after."""
+    return _BYTES_ON_DISK * (n_whole if config.trains_whole else n_small)
 
 
 def _memory(config: RecipeConfig, whole: PreTrainedModel, small: PreTrainedModel) -> float:
-    trained = _BYTES_TRAINED * n_parameters_of(_trained(config, whole, small))
-    held = _BYTES_HELD * n_parameters_of(whole) * (1 + (config.distillation > 0))
-    n_logits = math.gcd(config.batch_size, 4) * config.block_length * whole.config.vocab_size
-    return trained + held + _LOGITS * 4 * n_logits * (1 + (config.distillation > 0))
+    trained = _BYTES_TRAINED * n_parameters_of(whole if config.trains_whole else small)
+    n_logits = math.gcd(config.batch_size, TRAINED_AT_ONCE) * config.block_length * whole.config.vocab_size
+    return trained + (_BYTES_HELD * n_parameters_of(whole) + _LOGITS * 4 * n_logits) * (1 + (config.distillation > 0))
 
 
 def _seconds(
@@ -93,7 +92,7 @@ def _seconds(
     rates = {"whole": _rates(whole, config), "small": _rates(small, config)}
 
     def training(which: str, n_tokens: int) -> float:
-        n_steps = training_config(config, n_tokens).n_steps
+        n_steps = config.training(n_tokens).n_steps
         each = rates[which]
         steps = n_steps * (config.batch_size * config.block_length * each["train"] + each["step"])
         return steps + (N_RECORDS + 1) * n_held_out * each["read"]
@@ -127,19 +126,7 @@ def _rates(model: PreTrainedModel, config: RecipeConfig) -> dict[str, float]:
             logits = model(input_ids=ids, use_cache=False).logits
         next_token_loss(logits, ids, reduction="sum").backward()
 
-    n_tokens = config.block_length
-    rates = {"read": _timed(read, model) / n_tokens, "train": _timed(train, model) / n_tokens}
-    rates["step"] = _timed(optimiser.step, model)
+    seconds = {"read": read, "train": train, "step": optimiser.step}
+    seconds = {name: median_seconds(call, model.device, repeats=1) for name, call in seconds.items()}
     model.zero_grad()
-    return rates
-
-
-def _timed(call, model: PreTrainedModel) -> float:
-    """Seconds of the second call."""
-    for _ in range(2):
-        started = time.perf_counter()
-        call()
-        if model.device.type == "cuda":
-            torch.cuda.synchronize(model.device)
-        seconds = time.perf_counter() - started
-    return seconds
+    return {name: each / (1 if name == "step" else config.block_length) for name, each in seconds.items()}

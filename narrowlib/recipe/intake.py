@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-SPLITS = ("train", "held-out")
+    from narrowlib.recipe.settings import RecipeConfig
+
 COLUMNS = ("text", "content", "code")  # looked for in this order where no column is named
 TXT_CHARACTERS = 2_000
 _ROWS = (".jsonl", ".ndjson", ".parquet")
@@ -82,6 +83,13 @@ class Texts:
         n_tokens = min(n_there, max(at_most, block_length)) // block_length * block_length
         options = {"name": f"{self.argument}-{split}", "key": [self.key, split], "progress": progress}
         return token_blocks(tokenizer, documents, n_tokens=n_tokens, block_length=block_length, **options)
+
+
+def texts_of(config: RecipeConfig) -> dict[str, Texts]:
+    """The documents to keep, and those that may be lost where there are any; raises what `open_texts` raises."""
+    named = {"keep": config.keep, "lose": config.lose}
+    options = {"column": config.column, "held_out_share": config.held_out_share, "seed": config.seed}
+    return {name: open_texts(name, source, **options) for name, source in named.items() if source}
 
 
 def open_texts(argument: str, source: str, *, column: str = "", held_out_share: float = 0.1, seed: int = 0) -> Texts:

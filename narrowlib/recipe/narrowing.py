@@ -1,36 +1,46 @@
-"""From a general model to a narrow one by one call."""
+"""From a general model to a narrow one by one call, in steps that are kept until all is done."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import pandas as pd
 import torch
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
+from tqdm.auto import tqdm
 
-from narrowlib import pruning
-from narrowlib.llm import evaluation, export
-from narrowlib.llm import loop as llm_loop
-from narrowlib.llm import scores as llm_scores
-from narrowlib.llm import training as llm_training
-from narrowlib.llm.models import load_causal_lm
-from narrowlib.llm.units import n_parameters_of
-from narrowlib.recipe import course, cut, measure
-from narrowlib.recipe import intake as inputs
-from narrowlib.recipe.intake import Texts, open_texts
-from narrowlib.recipe.report import Report
+from narrowlib.llm.distillation import Distillation
+from narrowlib.llm.evaluation import block_losses
+from narrowlib.llm.export import export_vanilla, sliced
+from narrowlib.llm.models import DEFAULT_NAME, DEFAULT_ON_HUB, LanguageModel, load_causal_lm
+from narrowlib.llm.training import recover, train_group_lasso
+from narrowlib.llm.units import llama_units, n_parameters_of
+from narrowlib.recipe import cut
+from narrowlib.recipe.estimate import disk_needed
+from narrowlib.recipe.intake import Texts, texts_of
+from narrowlib.recipe.report import Report, losses_of, shape_of, speed_of, write_report
 from narrowlib.recipe.settings import RecipeConfig
-from narrowlib.recipe.stages import Stages, workplace
-from narrowlib.store import checkpoints
-from narrowlib.store.records import source_digest
+from narrowlib.store.digests import digest_of
+from narrowlib.store.downloads import UnavailableError
+from narrowlib.store.files import replacing
+from narrowlib.store.kept import Kept
+from narrowlib.store.provenance import provenance
 
 if TYPE_CHECKING:
+    from datasets import Dataset
     from transformers import PreTrainedModel
 
-DISK_BYTES = 36  # per trained parameter: two checkpoints of three floats each while one is written, and three models
-_CODE = (
-    course, cut, inputs, measure, checkpoints, evaluation, export, llm_loop, llm_scores, llm_training, pruning,
-)  # fmt: skip
+_MODEL = "model"
+T = TypeVar("T")
+Loader = Callable[[], LanguageModel]
+Trained = tuple["PreTrainedModel", pd.DataFrame]  # a model, and the losses while it was trained
 
 
 def narrow(
@@ -40,41 +50,37 @@ def narrow(
 
     The steps: losses before; fine-tuning and group lasso where they are asked for; rounds of scoring, cutting and
     recovery training, each ending with the parameters whose held-out loss was lowest; the checkpoint.  Every finished
-    step stays in a hidden folder beside ``out`` until all is done, and training leaves off there: the same call goes on
-    after a kill, to the same result.
+    step is kept in a hidden folder beside ``out`` until all is done, and trainings save checkpoints there: after a
+    kill, the same call continues, to the same result.
 
     Parameters
     ----------
     model, keep, lose
         See `narrowlib.recipe.settings.RecipeConfig`.
     out : path
-        New or empty folder for the checkpoint, ``report.html`` and ``report.json``.  Where the result of the same call
+        New or empty folder for the checkpoint, ``report.html`` and ``report.json``.  If the result of the same call
         lies there already, it is returned as it is.
     progress : bool
         Show progress bars.
     **settings
         The other fields of `narrowlib.recipe.settings.RecipeConfig`, such as ``sparsity=0.5``.
 
-    Returns
-    -------
-    Report
-
     Raises
     ------
     ValueError
-        For settings that are not legal, texts that cannot be read, or a folder that holds something else.
+        For illegal settings, texts that cannot be read, or a folder that holds something else.
     UnavailableError
-        When the model cannot be had, or the disk be written.
+        When the model cannot be loaded, or the disk cannot be written.
     """
     given = {name: value for name, value in settings.items() if value is not None}
-    return run(RecipeConfig.of({**given, "model": model, "keep": keep, "lose": lose or ""}), out, progress=progress)
+    return run(RecipeConfig(**given, model=model, keep=keep, lose=lose or ""), out, progress=progress)
 
 
 def run(config: RecipeConfig, out: str | Path, *, progress: bool = True) -> Report:
     """`narrow` with its settings as one value."""
     out = Path(out).expanduser().absolute()
     texts = texts_of(config)
-    about = {"settings": _lasting(config), "texts": {name: each.key for name, each in texts.items()}}
+    about = {"settings": config.lasting, "texts": {name: each.key for name, each in texts.items()}}
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         found = Report.read_if_there(out)
         if found is not None and found.numbers["made from"] == about:
@@ -82,37 +88,212 @@ def run(config: RecipeConfig, out: str | Path, *, progress: bool = True) -> Repo
         raise ValueError(f"out is {str(out)!r}, which is there already; it must be a new or an empty folder")
     language_model = load_causal_lm(config.model, device=config.device)
     shares = cut.shares_of(config, language_model.model)
-    code = source_digest(*_CODE)
-    origin = [about, checkpoints.digest_of(language_model.model), code, torch.__version__]
-    n_steps = 1 + (config.finetune_tokens > 0) + (config.lasso_tokens > 0) + 2 * config.rounds + 1
-    with workplace(out) as folder:
-        _check_disk(out, folder, config, language_model.model, shares)
-        stages = Stages(folder, origin, progress=progress, n_expected=n_steps)
-        study = course.Narrowing(config, language_model, texts, shares, stages, progress)
-        report = study.write(out, about)
+    with _workplace(out) as folder:
+        n_small = cut.n_parameters_at(language_model.model, shares)
+        free, needed = (
+            shutil.disk_usage(folder).free,
+            disk_needed(config, n_parameters_of(language_model.model), n_small),
+        )
+        if free < needed:
+            raise UnavailableError(
+                f"out is {str(out)!r}, where {free / 1e9:.1f} GB are free; the steps need {needed / 1e9:.1f} GB"
+            )
+        store = Kept(folder, [about, digest_of(language_model.model)])
+        narrowing = _Narrowing(config, language_model, texts, shares, store, progress)
+        del language_model  # every step loads the model that it works on
+        report = narrowing.write(out, about)
         shutil.rmtree(folder, ignore_errors=True)
     return report
 
 
-def texts_of(config: RecipeConfig) -> dict[str, Texts]:
-    """The documents to keep, and those to lose where there are any."""
-    named = {"keep": config.keep, "lose": config.lose}
-    options = {"column": config.column, "held_out_share": config.held_out_share, "seed": config.seed}
-    return {name: open_texts(name, source, **options) for name, source in named.items() if source}
+class _Narrowing:
+    """One narrowing; constructed again after a kill, it finds the steps that are done."""
+
+    def __init__(
+        self,
+        config: RecipeConfig,
+        language_model: LanguageModel,
+        texts: dict[str, Texts],
+        shares: dict[str, float],
+        store: Kept,
+        progress: bool,
+    ) -> None:
+        self.config, self.texts, self.shares, self.store, self.progress = config, texts, shares, store, progress
+        self.tokenizer = language_model.tokenizer
+        with torch.device("meta"):  # the sizes of the whole model, for as long as they are asked for
+            self.whole = type(language_model.model)(language_model.model.config)
+        self.load = self.load_whole = partial(load_causal_lm, config.model, device=config.device)  # as it is now; whole
+        self.curves: list[dict[str, Any]] = []
+        self.rounds: list[dict[str, Any]] = []
+        self.seconds: dict[str, float] = {}
+        self.n_seen = 0  # tokens of training so far
+        n_steps = 2 + (config.finetune_tokens > 0) + (config.lasso_tokens > 0) + 2 * config.rounds
+        self.bar = tqdm(total=n_steps, unit="step", disable=not progress)
+
+    def write(self, out: Path, about: dict[str, Any]) -> Report:
+        """Take all steps and leave the result in its folder, with what it was made from."""
+        before = self._step("before", self._losses)
+        self._train_whole()
+        self._cut_and_recover()
+        after = self._step("after", self._losses)
+        self.bar.close()
+        model = self.load()
+        numbers = {
+            "model": DEFAULT_ON_HUB if self.config.model == DEFAULT_NAME else self.config.model,
+            "made from": about,
+            "inputs": {
+                name: {"source": text.source, "documents": text.n_documents} for name, text in self.texts.items()
+            },
+            "losses": [{**row, "when": when} for when, rows in (("before", before), ("after", after)) for row in rows],
+            "shape": {"before": shape_of(self.whole), "after": shape_of(model.model)},
+            "speed": {"before": {}, "after": speed_of(model.model)},
+            "rounds": self.rounds,
+            "target met": any(each["kept"] for each in self.rounds),
+            "curves": self.curves,
+            "seconds": self.seconds,
+            "provenance": provenance(model.model.device),
+        }
+        result = self.store.folder / "result"
+        with replacing(result) as temporary:
+            export_vanilla(replace(model, name=self.config.model), {}, temporary)
+            del model
+            numbers["speed"]["before"] = speed_of(self.load_whole().model)
+            write_report(numbers, temporary)
+        result.replace(out)
+        return Report(out, numbers)
+
+    def _train_whole(self) -> None:
+        """Fine-tuning and group lasso, before anything is cut."""
+        if self.config.finetune_tokens:
+            self._change("fine-tuning", self._tuned)
+        if self.config.lasso_tokens:
+            self._change("group-lasso", self._regularised)
+
+    def _cut_and_recover(self) -> None:
+        """Rounds of cutting, up to the sparsity or while the loss is at most the target."""
+        config, load_teacher = self.config, self.load
+        for number in range(1, config.rounds + 1):
+            shares = {kind: share * number / config.rounds for kind, share in self.shares.items()}
+            counts = cut.counts_at(self.whole, shares)
+            masks = self._step(f"cut-{number}", partial(self._masks, counts))
+            load_last = self.load
+            loss = self._change(f"recovery-{number}", partial(self._cut_by, masks, number, load_teacher))
+            is_kept = config.target_loss is None or loss <= config.target_loss
+            n_parameters = n_parameters_of(self.whole, cut.first_masks(self.whole, counts))
+            about = {"round": number, "counts": counts, "parameters": n_parameters, "loss": loss, "kept": is_kept}
+            self.rounds.append(about)
+            if not is_kept:
+                self.load = load_last
+                return
+            for old in self.store.folder.glob(f"*/recovery-{number - 1}-model"):  # no later step needs it
+                shutil.rmtree(old, ignore_errors=True)
+
+    def _losses(self) -> list[dict[str, Any]]:
+        return losses_of(self.load().model, self._held_out, progress=self.progress)
+
+    def _masks(self, counts: dict[str, int]) -> cut.Masks:
+        keep = self._blocks("keep", "train", self.config.score_tokens)
+        lose = self._blocks("lose", "train", self.config.score_tokens) if self.config.lose_weight else None
+        return cut.masks_for(self.load().model, counts, keep, lose, self.config, progress=self.progress)
+
+    def _tuned(self, load: Loader, **options: Any) -> Trained:
+        model, training = load().model, self.config.training(self.config.finetune_tokens)
+        return model, recover(model, self._train, training, keep_best=True, **options)
+
+    def _regularised(self, load: Loader, **options: Any) -> Trained:
+        config, model = self.config, load().model
+        groups = [group for kind in config.units for group in llama_units(model, kind)]
+        how = {"groups": groups, "strength": config.lasso_strength, **options}
+        return model, train_group_lasso(model, self._train, config.training(config.lasso_tokens, seed=1), **how)
+
+    def _cut_by(self, masks: cut.Masks, number: int, load_teacher: Loader, load: Loader, **options: Any) -> Trained:
+        """The model without what the masks remove, trained again; only measured where no training is asked for."""
+        config, model = self.config, sliced(load().model, masks)
+        if not config.recovery_tokens:
+            loss = block_losses(model, self._held_out["keep"], progress=self.progress).mean().item()
+            return model, pd.DataFrame({"step": [0], "tokens": [0], "split": ["held out"], "loss": [loss]})
+        if config.distillation:
+            weights = Distillation(temperature=config.temperature, hard_weight=1 - config.distillation)
+            options |= {"teacher": load_teacher().model, "distillation": weights}
+        training = config.training(config.recovery_tokens // config.rounds, seed=1 + number)
+        return model, recover(model, self._train, training, keep_best=True, **options)
+
+    def _change(self, name: str, train: Callable[..., Trained]) -> float:
+        """A step that makes another model of the one that there is; its loss on what is kept.
+
+        The model is kept apart from its numbers, so that it can be removed when no later step needs it, and is trained
+        again where one does and it is damaged.
+        """
+        load = self.load
+
+        def work(folder: Path) -> dict[str, Any]:
+            checkpoint = self.store.checkpoint("training").path.parent
+            options = {"held_out": self._held_out["keep"], "checkpoint": checkpoint, "progress": self.progress}
+            model, curve = train(load, **options)
+            export_vanilla(LanguageModel(model, self.tokenizer, self.config.model), {}, folder / _MODEL)
+            return {"curve": curve.to_dict("records")}
+
+        kept = partial(self.store.folder_of, f"{name}-model", work)
+        curve = self._step(name, lambda: kept()[1]["curve"])
+        self.load = lambda: load_causal_lm(kept()[0] / _MODEL, device=self.config.device)
+        rows = [{**row, "tokens": self.n_seen + row["tokens"], "stage": name} for row in curve]
+        self.n_seen = rows[-1]["tokens"]
+        self.curves += rows
+        held_out = [row["loss"] for row in rows if row["split"] == "held out"]
+        return held_out[-1] if name == "group-lasso" else min(held_out)
+
+    def _step(self, name: str, compute: Callable[[], T]) -> T:
+        self.bar.set_description(name)
+        earlier = self.store.seconds
+        found = self.store.keep(name, compute)
+        self.seconds[name] = self.store.seconds - earlier
+        self.bar.update()
+        return found
+
+    def _blocks(self, name: str, split: str, at_most: int) -> Dataset:
+        options = {"block_length": self.config.block_length, "progress": self.progress}
+        return self.texts[name].blocks(self.tokenizer, split, at_most=at_most, **options)
+
+    @cached_property
+    def _train(self) -> Dataset:
+        config = self.config
+        return self._blocks("keep", "train", config.finetune_tokens + config.lasso_tokens + config.recovery_tokens)
+
+    @cached_property
+    def _held_out(self) -> dict[str, Dataset]:
+        return {name: self._blocks(name, "held-out", self.config.held_out_tokens) for name in self.texts}
 
 
-def _lasting(config: RecipeConfig) -> dict[str, Any]:
-    """Settings that decide the result; the device does not."""
-    return {name: value for name, value in config.as_dict().items() if name != "device"}
+@contextmanager
+def _workplace(out: Path) -> Iterator[Path]:
+    """The hidden folder beside ``out`` in which steps are kept, for one process at a time.
 
+    It is removed when nothing was finished in it.
 
-def _check_disk(
-    out: Path, folder: Path, config: RecipeConfig, model: PreTrainedModel, shares: dict[str, float]
-) -> None:
-    trains_whole = config.finetune_tokens or config.lasso_tokens or config.rounds > 1
-    n_trained = n_parameters_of(model) if trains_whole else cut.n_parameters_at(model, shares)
-    free, needed = shutil.disk_usage(folder).free, DISK_BYTES * n_trained
-    if free < needed:
-        raise OSError(
-            f"out is {str(out)!r}, where {free / 1e9:.1f} GB are free; the way there takes {needed / 1e9:.1f} GB"
-        )
+    Raises
+    ------
+    UnavailableError
+        When it cannot be written, or another process has it.
+    """
+    folder = out.parent / f".{out.name}.unfinished"
+    lock = FileLock(folder.with_name(f"{folder.name}.lock"), timeout=0)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout as error:
+        raise UnavailableError(f"out is {str(out)!r}, on which another process is at work; wait for it") from error
+    except OSError as error:
+        raise UnavailableError(f"out is {str(out)!r}, which cannot be written: {error.strerror or error}") from error
+    try:
+        yield folder
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise UnavailableError(
+            f"out is {str(out)!r}, which cannot be written ({reason}); make room or choose another folder; the same "
+            f"command continues from where this one stopped"
+        ) from error
+    finally:
+        if next(folder.rglob("kept.json"), None) is None:
+            shutil.rmtree(folder, ignore_errors=True)
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()

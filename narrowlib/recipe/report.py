@@ -1,23 +1,36 @@
-"""What a narrowing cost, as numbers, as a page that needs nothing but itself, and as the card of the model."""
+"""What a narrowing cost: losses, sizes and speeds as numbers, as a self-contained page, and as the model's card."""
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+import statistics
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 import pandas as pd
+import torch
 from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from narrowlib.llm.evaluation import loss_per_skill
+from narrowlib.llm.models import load_causal_lm
+from narrowlib.llm.units import n_parameters_of
+from narrowlib.recipe.intake import texts_of
+from narrowlib.recipe.settings import RecipeConfig
 from narrowlib.store.files import replacing
 
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel
+
+N_READ, N_WRITTEN = 128, 16  # tokens by which speed is measured
 NUMBERS, PAGE, CARD = "report.json", "report.html", "README.md"
 _LOOKS = {  # of a split: colour of seaborn's colorblind palette, marker
     "train": ("#de8f05", "s"),
@@ -135,3 +148,75 @@ def _curves(report: Report) -> str:
     element = drawn.getvalue()[drawn.getvalue().index("<svg") :]
     words = "Loss on what is kept against training tokens, held out and in training"
     return element.replace("<svg", f'<svg role="img" aria-label="{words}"', 1)
+
+
+def losses_of(
+    model: PreTrainedModel, held_out: Mapping[str, Dataset], *, progress: bool = True
+) -> list[dict[str, Any]]:
+    """Loss on the held-out blocks of every text, as rows: see `narrowlib.llm.evaluation.loss_per_skill`."""
+    table = loss_per_skill(model, held_out, batch_size=4, progress=progress)
+    rows = table.rename(columns={"skill": "text"}).to_dict("records")
+    return [{name: None if value != value else value for name, value in row.items()} for row in rows]  # json has no NaN
+
+
+def loss_table(folder: str | Path, settings: Mapping[str, Any], *, progress: bool = True) -> pd.DataFrame:
+    """Losses of a narrowed model on held-out documents: those of its own run, unless ``settings`` name others.
+
+    Parameters
+    ----------
+    folder : path
+        The ``out`` of `narrowlib.recipe.narrowing.run`.
+    settings : mapping of str to Any
+        In place of those of the run.
+
+    Returns
+    -------
+    DataFrame
+        See `narrowlib.llm.evaluation.loss_per_skill`, with ``text`` for the skill.
+    """
+    config = RecipeConfig(**{**Report.read(folder).numbers["made from"]["settings"], **settings})
+    language_model = load_causal_lm(folder, device=config.device)
+    options = {"at_most": config.held_out_tokens, "block_length": config.block_length, "progress": progress}
+    texts = texts_of(config).items()
+    held_out = {name: text.blocks(language_model.tokenizer, "held-out", **options) for name, text in texts}
+    return pd.DataFrame(losses_of(language_model.model, held_out, progress=progress))
+
+
+def shape_of(model: PreTrainedModel) -> dict[str, int]:
+    """Parameters, bytes of the weights, and how wide and deep a model is."""
+    config, n_parameters = model.config, n_parameters_of(model)
+    return {
+        "parameters": n_parameters,
+        "bytes": n_parameters * model.dtype.itemsize,
+        "layers": config.num_hidden_layers,
+        "neurons per layer": config.intermediate_size,
+        "residual dimensions": config.hidden_size,
+        "query heads per layer": config.num_attention_heads,
+        "key-value heads per layer": config.num_key_value_heads,
+    }
+
+
+@torch.no_grad()
+def speed_of(model: PreTrainedModel) -> dict[str, float]:
+    """Tokens per second that a model reads, `N_READ` at once, and writes one by one, `N_WRITTEN` of them."""
+    longest = min(N_READ, model.config.max_position_embeddings - N_WRITTEN)
+    ids = torch.arange(longest, device=model.device)[None] % model.config.vocab_size
+    prompt = ids[:, : min(16, longest)]
+    options = {"max_new_tokens": N_WRITTEN, "min_new_tokens": N_WRITTEN, "do_sample": False, "pad_token_id": 0}
+    options["attention_mask"] = torch.ones_like(prompt)
+    return {
+        "read": longest / median_seconds(lambda: model(input_ids=ids, use_cache=False), model.device),
+        "write": N_WRITTEN / median_seconds(lambda: model.generate(prompt, **options), model.device),
+    }
+
+
+def median_seconds(call: Callable[[], Any], device: torch.device, *, repeats: int = 3) -> float:
+    """Median time of several calls, after one that does not count."""
+    seconds = []
+    for _ in range(repeats + 1):
+        started = time.perf_counter()
+        call()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds[1:])

@@ -6,12 +6,9 @@ so half a copy or a table edited by hand is noticed.  No pickle is written or re
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pandas as pd
@@ -136,41 +133,6 @@ def origin(record: Record) -> pd.DataFrame:
     return pd.Series(rows, name="this record").to_frame()
 
 
-def recorded(
-    name: str, config: dict[str, Any], compute: Callable[[], pd.DataFrame], folder: str | Path | None
-) -> pd.DataFrame:
-    """A table from its record when there is a good one of the same configuration, else computed and recorded.
-
-    Of several processes that computed it together the first records it, and all get that table.
-
-    Parameters
-    ----------
-    name : str
-        Name of the record.
-    config : dict
-        Everything the table depends on; what json holds.
-    compute : callable
-        Makes the table.
-    folder : path or None
-        Where records are kept; with None nothing is read or written.
-    """
-    if folder is None:
-        return compute()
-    try:
-        record = load(name, folder)
-        if record.config == json.loads(json.dumps(config)):
-            return record.frame
-    except BadRecordError:
-        pass
-    frame = compute()
-    if is_first_process():
-        save(Record(name, frame, config), folder)
-    if are_several():
-        torch.distributed.barrier()
-        frame = load(name, folder).frame
-    return frame
-
-
 def is_first_process() -> bool:
     """Whether this process is alone or, under ``torchrun``, the one that writes for all."""
     return not are_several() or torch.distributed.get_rank() == 0
@@ -179,17 +141,6 @@ def is_first_process() -> bool:
 def are_several() -> bool:
     """Whether several processes work together, as under ``torchrun``."""
     return torch.distributed.is_available() and torch.distributed.is_initialized()
-
-
-def digest_of(settings: Any) -> str:
-    """A short hash of settings that json holds, to name a folder by."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def source_digest(*modules: ModuleType) -> str:
-    """A short hash of the source of modules: results of different code do not mix."""
-    sources = [Path(module.__file__).read_bytes() for module in modules]
-    return hashlib.sha256(b"\0".join(sources)).hexdigest()[:16]
 
 
 def _paths(folder: Path, name: str) -> tuple[Path, Path]:

@@ -12,6 +12,8 @@ from companion import __main__ as companion
 from companion import record, with_gpus
 from trees import ROOT
 
+from narrowlib.chapters.frontier.config import METHODS, Config, runs_of
+
 SLURM = ROOT / "workflow" / "profiles" / "slurm"
 
 
@@ -45,9 +47,7 @@ def test_the_profile_is_for_slurm():
 
 
 def test_the_paper_profile_asks_for_five_sizes_of_each_way_and_tens_of_millions_of_tokens():
-    from narrowlib.chapters.frontier.config import METHODS, runs_of
-
-    config = record.frontier_config(record.all_parameters("llm-frontier", "paper", ""))
+    config = Config.from_parameters(record.all_parameters("llm-frontier", "paper", ""))
     counted = Counter(run.method for run in runs_of(config))
     assert set(counted) == set(METHODS) and min(counted.values()) >= 5
     assert config.n_steps * config.batch_size * config.block_length >= 19e6
@@ -56,7 +56,7 @@ def test_the_paper_profile_asks_for_five_sizes_of_each_way_and_tens_of_millions_
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["hierarchy", "--piece", "train"], "piece is 'train'; only llm-frontier can be made in pieces"),
+        (["hierarchy", "--piece", "train"], "piece is 'train'; the record of hierarchy is not made in pieces"),
         (["llm-frontier", "--piece", "x"], "piece is 'x'; it must be one of prepare, scratch-1"),
     ],
 )
@@ -99,8 +99,8 @@ def test_a_command_sees_the_gpus_it_got(given, seen, tmp_path, monkeypatch, capf
 
 def test_the_papers_own_settings_are_a_profile_away():
     """Michaud, Parker-Sartori and Tegmark (2025), section 5."""
-    config = record.frontier_config(record.all_parameters("llm-frontier", "llama", ""))
-    assert config.model == "meta-llama/Llama-3.2-1B" and config.pruning.source == "codeparrot/github-code"
+    config = Config.from_parameters(record.all_parameters("llm-frontier", "llama", ""))
+    assert config.model == "meta-llama/Llama-3.2-1B" and config.source == "codeparrot/github-code"
     assert config.n_steps * config.batch_size * config.block_length == 20_000 * 65_536
     values = record.all_parameters("llm-pruning", "llama", "")
     assert {

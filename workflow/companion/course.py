@@ -7,9 +7,8 @@ without what is between the marks.  Both are made from the chapter's source, so 
 from __future__ import annotations
 
 import argparse
-import hashlib
+import copy
 import os
-import re
 import sys
 from typing import Any
 
@@ -19,6 +18,7 @@ FOLDER = chapters.BUILD / "course"
 PROFILE = "course"  # what a student's notebook is run with; the defaults where no such file is
 SCHEMA = 3  # of nbgrader's metadata
 POINTS = 1
+PARAMETERS = "parameters"  # the locked cell of them
 SOLUTION = ("### BEGIN SOLUTION", "### END SOLUTION")
 HIDDEN = ("### BEGIN HIDDEN TESTS", "### END HIDDEN TESTS")
 CODE_STUB = "# your code"
@@ -27,7 +27,8 @@ INSTRUCTIONS = """# Before you begin
 
 - Run the notebook from the top; that takes about a minute. Then come the exercises, each worth {points}.
 - Where a cell says `= None  # your answer`, replace `None`, or add code below that sets the name. The cell after it
-  only sees whether there is an answer; whether it is right is checked when the notebook is graded.
+  only sees whether there is an answer; whether it is right is checked when the notebook is graded, with the parameters
+  as they are here. An answer is a number, a text, or a list of them.
 - Where a cell says *{stub}*, write there. A person reads it.
 - Remove or add no cell that is part of an exercise. Before you hand in, restart the kernel, run everything, and save.
 
@@ -66,12 +67,6 @@ def between(marks: tuple[str, str], text: str) -> str:
     return f"{marks[0]}\n{text}\n{marks[1]}"
 
 
-def without(marks: tuple[str, str], text: str, stub: str) -> str:
-    """Text with ``stub`` for what stands between two marks."""
-    hidden = re.compile(rf"^{re.escape(marks[0])}$.*?^{re.escape(marks[1])}$\n?", re.DOTALL | re.MULTILINE)
-    return hidden.sub(f"{stub}\n" if stub else "", text).rstrip("\n")
-
-
 def teachers_cells(exercise: exercises.Exercise, chapter: str) -> list[Any]:
     """An exercise as the teacher has it."""
     label = exercise.label
@@ -107,10 +102,14 @@ def teachers_notebook(chapter: str, profile: str) -> Any:
         if cell.cell_type != "code":
             cells += _prose_and_exercises(cell, chapter, {exercise.label: exercise for exercise in found})
         elif "parameters" in cell.metadata.get("tags", []):
-            cells.append(myst.code_cell(notebooks.with_values(cell.source, values), cell["id"], tags=["parameters"]))
+            source = notebooks.with_values(cell.source, values)
+            given = myst.code_cell(source, PARAMETERS, tags=["parameters"])
+            cells.append(marked(given, grade_id=PARAMETERS, locked=True))
         elif not exercises.has_tag(cell, "exercise") and not exercises.has_tag(cell, "check"):
             cells += myst.plain_cells([cell], chapter)
-    return notebooks.notebook_of(cells)
+    notebook = notebooks.notebook_of(cells)
+    notebook.metadata["narrowlib"] = {"chapter": chapter}
+    return notebook
 
 
 def _prose_and_exercises(cell: Any, chapter: str, found: dict[str, exercises.Exercise]) -> list[Any]:
@@ -137,38 +136,14 @@ def _instructions(chapter: str, found: list[exercises.Exercise], values: dict[st
 
 
 def students_notebook(teachers: Any) -> Any:
-    """The teacher's notebook without solutions and hidden checks, with the sums by which nbgrader sees changes."""
-    cells = []
-    for cell in teachers.cells:
-        about = cell.metadata.get("nbgrader")
-        if about and about["solution"]:
-            cell = _with_source(cell, without(SOLUTION, cell.source, CODE_STUB if _is_code(cell) else TEXT_STUB))
-        if about and about["grade"]:
-            cell = _with_source(cell, without(HIDDEN, cell.source, ""))
-        if about:
-            cell.metadata["nbgrader"] = {**about, "checksum": checksum(cell)}
-        cells.append(cell)
-    return notebooks.notebook_of(cells)
+    """The teacher's notebook without solutions and hidden checks, as nbgrader makes it."""
+    from nbgrader import preprocessors
 
-
-def _is_code(cell: Any) -> bool:
-    return cell.cell_type == "code"
-
-
-def _with_source(cell: Any, source: str) -> Any:
-    build = myst.code_cell if _is_code(cell) else myst.markdown_cell
-    new = build(source, cell["id"])
-    new.metadata.update(cell.metadata)
-    return new
-
-
-def checksum(cell: Any) -> str:
-    """Sum of a cell, as nbgrader computes it: by it an answer that was never touched is known, and worth nothing."""
-    about = cell.metadata["nbgrader"]
-    parts = [cell.source, cell.cell_type, str(about["grade"]), str(about["solution"]), str(about["locked"])]
-    parts.append(about["grade_id"])
-    parts += [str(float(about["points"]))] if about["grade"] else []
-    return hashlib.md5("".join(parts).encode(), usedforsecurity=False).hexdigest()
+    notebook = copy.deepcopy(teachers)
+    clear = preprocessors.ClearSolutions(code_stub={"python": CODE_STUB}, text_stub=TEXT_STUB)
+    for step in (clear, preprocessors.ClearHiddenTests(), preprocessors.ComputeChecksums()):
+        notebook, _ = step.preprocess(notebook, {})
+    return notebook
 
 
 def course_profile() -> str:

@@ -1,28 +1,53 @@
-"""Grade notebooks of students: put the teacher's checks back, run everything, and count points.
+"""Grade what students handed in: a row for every file, with its points or the reason why there are none.
 
-It decides as nbgrader does.  A notebook runs with the rights of whoever grades it; grade what you do not trust in a
-container, or with nbgrader and its own precautions.
+nbgrader makes the students' notebooks, decides on points and draws the feedback.  Unlike in its autograder, no check
+enters a process that a student's code controls: a notebook runs in a process of its own (`companion.answers`), only
+plain answers return from it, and the kernel that ran the teacher's notebook checks them.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import csv
 import io
+import json
 import os
+import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
 import nbformat
 
-from companion import chapters, course, plainly
+from companion import answers, chapters, course, exercises, feedback, myst, submissions
+from companion.submissions import MOST_BYTES, Row, checks, graded_cells, known_cells, label_of, read
+from narrowlib.store.downloads import CACHE_VARIABLE, cache_folder
 
-GRADES = course.FOLDER / "grades.csv"
-SECONDS_PER_CELL = 900
+GRADES, EXERCISES = course.FOLDER / "grades.csv", course.FOLDER / "exercises.csv"
+NO_ANSWER = "no answer yet"
+ENVIRONMENT = {
+    "CUDA_VISIBLE_DEVICES": "",  # teacher's and students' notebooks compute the same
+    "JUPYTER_PREFER_ENV_PATH": "1",
+    "OMP_NUM_THREADS": "2",
+    "TQDM_DISABLE": "1",
+}
+SHOW = "__import__('companion.answers', fromlist=['show']).show({path!r}, {label!r}, {names!r})"
+KEEP = "globals().setdefault('__states__', {{}})[{label!r}] = dict(globals())"
+CHECK = """exec(compile({check!r}, "check", "exec", optimize=0),
+    {{**__states__[{label!r}], **__import__("json").loads({values!r})}})"""
+IMAGE = "narrowlib-grade"
+DOCKERFILE = f"""FROM python:{sys.version_info.major}.{sys.version_info.minor}-slim
+COPY pyproject.toml constraints.txt README.md LICENSE /narrow/
+COPY narrowlib/__init__.py /narrow/narrowlib/
+COPY book/claims.yaml /narrow/book/
+COPY results/paper /narrow/results/paper
+RUN pip install --no-cache-dir --constraint /narrow/constraints.txt '/narrow[book]'
+"""
+IN_CONTAINER = 'cp -rs /cache /tmp/cache && find /tmp/cache -name "*.lock" -delete && exec python "$@"'
 
 
 @dataclass(frozen=True)
@@ -32,107 +57,227 @@ class Grade:
     exercise: str
     points: float | None
     of: float
+    reason: str = ""
 
 
-def graded_cells(notebook: Any) -> list[Any]:
-    """Cells that are worth points."""
-    return [cell for cell in notebook.cells if cell.metadata.get("nbgrader", {}).get("grade")]
+class Reference:
+    """The kernel that ran the teacher's notebook; it checks an answer by the state at its exercise."""
+
+    def __init__(self, teachers: Any, seconds: float) -> None:
+        from nbclient import NotebookClient
+
+        notebook = copy.deepcopy(teachers)
+        self.checks = {label: cell.source for label, cell in checks(notebook).items()}
+        for label, cell in checks(notebook).items():
+            cell.source = KEEP.format(label=label)
+        self.client = NotebookClient(notebook, timeout=seconds, startup_timeout=120, shutdown_kernel="immediate")
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self.client.setup_kernel())
+            for number, cell in enumerate(notebook.cells):
+                self.client.execute_cell(cell, number)
+            self.close = stack.pop_all().close
+
+    def wrong_with(self, label: str, values: dict[str, Any]) -> str:
+        """Why an answer is not right; empty when it is."""
+        from nbclient.exceptions import CellExecutionError
+
+        source = CHECK.format(check=self.checks[label], label=label, values=json.dumps(values))
+        try:
+            self.client.execute_cell(nbformat.v4.new_code_cell(source), 0)
+        except CellExecutionError as error:
+            return error.evalue or error.ename if error.ename == "AssertionError" else f"{error.ename}: {error.evalue}"
+        return ""
 
 
-def with_checks(submitted: Any, teachers: Any) -> Any:
-    """The submitted notebook with every locked cell as the teacher has it, the hidden checks included.
+class Grader:
+    """Grades one file after another, with a `Reference` for each chapter."""
+
+    def __init__(self, seconds_per_cell: float, seconds: float, contained: list[str]) -> None:
+        folder = course.FOLDER / "instructor"
+        found = {str(path.relative_to(folder).with_suffix("")): path for path in sorted(folder.rglob("*.ipynb"))}
+        self.teachers = {chapter: nbformat.read(path, as_version=4) for chapter, path in found.items()}
+        self.students = {chapter: course.students_notebook(teachers) for chapter, teachers in self.teachers.items()}
+        self.seconds_per_cell, self.seconds, self.contained = seconds_per_cell, seconds, contained
+        self.references: dict[str, Reference | Exception] = {}
+
+    def grade(self, row: Row, path: Path) -> tuple[list[Grade], Any]:
+        """Fill in the row of a file; returns the grades of its exercises and the notebook that ran."""
+        submitted = read(path)
+        row.chapter = submissions.chapter_of(submitted, self.students)
+        notebook = submissions.assembled(submitted, self.students[row.chapter])
+        answered, row.reason = self.run(notebook, self.names(row.chapter))
+        grades = [self.decide(cell, row.chapter, answered) for cell in graded_cells(notebook)]
+        row.points = sum((grade.points for grade in grades if grade.points is not None), 0.0)
+        row.of = sum(grade.of for grade in grades)
+        row.to_read = sum((grade.of for grade in grades if grade.points is None), 0.0)
+        return grades, notebook
+
+    def names(self, chapter: str) -> dict[str, list[str]]:
+        """What each exercise asks to set."""
+        known = known_cells(self.students[chapter])
+        return {name: exercises.unanswered(known[f"{name}-answer"].source) for name in checks(self.students[chapter])}
+
+    def run(self, notebook: Any, names: dict[str, list[str]]) -> tuple[dict[str, Any], str]:
+        """The answers of a notebook, run in another process, and what went wrong; its outputs are filled in."""
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
+            folder, asking = Path(temporary).resolve(), copy.deepcopy(notebook)
+            path = folder / answers.ANSWERS
+            for label, cell in checks(asking).items():
+                cell.source = SHOW.format(path=str(path), label=label, names=names[label])
+            again = "\n".join(cell.source for cell in checks(asking).values())  # for a check before its answer
+            asking.cells.append(myst.code_cell(again, "again"))
+            nbformat.write(asking, folder / answers.NOTEBOOK)
+            reason, answered = self.execute(folder), {}
+            with contextlib.suppress(Exception):  # what lies in the folder may be anything
+                lines = path.read_text(encoding="utf-8") if path.stat().st_size < MOST_BYTES else ""
+                for label, values in map(json.loads, lines.splitlines()):
+                    if isinstance(values, str) or None not in values.values():
+                        answered.setdefault(label, values)
+            with contextlib.suppress(Exception):
+                for cell, ran in zip(notebook.cells, read(folder / answers.NOTEBOOK).cells):
+                    cell.update({"outputs": ran.outputs} if cell.cell_type == "code" else {})
+        return answered, reason
+
+    def execute(self, folder: Path) -> str:
+        """Run the notebook in a folder, and end all that it has started; returns what went wrong."""
+        import psutil
+
+        command = [sys.executable, "-m", "companion.answers", str(folder), str(self.seconds_per_cell)]
+        name = f"{IMAGE}-{folder.name}"
+        if self.contained:
+            where = [f"--name={name}", f"--volume={folder}:{folder}", f"--workdir={folder}", IMAGE]
+            command = [*self.contained, *where, "sh", "-c", IN_CONTAINER, "sh", *command[1:]]
+        own = {"PYTHONPATH": f"{chapters.ROOT}{os.pathsep}{chapters.ROOT / 'workflow'}", "IPYTHONDIR": str(folder)}
+        log = folder / "log"
+        try:
+            with log.open("wb") as said:
+                process = subprocess.Popen(
+                    command, cwd=folder, env={**os.environ, **own}, stdin=subprocess.DEVNULL, stdout=said, stderr=said
+                )
+                code = process.wait(self.seconds)
+            last = log.read_bytes()[-300:].decode(errors="replace").strip().splitlines()[-1:]
+            return f"the process that ran it ended early, with code {code} ({' '.join(last)})" if code else ""
+        except subprocess.TimeoutExpired:
+            return f"it did not end within {self.seconds:g} seconds"
+        finally:
+            if self.contained:
+                subprocess.run([self.contained[0], "kill", name], capture_output=True)
+            for other in psutil.process_iter():
+                with contextlib.suppress(psutil.Error, OSError):
+                    if other.environ().get("IPYTHONDIR") == str(folder):
+                        other.kill()
+            process.wait()
+
+    def decide(self, cell: Any, chapter: str, answered: dict[str, Any]) -> Grade:
+        """The grade of a cell, by nbgrader's rule: untouched is worth nothing, nor is a check that fails."""
+        from nbgrader.utils import determine_grade
+
+        reason = ""
+        if cell.cell_type == "code":
+            reason = self.wrong_with(chapter, label_of(cell), answered.get(label_of(cell), NO_ANSWER))
+            said = {"ename": "Not right", "evalue": reason, "traceback": [reason]}
+            cell.outputs = [nbformat.v4.new_output("error", **said)] if reason else []
+        points, of = determine_grade(cell)
+        return Grade(label_of(cell), points, of, NO_ANSWER if points == 0 and not reason else reason)
+
+    def wrong_with(self, chapter: str, label: str, values: Any) -> str:
+        """Why an answer is not right; empty when it is."""
+        if isinstance(values, str):
+            return values
+        if chapter not in self.references:
+            try:
+                self.references[chapter] = Reference(self.teachers[chapter], self.seconds)
+            except Exception as error:
+                self.references[chapter] = RuntimeError(f"the teacher's notebook does not run: {error}")
+        reference = self.references[chapter]
+        if isinstance(reference, Exception):
+            raise reference
+        try:
+            return reference.wrong_with(label, {name: values[name] for name in self.names(chapter)[label]})
+        except Exception as error:  # the answer took the kernel down, or its check does not end
+            self.references.pop(chapter).close()
+            return f"its check did not end: {type(error).__name__}"
+
+
+def container() -> list[str]:
+    """The words that run a command in docker or podman, without network and with limits; builds the image.
 
     Raises
     ------
-    ValueError
-        When a cell that is graded is gone from the submitted notebook.
+    RuntimeError
+        When neither is running, or the image cannot be built.
     """
-    originals = {cell.metadata["nbgrader"]["grade_id"]: cell for cell in teachers.cells if "nbgrader" in cell.metadata}
-    restored, seen = copy.deepcopy(submitted), set()
-    for cell in restored.cells:
-        about = cell.metadata.get("nbgrader")
-        original = originals.get(about["grade_id"]) if about else None
-        if original is None:
-            continue
-        seen.add(about["grade_id"])
-        if original.metadata["nbgrader"]["locked"]:
-            cell.source = original.source
-        cell.metadata["nbgrader"] = {**original.metadata["nbgrader"], "checksum": about.get("checksum")}
-    missing = [cell.metadata["nbgrader"]["grade_id"] for cell in graded_cells(teachers)]
-    if missing := [name for name in missing if name not in seen]:
-        raise ValueError(f"the submitted notebook lacks the cell {missing[0]!r}")
-    return restored
+    engine = next((name for name in ("docker", "podman") if _succeeds([name, "info"])), None)
+    if engine is None:
+        raise RuntimeError("--container needs docker or podman; neither is running here")
+    build = [engine, "build", f"--tag={IMAGE}", "--file=-", str(chapters.ROOT)]
+    if subprocess.run(build, input=DOCKERFILE, text=True, env={**os.environ, "DOCKER_BUILDKIT": "1"}).returncode:
+        raise RuntimeError(f"{engine} could not build the image {IMAGE}; it says why above")
+    cache_folder().mkdir(parents=True, exist_ok=True)
+    shared = {f"/narrow/{name}": chapters.ROOT / name for name in ("narrowlib", "workflow", "results")}
+    shared["/cache"] = cache_folder()
+    inside = {**ENVIRONMENT, "HOME": "/tmp", CACHE_VARIABLE: "/tmp/cache", "PYTHONPATH": "/narrow:/narrow/workflow"}  # noqa: S108 (inside the container)
+    words = [engine, "run", "--rm", "--network=none", "--memory=4g", "--cpus=2", "--pids-limit=512", "--cap-drop=ALL"]
+    words += ["--security-opt=no-new-privileges", f"--user={os.getuid()}:{os.getgid()}"]
+    words += ["--userns=keep-id"] if engine == "podman" else []
+    words += [f"--env={name}={value}" for name, value in inside.items()]
+    return words + [f"--volume={there}:{at}:ro" for at, there in shared.items()]
 
 
-def run(notebook: Any, folder: Path) -> Any:
-    """The notebook executed to its end; a cell that fails stops nothing."""
-    from nbclient import NotebookClient
-
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(chapters.ROOT), before]))
-    os.environ.setdefault("TQDM_DISABLE", "1")
+def _succeeds(command: list[str]) -> bool:
     try:
-        resources = {"metadata": {"path": str(folder)}}
-        client = NotebookClient(notebook, timeout=SECONDS_PER_CELL, allow_errors=True, resources=resources)
-        client.startup_timeout = 120
-        return client.execute()
-    finally:
-        os.environ["PYTHONPATH"] = before or ""
+        return subprocess.run(command, capture_output=True, timeout=60).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
 
 
-def grades(executed: Any) -> list[Grade]:
-    """Points of an executed notebook, decided as nbgrader does."""
-    found = []
-    for cell in graded_cells(executed):
-        about = cell.metadata["nbgrader"]
-        points: float | None
-        if about["solution"]:  # answered in words: untouched is worth nothing, the rest is read by a person
-            points = 0.0 if about.get("checksum") == course.checksum(cell) else None
-        else:
-            failed = any(output.output_type == "error" for output in cell.outputs)
-            points = 0.0 if failed else float(about["points"])
-        found.append(Grade(about["grade_id"].rsplit("-", 1)[0], points, float(about["points"])))
-    return found
+def write_table(path: Path, rows: list[tuple[Any, ...]]) -> None:
+    """Write a table of values separated by commas, whole or not at all."""
+    table = io.StringIO(newline="")
+    csv.writer(table).writerows(rows)
+    chapters.write_if_changed(path, table.getvalue())
 
 
-def grade(submission: Path, teachers: Path) -> list[Grade]:
-    """Run and grade one submitted notebook."""
-    submitted = nbformat.read(submission, as_version=4)
-    restored = with_checks(submitted, nbformat.read(teachers, as_version=4))
-    with tempfile.TemporaryDirectory() as folder:
-        return grades(run(restored, Path(folder)))
-
-
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="holds submissions, named as the chapters: ANYTHING/hierarchy.ipynb")
+    parser.add_argument("folder", type=Path, help="STUDENT/*.ipynb, STUDENT.ipynb, or nbgrader's folder submitted")
+    parser.add_argument("--container", action="store_true", help="run notebooks in docker or podman, without network")
+    parser.add_argument("--seconds-per-cell", type=float, default=300)
+    parser.add_argument("--seconds", type=float, default=1800, help="of one notebook")
     asked = parser.parse_args(arguments)
-    rows, wrong = [], 0
-    for path in sorted(asked.folder.rglob("*.ipynb")):
-        teachers = course.FOLDER / "instructor" / path.name
-        if not teachers.is_file():
-            print(f"{path}: make course has written no {path.name}", file=sys.stderr)
-            wrong = 1
-            continue
-        try:
-            found = grade(path, teachers)
-        except (ValueError, nbformat.reader.NotJSONError) as error:
-            print(f"{path}: {error}", file=sys.stderr)
-            wrong = 1
-            continue
-        rows += [[str(path.relative_to(asked.folder)), row.exercise, row.points, row.of] for row in found]
-        decided = sum(row.points for row in found if row.points is not None)
-        open_points = sum(row.of for row in found if row.points is None)
-        print(f"{path}: {decided:g} of {sum(row.of for row in found):g} points, {open_points:g} to be read by a person")
-    if not rows:
-        print(f"FOLDER is {str(asked.folder)!r}; no notebook of this course lies there", file=sys.stderr)
+    for name in [name for name in os.environ if name.startswith("PYTHON") and name != "PYTHONPATH"]:
+        del os.environ[name]  # such as PYTHONOPTIMIZE, which would switch off assertions
+    os.environ.update(ENVIRONMENT)
+    try:
+        contained = container() if asked.container else []
+    except RuntimeError as error:
+        print(error, file=sys.stderr)
         return 2
-    table = io.StringIO()
-    csv.writer(table).writerows([["notebook", "exercise", "points", "of"], *rows])
-    chapters.write_if_changed(GRADES, table.getvalue())
+    grader = Grader(asked.seconds_per_cell, asked.seconds, contained)
+    pages = feedback.Pages()
+    if not grader.teachers:
+        print("there is no course to grade by; make course writes it", file=sys.stderr)
+        return 2
+    rows: list[tuple[Any, ...]] = [tuple(Row.__dataclass_fields__)]
+    table: list[tuple[Any, ...]] = [("student", "notebook", *Grade.__dataclass_fields__)]
+    for student, path in submissions.files_in(asked.folder):
+        names = (student, path.relative_to(asked.folder))
+        named = [os.fsencode(name).decode(errors="backslashreplace") for name in names]
+        row, grades, notebook = Row(*named), [], nbformat.v4.new_notebook()
+        try:
+            grades, notebook = grader.grade(row, path)
+        except Exception as error:
+            row.reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        row.reason = "; ".join(filter(None, (row.reason, pages.write(notebook, row))))
+        rows.append(astuple(row))
+        table += [(*named, *astuple(grade)) for grade in grades]
+        write_table(GRADES, rows)
+        write_table(EXERCISES, table)
+        points = f"{row.points:g} of {row.of:g} points, {row.to_read:g} to be read" if row.of else "no points"
+        print(f"{row.notebook}: {points}{row.reason and f' ({row.reason})'}", flush=True)
+    pages.close()
+    if len(rows) == 1:
+        print(f"FOLDER is {str(asked.folder)!r}; it must hold what students handed in", file=sys.stderr)
+        return 2
     print(os.path.relpath(GRADES))
-    return wrong
-
-
-if __name__ == "__main__":
-    sys.exit(plainly.run(main))
+    return 0

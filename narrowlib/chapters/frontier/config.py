@@ -2,86 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from narrowlib.chapters.frontier.small_base import SmallBaseConfig
-from narrowlib.chapters.language.config import LLMPruningConfig
-from narrowlib.data.tokens import PACKAGES
+from pydantic import Field
+
+from narrowlib.chapters.language.config import WHERE, TextConfig
 from narrowlib.llm.distillation import Distillation
 from narrowlib.llm.settings import LLMTrainingConfig
+from narrowlib.settings import (
+    Count,
+    Device,
+    NotNegative,
+    Numbers,
+    Pairs,
+    Positive,
+    Precision,
+    Rate,
+    Share,
+    Weight,
+    Whole,
+)
 
 METHODS = ("scratch", "distilled", "pruned", "pruned, distilled")
-PAPER_HEADS = (2, 3, 4, 5, 6)
-PAPER_PAIRS = ((0.5, 0.2), (0.5, 0.5), (0.8, 0.5), (0.8, 0.8), (0.9, 0.9))
 PREPARATION = "prepare"  # name of the piece that all runs need
+AT_ONCE = 8  # blocks at most through a model in training
+_NOT_OF_RUNS = ("target_loss", *WHERE)
 
 
-@dataclass(frozen=True)
-class FrontierConfig:
-    """Settings of the experiment; the defaults are those of the record at the paper's scale.
+class Config(TextConfig):
+    """Parameters of the chapter; the defaults are those of the record on the default model."""
 
-    Parameters
-    ----------
-    model : str
-        ``"small"`` for one that is trained here (`narrowlib.chapters.frontier.small_base`), else see
-        `narrowlib.llm.models.load_causal_lm`; the paper's is ``"meta-llama/Llama-3.2-1B"``.
-    base_steps : int
-        Training steps of the small one.
-    block_length, n_score_blocks, n_held_out_blocks, source
-        See `narrowlib.chapters.language.config.LLMPruningConfig`.
-    student_heads : sequence of int
-        Sizes of the students, see `narrowlib.llm.students.student_config`.
-    pairs : sequence of (float, float)
-        Sparsities of neurons and residual dimensions of the pruned networks.
-    n_steps, batch_size, micro_batch_size, n_warmup, weight_decay, precision, compiled, seed
-        Of every run, see `narrowlib.llm.settings.LLMTrainingConfig`; the learning rate then falls as a cosine.
-    student_rate, recovery_rate : float
-        Learning rates from random weights, and after pruning.
-    temperature, hard_weight : float
-        See `narrowlib.llm.distillation.Distillation`.
-    n_kept : int
-        Probabilities of the teacher that are kept per token.
-    evaluate_every : int
-        Steps between two readings of the held-out loss.
-    """
-
-    model: str = "default"
-    base_steps: int = SmallBaseConfig.n_steps
-    block_length: int = 1_024
-    n_score_blocks: int = 1_024
-    n_held_out_blocks: int = 64
-    source: str = PACKAGES
-    student_heads: Sequence[int] = PAPER_HEADS
-    pairs: Sequence[tuple[float, float]] = PAPER_PAIRS
-    n_steps: int = 300
-    batch_size: int = 64
-    micro_batch_size: int = 8
-    n_warmup: int = 30
-    student_rate: float = 1e-3
-    recovery_rate: float = 3e-4
-    weight_decay: float = 0.01
-    temperature: float = 2.0
-    hard_weight: float = 0.5
-    n_kept: int = 32
-    precision: str = "bfloat16"
-    compiled: bool = False
-    evaluate_every: int = 10
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("student_heads", "pairs"):
-            if not getattr(self, name):
-                raise ValueError(f"{name} is empty; it must hold at least one size")
-        for neurons, residual in self.pairs:
-            if not (0 <= neurons < 1 and 0 <= residual < 1):
-                raise ValueError(f"pairs holds ({neurons}, {residual}); sparsities must be from 0 to below 1")
+    model: str = Field("default", description="small (trained here), default, a local folder, or a name on the hub")
+    base_steps: Count = Field(1_000, description="training steps of the small one")
+    students: Numbers[Count] = Field(
+        (2, 3, 4, 5, 6), description="attention heads of the students, which set their width and depth"
+    )
+    sparsities: Pairs[Share] = Field(
+        ((0.5, 0.2), (0.5, 0.5), (0.8, 0.5), (0.8, 0.8), (0.9, 0.9)), description="of neurons/residual dimensions"
+    )
+    n_steps: Count = Field(300, description="training steps of every network")
+    batch_size: Count = Field(64, description="blocks in each")
+    n_warmup: Whole = Field(30, description="steps over which the step size rises")
+    student_rate: Rate = Field(1e-3, description="step size of AdamW from random weights")
+    recovery_rate: Rate = Field(3e-4, description="and after pruning")
+    temperature: Positive = Field(2.0, description="of teacher and student")
+    hard_weight: Weight = Field(0.5, description="of the next token in the loss of distillation")
+    n_kept: Count = Field(32, description="probabilities of the teacher that are kept per token")
+    precision: Precision = Field("bfloat16", description="of matrix products in training")
+    compiled: bool = Field(True, description="compile layers and loss before training")
+    evaluate_every: Count = Field(10, description="steps between two readings of the held-out loss")
+    target_loss: NotNegative = Field(0.0, description="nats to be reached; 0 for the lowest that every way reaches")
+    device: Device = Field("auto", description="where it runs")
+    checkpoints: str = Field("", description="folder where progress is saved and resumed from; empty for none")
 
     @property
-    def pruning(self) -> LLMPruningConfig:
-        """How blocks are chosen."""
-        names = ("model", "block_length", "n_score_blocks", "n_held_out_blocks", "source")
-        return LLMPruningConfig(**{name: getattr(self, name) for name in names})
+    def asked(self) -> dict[str, Any]:
+        """Every parameter that the runs depend on, as in a parameters cell."""
+        return {name: value for name, value in self.to_parameters().items() if name not in _NOT_OF_RUNS}
 
     @property
     def distillation(self) -> Distillation:
@@ -90,19 +68,15 @@ class FrontierConfig:
 
     def training(self, learning_rate: float) -> LLMTrainingConfig:
         """One configuration for all ways, but for the step size."""
+        at_once = max(n for n in range(1, AT_ONCE + 1) if self.batch_size % n == 0)
+        names = ("n_steps", "n_warmup", "batch_size", "precision", "compiled", "evaluate_every")
         return LLMTrainingConfig(
-            n_steps=self.n_steps,
+            **{name: getattr(self, name) for name in names},
             learning_rate=learning_rate,
-            n_warmup=self.n_warmup,
             schedule="cosine",
-            batch_size=self.batch_size,
-            micro_batch_size=min(self.micro_batch_size, self.batch_size),
-            weight_decay=self.weight_decay,
-            precision=self.precision,
-            compiled=self.compiled,
-            seed=self.seed,
+            micro_batch_size=at_once,
+            weight_decay=0.01,
             record_every=1,
-            evaluate_every=self.evaluate_every,
             checkpoint_every=100,
         )
 
@@ -134,24 +108,13 @@ class Run:
         return self.method.endswith("distilled")
 
 
-def runs_of(config: FrontierConfig) -> tuple[Run, ...]:
+def runs_of(config: Config) -> tuple[Run, ...]:
     """Every run of the experiment, by method and then size."""
     students_, pruned = METHODS[:2], METHODS[2:]
-    of_students = [Run(method, size) for method in students_ for size in config.student_heads]
-    return (*of_students, *(Run(method, tuple(pair)) for method in pruned for pair in config.pairs))
+    of_students = [Run(method, size) for method in students_ for size in config.students]
+    return (*of_students, *(Run(method, pair) for method in pruned for pair in config.sparsities))
 
 
-def parse_pairs(text: str) -> tuple[tuple[float, float], ...]:
-    """Pairs of sparsities out of a text such as ``"0.5/0.2 0.8/0.5"``."""
-    try:
-        pairs = [tuple(float(part) for part in pair.split("/")) for pair in text.split()]
-    except ValueError:
-        pairs = []
-    if not pairs or any(len(pair) != 2 for pair in pairs):
-        raise ValueError(f"pairs is {text!r}; it must be like '0.5/0.2 0.8/0.5': neurons/residual dimensions")
-    return tuple(pairs)
-
-
-def pieces(config: FrontierConfig) -> tuple[str, ...]:
+def pieces(config: Config) -> tuple[str, ...]:
     """Names of the pieces of the work: what all runs share, then every run."""
     return (PREPARATION, *(run.name for run in runs_of(config)))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
 import torch
+from pydantic import Field
 
 from narrowlib.data.documents import SKILLS, package_documents
 from narrowlib.data.tokens import END_OF_TEXT, skill_blocks
@@ -14,6 +14,7 @@ from narrowlib.devices import pick_device, prepare_torchvision
 from narrowlib.llm.models import LanguageModel
 from narrowlib.llm.settings import LLMTrainingConfig
 from narrowlib.llm.training import recover
+from narrowlib.settings import Count, Rate, Settings, Whole
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -23,35 +24,21 @@ NAME = "small"
 DOCUMENTS_PER_SKILL = 30  # that the tokenizer is learned from
 
 
-@dataclass(frozen=True)
-class SmallBaseConfig:
-    """Shape and training of the model.
+class SmallBaseConfig(Settings):
+    """Shape and training of the model; the residual stream has ``n_heads * head_dim`` dimensions."""
 
-    Parameters
-    ----------
-    vocab_size : int
-        Tokens: all bytes, and the pairs that stand next to each other most often.
-    n_heads, head_dim, n_layers, intermediate_size : int
-        The residual stream has ``n_heads * head_dim`` dimensions.
-    block_length : int
-        Tokens of a block.
-    n_steps, batch_size : int
-        Of training; blocks of all skills in equal number, in random order.
-    learning_rate : float
-    seed : int
-        Of weights and order.
-    """
-
-    vocab_size: int = 512
-    n_heads: int = 4
-    head_dim: int = 32
-    n_layers: int = 3
-    intermediate_size: int = 384
-    block_length: int = 128
-    n_steps: int = 1_500
-    batch_size: int = 4
-    learning_rate: float = 4e-3
-    seed: int = 0
+    vocab_size: Count = Field(512, description="tokens: all bytes, and the most frequent pairs")
+    n_heads: Count = 4
+    head_dim: Count = 32
+    n_layers: Count = 3
+    intermediate_size: Count = Field(384, description="neurons of a layer")
+    block_length: Count = Field(128, description="tokens of a block")
+    n_steps: Count = Field(
+        1_500, description="training steps, on blocks of all skills in equal number, in random order"
+    )
+    batch_size: Count = Field(4, description="blocks in each")
+    learning_rate: Rate = Field(4e-3, description="step size of AdamW")
+    seed: Whole = Field(0, description="of weights and order")
 
 
 def small_base(config: SmallBaseConfig | None = None, *, device: str = "auto", progress: bool = True) -> LanguageModel:

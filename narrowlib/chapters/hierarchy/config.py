@@ -41,12 +41,12 @@ class HierarchyConfig(Settings):
     width: int = Field(128, ge=2, le=65_536, description="neurons in a hidden layer")
     batch_size: int = Field(2_000, ge=1, le=1_000_000, description="samples of each task in a training step")
     n_steps: int = Field(
-        200_000, ge=1, le=100_000_000, description="training steps on broad data; narrow runs take n_subtasks + 1 times"
+        200_000, ge=1, le=100_000_000, description="training steps on broad data; narrow runs take more"
     )
     learning_rate: Rate = Field(1e-3, description="step size of Adam")
     precision: Precision = Field("float32", description="of matrix products")
     leave_below: float = Field(
-        0.0, ge=0, lt=CONVERGED_BITS, description="bits; a run below this on every task stops training, 0 for never"
+        0.0, ge=0, lt=CONVERGED_BITS, description="bits; a run below this on every task stops, 0 for never"
     )
 
     @part
@@ -77,7 +77,7 @@ class Config(HierarchyConfig):
     """Parameters of the page."""
 
     device: Device = Field("auto", description="where it runs")
-    checkpoints: str = Field("", description="folder where progress is saved and resumed from; empty for none")
+    checkpoints: str = Field("", description="folder to keep results in and resume from; empty for none")
 
     @part
     def experiment(self) -> HierarchyConfig:

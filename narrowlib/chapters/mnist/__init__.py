@@ -1,1 +1,29 @@
 """Chapter mnist: claims M1 and M2."""
+
+from narrowlib.chapters.mnist.config import EVEN, Config
+from narrowlib.chapters.mnist.experiment import compare, tables
+from narrowlib.chapters.mnist.figures import plot_digits, plot_forgetting_panels, plot_fronts, plot_shrinking
+from narrowlib.chapters.mnist.outcomes import (
+    best_networks,
+    best_settings,
+    dominance,
+    forgetting,
+    mistakes,
+    pareto_front,
+    share_regained,
+    smallest_regained,
+)
+from narrowlib.chapters.style import book_theme, plot_pending
+from narrowlib.claims import assess, assess_all, verdict
+from narrowlib.data.digits import mnist_digits
+from narrowlib.devices import pick_device
+from narrowlib.stacks.networks import accuracies
+from narrowlib.store.provenance import provenance
+from narrowlib.store.records import origin, paper_record, scale
+
+__all__ = [
+    "EVEN", "Config", "accuracies", "assess", "assess_all", "best_networks", "best_settings", "book_theme", "compare",
+    "dominance", "forgetting", "mistakes", "mnist_digits", "origin", "paper_record", "pareto_front", "pick_device",
+    "plot_digits", "plot_forgetting_panels", "plot_fronts", "plot_pending", "plot_shrinking", "provenance", "scale",
+    "share_regained", "smallest_regained", "tables", "verdict",
+]  # fmt: skip

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
 
 import pandas as pd
+from pydantic import Field, model_validator
 
 from narrowlib.data.digits import Digits
+from narrowlib.settings import (
+    Count,
+    Device,
+    NotNegative,
+    Numbers,
+    Positive,
+    Rate,
+    Settings,
+    Share,
+    Weight,
+    Whole,
+    part,
+)
 from narrowlib.stacks.gradients import LossAndGradient
 from narrowlib.stacks.networks import MLPStack
 from narrowlib.stacks.training import Goal, StepConfig, train_to_goal
@@ -17,120 +32,117 @@ EVEN, ODD = (0, 2, 4, 6, 8), (1, 3, 5, 7, 9)
 CHECKS_PER_EPOCH = 16  # looks at the even test digits while the even training digits pass once
 SCORE_BATCHES = 30  # of the size of a training batch, on which attribution scores are averaged
 SEEDS = {"from scratch": 1_000_000, "distillation": 2_000_000, "attribution": 3_000_000, "group lasso": 4_000_000}
+Even = Annotated[int, Field(ge=2, multiple_of=2)]
 
 
-@dataclass(frozen=True)
-class TeacherConfig:
+class TeacherConfig(Settings):
     """How the teacher of all ten digits is trained; the defaults are the paper's."""
 
-    width: int = 1_200  # of both hidden layers
-    n_epochs: int = 20  # at most
-    enough: float = 0.99  # test accuracy at which training ends
-    dropout: float = 0.2
-    learning_rate: float = 1e-3  # halved after an epoch that brings nothing
-    weight_decay: float = 1e-4
-    batch_size: int = 128
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("width", "n_epochs", "batch_size"):
-            _check_count(name, getattr(self, name))
+    width: Count = Field(description="neurons in each of the hidden layers")
+    n_epochs: Count = Field(description="passes over all training digits, at most")
+    enough: Positive = Field(0.99, description="test accuracy at which training ends")
+    dropout: Share = 0.2
+    learning_rate: Rate = Field(1e-3, description="step size of Adam, halved after an epoch that brings nothing")
+    weight_decay: NotNegative = 1e-4
+    batch_size: Count = 128
+    seed: Whole = 0
 
 
-@dataclass(frozen=True)
-class MethodConfig:
-    """The grid of one method: every size with every learning rate.
+class MethodConfig(Settings):
+    """The grid of one method: every size with every learning rate."""
 
-    Parameters
-    ----------
-    neurons : tuple of int
-        Neurons that are kept, of both hidden layers together; even, since the layers share them equally.
-    learning_rates : tuple of float
-    step : StepConfig
-        Everything else about an optimiser step.
-    """
-
-    neurons: tuple[int, ...]
-    learning_rates: tuple[float, ...]
-    step: StepConfig
-
-    def __post_init__(self) -> None:
-        for name in ("neurons", "learning_rates"):
-            values = tuple(getattr(self, name))
-            object.__setattr__(self, name, values)
-            if not values or not all(value > 0 for value in values):
-                raise ValueError(f"{name} is {values}; it must hold positive numbers")
-        for value in self.neurons:
-            if value != int(value) or value % 2:
-                raise ValueError(f"neurons holds {value}; every one must be an even whole number, half in each layer")
+    neurons: Numbers[Even] = Field(description="neurons kept in both hidden layers together, half in each")
+    learning_rates: Numbers[Rate] = Field(description="step sizes")
+    step: StepConfig = Field(description="everything else about an optimiser step")
 
 
-@dataclass(frozen=True)
-class LassoConfig:
-    """Group lasso with pruning while training; the defaults are the paper's.
+class LassoConfig(Settings):
+    """Group lasso with pruning while training."""
 
-    Parameters
-    ----------
-    method : MethodConfig
-        Targets (``neurons``), learning rates, and the optimiser step.
-    strengths : tuple of float
-        Lambda, weight of the penalty.
-    dropped_below : float
-        Norm of a neuron's weights below which it is dropped.
-    """
-
-    method: MethodConfig = field(
-        default_factory=lambda: MethodConfig(
-            (70, 100, 240, 400, 600),
-            (4e-4, 8e-4, 1e-3, 2e-3, 3e-3, 5e-3, 8e-3),
-            StepConfig(batch_size=16, max_norm=1.0),
-        )
-    )
-    strengths: tuple[float, ...] = (1e-3, 3e-3, 4e-3, 5e-3, 6.5e-3, 8e-3)
-    dropped_below: float = 0.05
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "strengths", tuple(self.strengths))
-        if not self.strengths or not all(strength >= 0 for strength in self.strengths):
-            raise ValueError(f"strengths is {self.strengths}; it must hold numbers of at least 0")
-        if not self.dropped_below > 0:
-            raise ValueError(f"dropped_below is {self.dropped_below!r}; it must be a positive number")
+    method: MethodConfig = Field(description="targets, learning rates and the optimiser step")
+    strengths: Numbers[NotNegative] = Field(description="lambda, weights of the penalty")
+    dropped_below: Positive = Field(0.05, description="norm of a neuron's weights below which it is dropped")
 
 
-_SIZES = (30, 50, 70, 100, 190, 400, 600, 1_200, 2_400)
-_TARGETS = (24, 36, 50, 70, 100, 130, 190, 300, 400, 600)
-
-
-@dataclass(frozen=True)
-class MnistConfig:
+class MnistConfig(Settings):
     """Settings of the comparison; the defaults are the paper's."""
 
-    teacher: TeacherConfig = field(default_factory=TeacherConfig)
-    scratch: MethodConfig = MethodConfig(_SIZES, (5e-3,), StepConfig(batch_size=16))
-    distillation: MethodConfig = MethodConfig(_SIZES, (1e-2,), StepConfig(batch_size=64, optimiser="sgd"))
-    attribution: MethodConfig = MethodConfig(_TARGETS, (4e-4, 1e-3, 3e-3, 6e-3), StepConfig(batch_size=16))
-    lasso: LassoConfig = field(default_factory=LassoConfig)
-    relearning_batch_size: int = 16
-    relearning_rate: float = 1e-3
-    relearning_points: int = 2_000  # samples of all digits
-    temperature: float = 20.0
-    hard_weight: float = 0.1
-    goal: float = 0.97  # accuracy on the even test digits
-    max_points: int = 50_000  # training samples that a run may see
-    n_repeats: int = 10
-    first_seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("max_points", "n_repeats", "relearning_batch_size", "relearning_points"):
-            _check_count(name, getattr(self, name))
-        for value in (*self.attribution.neurons, *self.lasso.method.neurons):
-            if value > 2 * self.teacher.width:
-                raise ValueError(f"neurons holds {value}; the teacher has {2 * self.teacher.width} to keep some of")
+    teacher: TeacherConfig
+    scratch: MethodConfig
+    distillation: MethodConfig
+    attribution: MethodConfig
+    lasso: LassoConfig
+    max_points: Count = Field(description="training samples that a run may see")
+    n_repeats: Count = Field(description="runs of every setting")
+    relearning_points: Count = Field(description="samples of all digits in relearning")
+    relearning_batch_size: Count = 16
+    relearning_rate: Rate = 1e-3
+    temperature: Positive = Field(20.0, description="of teacher and student in distillation")
+    hard_weight: Weight = Field(0.1, description="of the true labels in distillation")
+    goal: Positive = Field(0.97, description="accuracy on the even test digits")
+    first_seed: Whole = 0
 
     @property
     def seeds(self) -> range:
         """Seeds of the repeats."""
         return range(self.first_seed, self.first_seed + self.n_repeats)
+
+
+class Config(Settings):
+    """Parameters of the chapter; the defaults are the paper's."""
+
+    teacher_width: Count = Field(1_200, description="neurons in each of the teacher's hidden layers")
+    teacher_epochs: Count = Field(20, description="passes over all training digits, at most")
+    neurons: Numbers[Even] = Field(
+        (30, 50, 70, 100, 190, 400, 600, 1_200, 2_400),
+        description="sizes from scratch and by distillation: neurons, both layers, even",
+    )
+    pruned_neurons: Numbers[Even] = Field(
+        (24, 36, 50, 70, 100, 130, 190, 300, 400, 600), description="sizes by attribution"
+    )
+    lasso_neurons: Numbers[Even] = Field((70, 100, 240, 400, 600), description="targets of group lasso")
+    scratch_rates: Numbers[Rate] = Field((5e-3,), description="step sizes of Adam from scratch")
+    distillation_rates: Numbers[Rate] = Field((1e-2,), description="step sizes of SGD in distillation")
+    attribution_rates: Numbers[Rate] = Field(
+        (4e-4, 1e-3, 3e-3, 6e-3), description="step sizes of Adam after pruning by attribution"
+    )
+    lasso_rates: Numbers[Rate] = Field(
+        (4e-4, 8e-4, 1e-3, 2e-3, 3e-3, 5e-3, 8e-3), description="step sizes of Adam with group lasso"
+    )
+    lasso_strengths: Numbers[NotNegative] = Field(
+        (1e-3, 3e-3, 4e-3, 5e-3, 6.5e-3, 8e-3), description="lambda, weights of the penalty"
+    )
+    n_repeats: Count = Field(10, description="runs of every setting")
+    max_points: Count = Field(50_000, description="training samples that a run may see")
+    relearning_points: Count = Field(2_000, description="samples of all digits in the last part")
+    device: Device = Field("auto", description="where it runs")
+    checkpoints: str = Field("", description="folder where progress is saved and resumed from; empty for none")
+
+    @model_validator(mode="after")
+    def _teacher_is_larger(self) -> Config:
+        most = 2 * self.teacher_width
+        for name in ("pruned_neurons", "lasso_neurons"):
+            if max(getattr(self, name)) > most:
+                raise ValueError(f"{name} holds {max(getattr(self, name))}; the teacher has {most} to keep some of")
+        return self
+
+    @part
+    def comparison(self) -> MnistConfig:
+        """The configuration of the experiment."""
+        lasso = self._method("lasso", "lasso_neurons", StepConfig(batch_size=16, max_norm=1.0))
+        return self.build(
+            MnistConfig,
+            teacher=self.build(TeacherConfig, {"width": "teacher_width", "n_epochs": "teacher_epochs"}),
+            scratch=self._method("scratch", "neurons", StepConfig(batch_size=16)),
+            distillation=self._method(
+                "distillation", "neurons", StepConfig(batch_size=64, optimiser="sgd", momentum=0.9)
+            ),
+            attribution=self._method("attribution", "pruned_neurons", StepConfig(batch_size=16)),
+            lasso=self.build(LassoConfig, {"strengths": "lasso_strengths"}, method=lasso),
+        )
+
+    def _method(self, name: str, neurons: str, step: StepConfig) -> MethodConfig:
+        return self.build(MethodConfig, {"neurons": neurons, "learning_rates": f"{name}_rates"}, step=step)
 
 
 @dataclass(frozen=True)
@@ -149,28 +161,6 @@ class Outcome:
 
     runs: pd.DataFrame
     networks: dict[int, MLPStack]
-
-
-def _check_count(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1")
-
-
-def numbers(text: str, kind: Callable[[str], float] = int) -> tuple[float, ...]:
-    """Numbers that are written with spaces between them, as in a parameters cell: ``"16 32 64"``.
-
-    Raises
-    ------
-    ValueError
-        For an empty text, or a word that is not such a number.
-    """
-    try:
-        found = tuple(kind(word) for word in text.split())
-    except ValueError:
-        found = ()
-    if not found:
-        raise ValueError(f"numbers is {text!r}; it must hold numbers ({kind.__name__}) with spaces between them")
-    return found
 
 
 def even_goal(config: MnistConfig, even: Digits) -> Goal:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from narrowlib.chapters.mnist.config import EVEN, MnistConfig, Outcome
+from narrowlib.chapters.mnist.config import EVEN, Config, MnistConfig, Outcome
 from narrowlib.chapters.mnist.lasso import METHOD, prune_while_training
 from narrowlib.chapters.mnist.methods import distil, from_scratch, prune_by_attribution, train_teacher
 from narrowlib.chapters.mnist.outcomes import forgetting
@@ -86,14 +86,8 @@ def compare(config: MnistConfig, digits: Digits, *, checkpoints: str | Path = ""
     return Comparison(teacher, outcomes, paths)
 
 
-def paper_tables(
-    config: MnistConfig | None = None,
-    *,
-    device: str = "auto",
-    checkpoints: str | Path = "",
-    progress: bool = True,
-) -> dict[str, pd.DataFrame]:
-    """Everything that the chapter shows, as tables; by default at the paper's scale.
+def tables(config: Config, *, progress: bool = True) -> dict[str, pd.DataFrame]:
+    """Everything that the chapter shows, as tables.
 
     Returns
     -------
@@ -101,10 +95,9 @@ def paper_tables(
         ``mnist-runs`` and ``mnist-paths``, see `Comparison`, ``mnist-forgetting``, see
         `narrowlib.chapters.mnist.outcomes.forgetting`.
     """
-    config = MnistConfig() if config is None else config
-    digits = mnist_digits(pick_device(device))
-    comparison = compare(config, digits, checkpoints=checkpoints, progress=progress)
-    forgotten = forgetting(config, comparison.teacher, comparison.outcomes, digits, progress=progress)
+    asked, digits = config.comparison, mnist_digits(pick_device(config.device))
+    comparison = compare(asked, digits, checkpoints=config.checkpoints, progress=progress)
+    forgotten = forgetting(asked, comparison.teacher, comparison.outcomes, digits, progress=progress)
     return {"mnist-runs": comparison.runs, "mnist-paths": comparison.paths, "mnist-forgetting": forgotten}
 
 

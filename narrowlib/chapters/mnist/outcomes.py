@@ -12,7 +12,7 @@ from narrowlib.data.digits import Digits
 from narrowlib.stacks.networks import MLPStack, accuracies, predictions
 from narrowlib.stacks.training import Goal, StepConfig, labelled, train_to_goal
 
-PRUNING = ("attribution", "group lasso")
+PRUNING_METHODS = ("attribution", "group lasso")
 RELEARNING_SEED = 5_000_000  # apart from the seeds of the methods
 _SETTING = ["method", "neurons", "strength", "learning_rate"]
 _PICTURE_SIDE = 28
@@ -72,7 +72,7 @@ def dominance(best: pd.DataFrame) -> pd.DataFrame:
         ``dominated``.
     """
     reached = best[best["reached"]]
-    pruned, others = reached[reached["method"].isin(PRUNING)], reached[~reached["method"].isin(PRUNING)]
+    pruned, others = reached[reached["method"].isin(PRUNING_METHODS)], reached[~reached["method"].isin(PRUNING_METHODS)]
     rows = []
     for other in others.itertuples():
         smaller = pruned[pruned["neurons"] <= other.neurons].sort_values(["points", "neurons"])

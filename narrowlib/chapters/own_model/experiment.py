@@ -13,8 +13,7 @@ from narrowlib.llm.export import sliced
 from narrowlib.llm.models import load_causal_lm
 from narrowlib.llm.training import recover
 from narrowlib.recipe import cut
-from narrowlib.recipe.course import training_config
-from narrowlib.recipe.narrowing import texts_of
+from narrowlib.recipe.intake import texts_of
 from narrowlib.recipe.report import Report
 from narrowlib.recipe.settings import RecipeConfig
 from narrowlib.store.files import inside
@@ -84,7 +83,7 @@ def budget_curves(report: Report, *, device: str = "auto", progress: bool = True
     ValueError
         For a narrowing that cut more than once, or trained before the cut.
     """
-    config = RecipeConfig.of({**report.numbers["made from"]["settings"], "device": device})
+    config = RecipeConfig(**report.numbers["made from"]["settings"], device=device)
     if config.rounds > 1 or config.finetune_tokens or config.lasso_tokens or not config.recovery_tokens:
         raise ValueError(
             f"report is of {config.rounds} rounds with {config.finetune_tokens + config.lasso_tokens} tokens before "
@@ -99,7 +98,7 @@ def budget_curves(report: Report, *, device: str = "auto", progress: bool = True
     counts = report.numbers["rounds"][0]["counts"]
     for start in CONTROLS:
         model = _control(language_model.model, start, counts, config)
-        training = training_config(config, config.recovery_tokens, seed=2)  # as the first round's
+        training = config.training(config.recovery_tokens, seed=2)  # as the first round's
         curve = recover(model, train, training, held_out=held_out, progress=progress)
         frames.append(curve[curve["split"] == "held out"].assign(start=start))
     columns = pd.concat(frames, ignore_index=True)[["start", "tokens", "loss"]]

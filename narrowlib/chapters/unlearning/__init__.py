@@ -1,1 +1,25 @@
 """Chapter unlearning: claim U1."""
+
+from narrowlib.chapters.style import book_theme, plot_pending
+from narrowlib.chapters.unlearning.config import Config
+from narrowlib.chapters.unlearning.experiment import tables, whole_model_accuracies
+from narrowlib.chapters.unlearning.figures import plot_before_after, plot_relearning
+from narrowlib.chapters.unlearning.measures import (
+    accuracies,
+    arrows,
+    clear_wins,
+    paper_table,
+    relearning_curves,
+    tokens_to_relearn,
+    unlearning_measures,
+)
+from narrowlib.claims import assess, verdict
+from narrowlib.data.facts import CHANCE, facts
+from narrowlib.store.provenance import provenance
+from narrowlib.store.records import origin, paper_record, scale
+
+__all__ = [
+    "CHANCE", "Config", "accuracies", "arrows", "assess", "book_theme", "clear_wins", "facts", "origin", "paper_record",
+    "paper_table", "plot_before_after", "plot_pending", "plot_relearning", "provenance", "relearning_curves", "scale",
+    "tables", "tokens_to_relearn", "unlearning_measures", "verdict", "whole_model_accuracies",
+]  # fmt: skip

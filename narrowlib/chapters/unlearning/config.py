@@ -1,68 +1,89 @@
-"""Settings of the experiment on unlearning, and the settings from the parameters of its chapter."""
+"""Settings of the experiment on unlearning."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from narrowlib.chapters.language.config import RANKED_BY, LLMPruningConfig
-from narrowlib.chapters.mnist.config import numbers
+from pydantic import Field
+
+from narrowlib.chapters.language.config import RANKED_BY, WHERE, LLMPruningConfig
 from narrowlib.llm.settings import PAPER_GROUP_LASSO, LLMTrainingConfig
+from narrowlib.settings import Count, Device, NotNegative, Numbers, Part, Precision, Rate, Settings, Whole, Words, part
 
 BASE = "base"
-PRUNING = {"random": "random", "attribution": RANKED_BY, "lasso": RANKED_BY}  # by method, the score that ranks neurons
+SCORE_OF = {"random": "random", "attribution": RANKED_BY, "lasso": RANKED_BY}  # by method, what ranks the neurons
 CONTROLS = ("python", "scratch")  # the whole model trained on Python; a pruned model's shape, without its weights
-METHODS = (*PRUNING, *CONTROLS)
-SPARSITIES = (0.3, 0.63, 0.8)  # the paper's
-PAPER_PYTHON = LLMTrainingConfig(n_steps=250, learning_rate=2e-4, n_warmup=25)
-PAPER_SCRATCH = LLMTrainingConfig(n_steps=250, learning_rate=5e-4, n_warmup=25, schedule="cosine", weight_decay=0.01)
-PAPER_RELEARNING = LLMTrainingConfig(
-    n_steps=200, learning_rate=1e-4, n_warmup=0, schedule="constant", batch_size=8, record_every=10
-)
+METHODS = (*SCORE_OF, *CONTROLS)
+PYTHON_RATE, SCRATCH_RATE = 2e-4, 5e-4  # step sizes on Python: from trained weights, from random ones
+_NOT_OF_RUNS = ("benchmarks", *WHERE)
 
 
-@dataclass(frozen=True)
-class UnlearningConfig:
-    """Settings of the experiment.
+class Config(Settings):
+    """Parameters of the chapter; the defaults are those of the record on the default model.
 
-    Parameters
-    ----------
-    pruning : LLMPruningConfig
-        Model, blocks, and how the group lasso is run before the cut.
-    methods : tuple of str
-        Of `METHODS`: three ways to prune neurons, and two controls, ``"python"``, the whole model trained on Python as
-        the pruned ones are, and ``"scratch"``, random weights in the shape of a pruned model.
-    sparsities : tuple of float
-        Shares of neurons that are cut out.
-    strength : float
-        Of the group lasso.
-    python : LLMTrainingConfig, optional
-        Training on Python between cut and test; by default none.
-    scratch : LLMTrainingConfig, optional
-        The same for random weights.
-    relearning : LLMTrainingConfig
-        Training on the facts of the half ``"train"``.
-    per_category : int, optional
-        See `narrowlib.data.facts.facts`.
+    Of the methods, three prune neurons; ``"python"`` is the whole model trained on Python as the pruned ones are, and
+    ``"scratch"`` has random weights in the shape of a pruned model.
     """
 
-    pruning: LLMPruningConfig = field(default_factory=LLMPruningConfig)
-    methods: tuple[str, ...] = METHODS
-    sparsities: tuple[float, ...] = SPARSITIES
-    strength: float = 3e-4
-    python: LLMTrainingConfig | None = PAPER_PYTHON
-    scratch: LLMTrainingConfig | None = PAPER_SCRATCH
-    relearning: LLMTrainingConfig = PAPER_RELEARNING
-    per_category: int | None = None
+    model: str = Field("default", description="default, tiny (random), a local folder, or a name on the hub")
+    block_length: Annotated[int, Field(ge=2, le=131_072)] = Field(1_024, description="tokens of a block of code")
+    n_score_blocks: Count = Field(1_024, description="blocks that scores are computed on")
+    n_held_out_blocks: Count = Field(64, description="blocks of every skill that losses are read on")
+    facts_per_category: Whole = Field(0, description="of each half, 0 for all")
+    methods: Words[Literal[METHODS]] = Field(METHODS, description="three ways to prune neurons, and two controls")
+    sparsities: Numbers[Part] = Field((0.3, 0.63, 0.8), description="shares of the neurons that are cut out")
+    python_steps: Whole = Field(250, description="training on Python after the cut, 0 for none")
+    python_batch_size: Count = Field(64, description="blocks in each step of it, and of the group lasso")
+    lasso_steps: Count = Field(1_000, description="of the group lasso, where it is among the methods")
+    lasso_strength: NotNegative = Field(3e-4, description="of the group lasso")
+    relearning_steps: Count = Field(200, description="training on facts")
+    relearning_batch_size: Count = Field(8, description="blocks of 64 tokens in each")
+    relearning_rate: Rate = Field(1e-4, description="step size of AdamW there")
+    n_records: Count = Field(20, description="how often a model is asked meanwhile")
+    precision: Precision = Field("bfloat16", description="of matrix products in training")
+    benchmarks: str = Field("", description="tasks of lm-eval for the whole model, such as arc_easy")
+    device: Device = Field("auto", description="where it runs")
+    checkpoints: str = Field("", description="folder where progress is saved and resumed from; empty for none")
 
-    def __post_init__(self) -> None:
-        for method in self.methods:
-            if method not in METHODS:
-                raise ValueError(f"methods holds {method!r}; it must hold some of {', '.join(METHODS)}")
-        for sparsity in self.sparsities:
-            if not 0 < sparsity < 1:
-                raise ValueError(f"sparsities holds {sparsity!r}; it must hold numbers between 0 and 1")
+    @property
+    def asked(self) -> dict[str, Any]:
+        """Every parameter that the tables depend on, as in a parameters cell."""
+        return {name: value for name, value in self.to_parameters().items() if name not in _NOT_OF_RUNS}
+
+    @property
+    def per_category(self) -> int | None:
+        """See `narrowlib.data.facts.facts`."""
+        return self.facts_per_category or None
+
+    @part
+    def pruning(self) -> LLMPruningConfig:
+        """Model, blocks, and how the group lasso is run before the cut."""
+        lasso = self._on_python(self.lasso_steps, PAPER_GROUP_LASSO.learning_rate)
+        return self.build(LLMPruningConfig, lasso=lasso)
+
+    @part
+    def python(self) -> LLMTrainingConfig | None:
+        """Training on Python between cut and test."""
+        return self._on_python(self.python_steps, PYTHON_RATE) if self.python_steps else None
+
+    @part
+    def scratch(self) -> LLMTrainingConfig | None:
+        """The same for random weights."""
+        more = {"schedule": "cosine", "weight_decay": 0.01}
+        return self._on_python(self.python_steps, SCRATCH_RATE, **more) if self.python_steps else None
+
+    @part
+    def relearning(self) -> LLMTrainingConfig:
+        """Training on the facts of the half ``"train"``."""
+        return LLMTrainingConfig(
+            n_steps=self.relearning_steps,
+            learning_rate=self.relearning_rate,
+            n_warmup=0,
+            schedule="constant",
+            **self._batches(self.relearning_batch_size),
+            record_every=max(1, self.relearning_steps // self.n_records),
+        )
 
     def runs(self) -> Iterator[tuple[str, float]]:
         """Method and sparsity of every model, the base model first."""
@@ -71,72 +92,10 @@ class UnlearningConfig:
             for sparsity in (0.0,) if method == "python" else self.sparsities:
                 yield method, sparsity
 
+    def _on_python(self, n_steps: int, learning_rate: float, **more: Any) -> LLMTrainingConfig:
+        steps = {"n_steps": n_steps, "n_warmup": n_steps // 10, "learning_rate": learning_rate}
+        return LLMTrainingConfig(**steps, **self._batches(self.python_batch_size), **more)
 
-def unlearning_config(
-    *,
-    methods: str,
-    sparsities: str,
-    python_steps: int,
-    lasso_steps: int,
-    lasso_strength: float,
-    relearning_steps: int,
-    relearning_batch_size: int,
-    relearning_rate: float,
-    python_batch_size: int = 64,
-    python_rate: float = PAPER_PYTHON.learning_rate,
-    scratch_rate: float = PAPER_SCRATCH.learning_rate,
-    precision: str = "bfloat16",
-    n_records: int = 20,
-    facts_per_category: int = 0,
-    **blocks: Any,
-) -> UnlearningConfig:
-    """The settings from the chapter's parameters, which say each in a word or a number.
-
-    Parameters
-    ----------
-    methods, sparsities : str
-        Words and numbers with spaces between them: ``"random attribution"``, ``"0.3 0.8"``.
-    python_steps, lasso_steps : int
-        Of training on Python after the cut, and of the group lasso before it; no Python with 0.
-    python_batch_size : int
-        Blocks per step of both.
-    lasso_strength, python_rate, scratch_rate, relearning_steps, relearning_batch_size, relearning_rate, precision
-        See `UnlearningConfig` and `narrowlib.llm.settings.LLMTrainingConfig`.
-    n_records : int
-        How often a model is asked while it learns facts again, beside before it.
-    facts_per_category : int
-        0 for all.
-    **blocks
-        ``model``, ``block_length``, ``n_score_blocks`` and ``n_held_out_blocks`` of
-        `narrowlib.chapters.language.config.LLMPruningConfig`.
-
-    Raises
-    ------
-    ValueError
-        For what these do not allow.
-    """
-    micro = {"batch_size": python_batch_size, "micro_batch_size": min(8, python_batch_size), "precision": precision}
-    python = scratch = None
-    if python_steps:
-        steps = {"n_steps": python_steps, "n_warmup": python_steps // 10, **micro}
-        python = PAPER_PYTHON.replace(learning_rate=python_rate, **steps)
-        scratch = PAPER_SCRATCH.replace(learning_rate=scratch_rate, **steps)
-    lasso = PAPER_GROUP_LASSO.replace(n_steps=lasso_steps, n_warmup=lasso_steps // 10, **micro)
-    relearning = PAPER_RELEARNING.replace(
-        n_steps=relearning_steps,
-        batch_size=relearning_batch_size,
-        micro_batch_size=min(8, relearning_batch_size),
-        learning_rate=relearning_rate,
-        precision=precision,
-        record_every=max(1, relearning_steps // n_records),
-    )
-    return UnlearningConfig(
-        pruning=LLMPruningConfig(lasso=lasso, **blocks),
-        methods=tuple(methods.split()),
-        sparsities=numbers(sparsities, float),
-        strength=lasso_strength,
-        python=python,
-        scratch=scratch,
-        relearning=relearning,
-        per_category=facts_per_category or None,
-    )
+    def _batches(self, batch_size: int) -> dict[str, Any]:
+        at_once = max(n for n in range(1, 9) if batch_size % n == 0)
+        return {"batch_size": batch_size, "micro_batch_size": at_once, "precision": self.precision}

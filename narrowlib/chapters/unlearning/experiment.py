@@ -3,35 +3,29 @@
 from __future__ import annotations
 
 import copy
-import sys
 from functools import cached_property, partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
 
-from narrowlib import penalties
-from narrowlib.chapters.language import lasso as llm_lasso
-from narrowlib.chapters.language import recovery as llm_recovery
 from narrowlib.chapters.language.config import BEFORE, RANKED_BY, WANTED_SKILL
 from narrowlib.chapters.language.lasso import Trained, regularised
-from narrowlib.chapters.language.recovery import narrowed
+from narrowlib.chapters.language.recovery import narrowed, unfinished_in
 from narrowlib.chapters.language.scoring import Scores, unit_scores
-from narrowlib.chapters.unlearning.config import BASE, PRUNING, UnlearningConfig
+from narrowlib.chapters.unlearning.config import BASE, SCORE_OF, Config
 from narrowlib.data import facts as knowledge
 from narrowlib.data.documents import SKILLS
 from narrowlib.data.facts import fact_blocks, facts
-from narrowlib.llm import answers as answering
-from narrowlib.llm import evaluation
+from narrowlib.devices import pick_device
 from narrowlib.llm.answers import answer_facts
 from narrowlib.llm.evaluation import loss_per_skill
+from narrowlib.llm.harness import benchmark_accuracies
 from narrowlib.llm.models import LanguageModel, load_causal_lm
 from narrowlib.llm.settings import LLMTrainingConfig
 from narrowlib.llm.training import recover
 from narrowlib.llm.units import n_parameters_of
 from narrowlib.store.kept import Kept
-from narrowlib.store.records import digest_of, recorded, source_digest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -77,23 +71,14 @@ def relearn(
     return pd.concat(frames, ignore_index=True)
 
 
-def unlearning_tables(
-    config: UnlearningConfig | None = None,
-    *,
-    device: str = "auto",
-    checkpoints: str | Path = "",
-    progress: bool = True,
-) -> dict[str, pd.DataFrame]:
+def tables(config: Config, *, progress: bool = True) -> dict[str, pd.DataFrame]:
     """Narrow a model to Python in several ways, then ask it plain facts while it learns others of them again.
+
+    What a model answered is kept in the folder ``checkpoints`` as soon as it is finished.
 
     Parameters
     ----------
-    config : UnlearningConfig, optional
-        By default at the scale of the record.
-    device : {"auto", "cpu", "cuda"}
-    checkpoints : path, optional
-        Folder to leave off in: what a model answered is kept there as soon as it is finished.  The same call of the
-        same code goes on from there after a kill.
+    config : Config
     progress : bool
 
     Returns
@@ -107,70 +92,66 @@ def unlearning_tables(
     -----
     Source: Michaud, Parker-Sartori and Tegmark (2025), the table on unlearning.
     """
-    config = UnlearningConfig() if config is None else config
-    folder = _checkpoint_folder(checkpoints, config)
-    study = _Study(load_causal_lm(config.pruning.model, device=device), config, folder, progress)
-    found: dict[str, list[pd.DataFrame]] = {"skills": [], "answers": []}
-    for method, sparsity in config.runs():
-        about = {"config": repr(config), "method": method, "sparsity": sparsity}
-        for table, frames in found.items():  # skills first: answering ends with another model
-            compute = partial(getattr(study, table), method, sparsity)
-            frames.append(recorded(f"{table}-{method}-{round(100 * sparsity)}", about, compute, folder))
-    return {table: pd.concat(found[table], ignore_index=True) for table in ("answers", "skills")}
+    study = _Study(config, progress)
+    found = [
+        study.store.keep(f"{method}-{round(100 * sparsity)}", partial(study.answered, method, sparsity))
+        for method, sparsity in config.runs()
+    ]
+    return {name: pd.concat([each[name] for each in found], ignore_index=True) for name in ("answers", "skills")}
 
 
-def _checkpoint_folder(parent: str | Path, config: UnlearningConfig) -> Path | None:
-    if not parent:
-        return None
-    own = (answering, evaluation, knowledge, llm_lasso, llm_recovery, penalties)
-    code = source_digest(*llm_recovery.CODE, *own, sys.modules[__name__])
-    return Path(parent) / digest_of([repr(config), torch.__version__, code])
+def whole_model_accuracies(config: Config) -> pd.DataFrame:
+    """What the whole model answers in the benchmarks that are asked for.
+
+    See `narrowlib.llm.harness.benchmark_accuracies`.
+    """
+    whole = load_causal_lm(config.model, device=config.device)
+    return benchmark_accuracies(whole.model, whole.tokenizer, config.benchmarks.split())
 
 
 class _Study:
     """The models of one experiment, one at a time; what several of them need is made when it is first asked for."""
 
-    def __init__(
-        self, language_model: LanguageModel, config: UnlearningConfig, folder: Path | None, progress: bool
-    ) -> None:
-        self.base, self.tokenizer, self.config = language_model.model, language_model.tokenizer, config
-        self.where = {"checkpoint": folder, "progress": progress}
-        self.progress = progress
-        self._made: tuple[tuple[str, float], PreTrainedModel] | None = None
+    def __init__(self, config: Config, progress: bool) -> None:
+        self.config, self.progress = config, progress
+        self.store = Kept(config.checkpoints, config.asked, device=pick_device(config.device))
 
-    def skills(self, method: str, sparsity: float) -> pd.DataFrame:
+    def answered(self, method: str, sparsity: float) -> dict[str, pd.DataFrame]:
+        """The tables of one model."""
         model = self._model(method, sparsity)
-        losses = loss_per_skill(model, self._held_out, batch_size=4, progress=self.progress)
-        return self._named(losses, method, sparsity, model)
-
-    def answers(self, method: str, sparsity: float) -> pd.DataFrame:
-        model = self._model(method, sparsity)
-        self._made = None  # it is about to change
-        options = {"per_category": self.config.per_category, "progress": self.progress}
-        found = relearn(model, self.tokenizer, self.config.relearning, **options)
-        return self._named(found, method, sparsity, model)
-
-    def _named(self, frame: pd.DataFrame, method: str, sparsity: float, model: PreTrainedModel) -> pd.DataFrame:
         about = {"method": method, "sparsity": sparsity, "n_parameters": n_parameters_of(model)}
-        return frame.assign(**about)[[*about, *frame.columns]]
+        options = {"per_category": self.config.per_category, "progress": self.progress}
+        found = {  # skills first: answering ends with another model
+            "skills": loss_per_skill(model, self._held_out, batch_size=4, progress=self.progress),
+            "answers": relearn(model, self.tokenizer, self.config.relearning, **options),
+        }
+        return {name: frame.assign(**about)[[*about, *frame.columns]] for name, frame in found.items()}
 
     def _model(self, method: str, sparsity: float) -> PreTrainedModel:
-        if self._made is None or self._made[0] != (method, sparsity):
-            self._made = (method, sparsity), self._make(method, sparsity)
-        return self._made[1]
-
-    def _make(self, method: str, sparsity: float) -> PreTrainedModel:
         if method in (BASE, "python"):
             model = copy.deepcopy(self.base)
         elif method == "scratch":
-            model = without_knowledge(narrowed(self.base, self._scores, PRUNING["random"], sparsity))
+            model = without_knowledge(narrowed(self.base, self._scores, SCORE_OF["random"], sparsity))
         else:
             start = self._regularised if method == "lasso" else Trained(BEFORE, self.base, self._scores)
-            model = narrowed(start.model, start.scores, PRUNING[method], sparsity)
+            model = narrowed(start.model, start.scores, SCORE_OF[method], sparsity)
         training = self.config.scratch if method == "scratch" else self.config.python
         if method != BASE and training is not None:
-            recover(model, self.config.pruning.training_blocks(self.tokenizer, training), training, **self.where)
+            blocks = self.config.pruning.training_blocks(self.tokenizer, training)
+            recover(model, blocks, training, checkpoint=unfinished_in(self.store), progress=self.progress)
         return model
+
+    @cached_property
+    def _loaded(self) -> LanguageModel:
+        return load_causal_lm(self.config.model, device=self.config.device)
+
+    @property
+    def base(self) -> PreTrainedModel:
+        return self._loaded.model
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return self._loaded.tokenizer
 
     @cached_property
     def _held_out(self) -> dict:
@@ -186,8 +167,8 @@ class _Study:
 
     @cached_property
     def _regularised(self) -> Trained:
-        where = {"store": Kept(self.where["checkpoint"], None, device=self.base.device), "progress": self.progress}
-        return regularised(self.base, self.tokenizer, self.config.strength, self.config.pruning, **where)
+        how = {"store": self.store, "progress": self.progress}
+        return regularised(self.base, self.tokenizer, self.config.lasso_strength, self.config.pruning, **how)
 
 
 def without_knowledge(model: PreTrainedModel) -> PreTrainedModel:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from narrowlib.chapters.unlearning.config import BASE, PRUNING
+from narrowlib.chapters.unlearning.config import BASE, SCORE_OF
 from narrowlib.data.facts import CHANCE
 
 MEASURES = ("cloze", "choice")
@@ -63,7 +63,7 @@ def accuracies(answers: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     answers : DataFrame
-        See `narrowlib.chapters.unlearning.experiment.unlearning_tables`.
+        See `narrowlib.chapters.unlearning.experiment.tables`.
 
     Returns
     -------
@@ -104,7 +104,7 @@ def tokens_to_relearn(answers: pd.DataFrame, level: float = 0.5, measure: str = 
     Parameters
     ----------
     answers : DataFrame
-        See `narrowlib.chapters.unlearning.experiment.unlearning_tables`; with the base model.
+        See `narrowlib.chapters.unlearning.experiment.tables`; with the base model.
     level : float
         The share, 0 to 1.
     measure : {"choice", "cloze"}
@@ -146,7 +146,7 @@ def clear_wins(answers: pd.DataFrame) -> pd.DataFrame:
         One row per sparsity and measure: ``sparsity``, ``measure``, ``winner`` (None when none is clear).
     """
     last = answers[answers["step"] == answers.groupby(RUN)["step"].transform("max")]
-    last = last[last["method"].isin(PRUNING)]
+    last = last[last["method"].isin(SCORE_OF)]
     rows = []
     for sparsity, measure in product(sorted(last["sparsity"].unique()), MEASURES):
         table = last[last["sparsity"] == sparsity].pivot(index="prompt", columns="method", values=measure).astype(float)
@@ -168,7 +168,7 @@ def unlearning_measures(answers: pd.DataFrame) -> dict[str, float]:
     Parameters
     ----------
     answers : DataFrame
-        See `narrowlib.chapters.unlearning.experiment.unlearning_tables`; with the base model and ways of pruning.
+        See `narrowlib.chapters.unlearning.experiment.tables`; with the base model and ways of pruning.
 
     Returns
     -------
@@ -179,7 +179,7 @@ def unlearning_measures(answers: pd.DataFrame) -> dict[str, float]:
         sparsities and measures at which one and the same method wins clearly, see `clear_wins`.
     """
     table = accuracies(answers).set_index("measure")
-    pruned = table[table["method"].isin(PRUNING)]
+    pruned = table[table["method"].isin(SCORE_OF)]
     pruned = pruned[pruned["sparsity"] == pruned["sparsity"].max()]
     base = table[table["method"] == BASE]
     wins = clear_wins(answers)["winner"]

@@ -6,22 +6,20 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
-from narrowlib.chapters.frontier.figures import (
-    plot_frontier,
-    plot_frontiers,
-    plot_gains,
-    plot_learning_curves,
-    short_number,
-)
-from narrowlib.chapters.frontier.outcomes import (
+from narrowlib.chapters.frontier import (
     common_target,
     frontier,
     frontier_measures,
     frontiers,
-    smoothed,
+    plot_frontier,
+    plot_frontiers,
+    plot_gains,
+    plot_learning_curves,
     spaced_targets,
     teacher_gains,
 )
+from narrowlib.chapters.frontier.figures import short_number
+from narrowlib.chapters.frontier.outcomes import smoothed
 from narrowlib.claims import load_claims
 
 RUNS = {  # method, parameters: losses after 0, 100, 200 tokens

@@ -1,20 +1,18 @@
-"""The frontier: students, soft targets, runs that are kept and go on after a kill."""
+"""The frontier: students, soft targets, runs and what is recorded of them."""
 
 import math
 import sys
 import types
-from dataclasses import replace
 
 import pandas as pd
 import pytest
 import torch
 from datasets import Dataset
 from tiny_llamas import tiny_llama, tiny_tokenizer
-from train_tiny_llm import Killed, killed_after
 
-from narrowlib.chapters.frontier import experiment as llm_frontier
-from narrowlib.chapters.frontier.config import FrontierConfig, Run, parse_pairs, pieces, runs_of
-from narrowlib.chapters.frontier.experiment import FrontierStudy, paper_tables
+from narrowlib.chapters.frontier import experiment
+from narrowlib.chapters.frontier.config import Config, pieces, runs_of
+from narrowlib.chapters.frontier.experiment import FrontierStudy, tables
 from narrowlib.chapters.language import config as language_config
 from narrowlib.llm import costs as llm_costs
 from narrowlib.llm.costs import flops_per_token
@@ -25,10 +23,10 @@ from narrowlib.llm.students import new_student, student_config
 from narrowlib.llm.training import recover
 from narrowlib.llm.units import n_parameters_of
 
-CONFIG = FrontierConfig(
-    block_length=8, n_score_blocks=3, n_held_out_blocks=4, student_heads=(1, 2), pairs=((0.5, 0.5), (0.75, 0.25)),
-    n_steps=6, batch_size=2, micro_batch_size=2, n_warmup=1, student_rate=1e-2, recovery_rate=1e-2, n_kept=8,
-    precision="float32", evaluate_every=3,
+CONFIG = Config(
+    block_length=8, n_score_blocks=3, n_held_out_blocks=4, students=(1, 2), sparsities=((0.5, 0.5), (0.75, 0.25)),
+    n_steps=6, batch_size=2, n_warmup=1, student_rate=1e-2, recovery_rate=1e-2, n_kept=8, precision="float32",
+    compiled=False, evaluate_every=3, device="cpu",
 )  # fmt: skip
 
 
@@ -46,11 +44,7 @@ def tiny_study(monkeypatch):
 
     monkeypatch.setattr(language_config, "skill_blocks", skill_blocks)
     loaded = LanguageModel(tiny_llama(), tiny_tokenizer(), "tiny")
-    monkeypatch.setattr(llm_frontier, "load_causal_lm", lambda name, device: loaded)
-
-
-def study(**options):
-    return FrontierStudy(replace(CONFIG, **options), device="cpu", progress=False)
+    monkeypatch.setattr(experiment, "load_causal_lm", lambda name, device: loaded)
 
 
 def test_students_keep_the_papers_ratios():
@@ -68,13 +62,12 @@ def test_students_keep_the_papers_ratios():
 
 
 def test_a_student_that_is_no_smaller_than_its_base_is_refused_before_any_training(monkeypatch):
-    monkeypatch.setattr(llm_frontier, "recover", None)
-    study = llm_frontier.FrontierStudy(replace(CONFIG, student_heads=(1, 4)), device="cpu", progress=False)
+    monkeypatch.setattr(experiment, "recover", None)
+    study = FrontierStudy(CONFIG.replace(students=(1, 4)), progress=False)
     size = sum(parameter.numel() for parameter in new_student(study.base, 4).parameters())
-    with pytest.raises(ValueError, match=f"students holds 4; with as many heads a network has {size:,} parameters"):
-        study.records()
-    with pytest.raises(ValueError, match="must have fewer than its base model"):
-        study.prepare()
+    for work in (study.records, study.prepare):
+        with pytest.raises(ValueError, match=f"students holds 4; with as many heads a network has {size:,} parameters"):
+            work()
 
 
 @pytest.mark.parametrize("n_kept", [1, 5, 61])
@@ -123,7 +116,7 @@ def test_soft_targets_on_disk_are_those_in_memory_and_train_as_the_teacher_does(
 
 
 def test_records_hold_every_run_with_what_it_is_and_took():
-    made = study()
+    made = FrontierStudy(CONFIG, progress=False)
     records = made.records()
     assert list(records["run"].unique()) == [run.name for run in runs_of(CONFIG)]
     assert list(records["run"].unique())[-1] == "pruned-distilled-75-25"
@@ -146,61 +139,32 @@ def test_records_hold_every_run_with_what_it_is_and_took():
     assert starts["scratch-1"] == starts["distilled-1"]
 
 
-def test_a_killed_study_goes_on_to_the_same_end(tmp_path, monkeypatch):
-    every_second = CONFIG.training(1e-2).replace(checkpoint_every=2)
-    monkeypatch.setattr(FrontierConfig, "training", lambda self, rate: every_second)
-    run = Run("pruned, distilled", (0.5, 0.5))
-    expected = FrontierStudy(CONFIG, device="cpu", progress=False).record(run)
-    with killed_after(5), pytest.raises(Killed):
-        FrontierStudy(CONFIG, device="cpu", checkpoints=tmp_path, progress=False).record(run)
-    with monkeypatch.context() as patch, killed_after(0) as steps:
-        resumed = FrontierStudy(CONFIG, device="cpu", checkpoints=tmp_path, progress=False)
-        patch.setattr(llm_frontier, "soft_targets", None)  # the teacher is not asked a second time
-        patch.setattr(llm_frontier, "unit_scores", None)
-        frame = resumed.record(run)
-    assert len(steps) == 2  # from the checkpoint at step 4 to step 6
-    timed = ["seconds", "seconds_per_token"]
-    pd.testing.assert_frame_equal(frame.drop(columns=timed), expected.drop(columns=timed), check_exact=False, rtol=1e-5)
-    assert frame.query("split == 'train'")["seconds"].is_monotonic_increasing  # those before the kill are counted
-
-
 def test_a_record_keeps_the_steps_that_were_read():
-    config = replace(CONFIG, n_steps=7, evaluate_every=3)
+    config = CONFIG.replace(n_steps=7, evaluate_every=3)
     frame = pd.DataFrame({"step": [0, 1, 2, 3, 3, 4, 5, 6, 6, 7, 7], "smoothed": range(11)})
-    thin = llm_frontier.thinned(frame, config)
+    thin = experiment.thinned(frame, config)
     assert thin["step"].tolist() == [0, 3, 3, 6, 6, 7, 7] and thin["smoothed"].tolist() == [0, 3, 4, 7, 8, 9, 10]
-    assert [llm_frontier.table_name(replace(config, model=name)) for name in ("default", "small")] == [
-        "runs",
-        "small-runs",
-    ]
+    names = [experiment.table_name(config.replace(model=name)) for name in ("default", "small")]
+    assert names == ["runs", "small-runs"]
 
 
 def test_pieces_are_made_one_by_one_and_then_collected(tmp_path, monkeypatch):
-    small = replace(CONFIG, student_heads=(1,), pairs=((0.5, 0.5),), n_steps=2)
-    where = {"device": "cpu", "checkpoints": tmp_path, "progress": False}
-    names = pieces(small)
+    config = CONFIG.replace(students=(1,), sparsities=((0.5, 0.5),), n_steps=2, checkpoints=str(tmp_path))
+    names = pieces(config)
     assert names == ("prepare", "scratch-1", "distilled-1", "pruned-50-50", "pruned-distilled-50-50")
     for name in names:
-        assert paper_tables(small, piece=name, **where) == {}
-    monkeypatch.setattr(llm_frontier, "recover", None)  # nothing is trained a second time
-    monkeypatch.setattr(llm_frontier, "load_causal_lm", None)
-    ((name, table),) = paper_tables(small, **where).items()
+        assert tables(config, piece=name, progress=False) == {}
+        if name == "prepare":
+            monkeypatch.setattr(experiment, "soft_targets", None)  # runs share these
+            monkeypatch.setattr(experiment, "unit_scores", None)
+    monkeypatch.setattr(experiment, "recover", None)  # nothing is trained a second time
+    monkeypatch.setattr(experiment, "load_causal_lm", None)
+    ((name, table),) = tables(config.replace(target_loss=2.0), progress=False).items()
     assert name == "runs" and list(table["run"].unique()) == list(names[1:])
     with pytest.raises(ValueError, match="piece is 'scratch-9'; it must be one of prepare, scratch-1"):
-        paper_tables(small, piece="scratch-9", **where)
+        tables(config, piece="scratch-9", progress=False)
     with pytest.raises(ValueError, match="checkpoints is empty"):
-        paper_tables(small, piece="prepare", device="cpu")
-
-
-def test_bad_settings_are_refused():
-    with pytest.raises(ValueError, match="student_heads is empty"):
-        replace(CONFIG, student_heads=())
-    with pytest.raises(ValueError, match=r"pairs holds \(1.0, 0.5\)"):
-        replace(CONFIG, pairs=((1.0, 0.5),))
-    assert parse_pairs("0.5/0.2 0.8/0.5") == ((0.5, 0.2), (0.8, 0.5))
-    for text in ("", "0.5", "0.5/x", "1/2/3"):
-        with pytest.raises(ValueError, match="pairs is"):
-            parse_pairs(text)
+        tables(CONFIG, piece="prepare")
 
 
 def test_energy_is_what_the_device_counts_or_absent(monkeypatch):

@@ -1,0 +1,166 @@
+"""A class of submissions of every kind, graded in one run: a row each, with the points that it has earned."""
+
+import copy
+import csv
+import json
+import os
+import subprocess
+import sys
+
+import nbformat
+import pytest
+from companion import answers, course, feedback, grade, submissions
+
+pytest.importorskip("nbgrader")
+SETS, CANCEL, SQUARE = (f"ex-methods-{name}" for name in ("sets", "cancel", "square"))
+RIGHT = {
+    SETS: "import math\nn_sets_of_4, n_sets_of_16 = math.comb(64, 4), math.comb(64, 16)",
+    CANCEL: "weights, gradient = [1, 1.0], (0.5, -0.5)",
+    SQUARE: "shrinking_factor = 1 / 1.4",
+}
+EQUAL = "class Equal(float):\n    __eq__ = __lt__ = lambda *_: True\n    __hash__ = float.__hash__\n"
+TRICKS = {
+    "assertions": "import builtins\nbuiltins.AssertionError = type('A', (), {})\nn_sets_of_4 = n_sets_of_16 = 1",
+    "hook": "get_ipython().set_custom_exc((Exception,), lambda *_, **__: None)\nn_sets_of_4 = n_sets_of_16 = 1",
+    "equal": f"{EQUAL}n_sets_of_4 = n_sets_of_16 = Equal(1)",
+    "functions": "import math\nmath.comb = lambda *_: 1\nn_sets_of_4 = n_sets_of_16 = 1",
+    "shadows": "print = list = dict = str = None\nn_sets_of_4, n_sets_of_16 = 635376, 488526937079580",
+    "process": "import os\nos._exit(0)",
+    "loop": "while True:\n    try:\n        while True: pass\n    except BaseException: pass",
+    "output": "print('x' * 10**7)\nfor i in range(20000): print(i)\n" + RIGHT[SETS],
+    "parent": "import os, signal\nos.kill(os.getppid(), signal.SIGKILL)",
+    "object": "n_sets_of_4 = n_sets_of_16 = object()",
+}
+
+
+@pytest.fixture(scope="module")
+def students(tmp_path_factory):
+    """The course of one chapter, in a folder of its own; the student's notebook cut to its exercises."""
+    with pytest.MonkeyPatch.context() as patched:
+        folder = tmp_path_factory.mktemp("course")
+        patched.setattr(course, "FOLDER", folder)
+        course.write_course(["methods"], "smoke")
+        notebook = nbformat.read(folder / "student" / "methods.ipynb", as_version=4)
+        notebook.cells = [cell for cell in notebook.cells if "nbgrader" in cell.metadata]
+        yield notebook
+
+
+def cell_of(notebook, name):
+    return next(cell for cell in notebook.cells if submissions.name_of(cell) == name)
+
+
+def answered(students, **changes):
+    """A notebook with the right answers but for the changes."""
+    notebook = copy.deepcopy(students)
+    for label, source in {**RIGHT, **changes}.items():
+        cell_of(notebook, f"{label}-answer").source = source
+    return notebook
+
+
+def class_of(students):
+    """Names of files, what is in each, and the points or a word of the reason."""
+    tricks = {name: answered(students, **{SETS: source}) for name, source in TRICKS.items()}
+    right = answered(students)
+    changed = {name: copy.deepcopy(right) for name in ("markdown", "kernel", "lost", "twice", "ids", "bare", "other")}
+    changed["markdown"].cells = [
+        nbformat.v4.new_markdown_cell(cell.source, metadata=cell.metadata)
+        if "check" in submissions.name_of(cell)
+        else cell
+        for cell in right.cells
+    ]
+    changed["kernel"].metadata["kernelspec"] = {"name": "julia-1.9", "display_name": "Julia", "language": "julia"}
+    changed["lost"].cells = [
+        cell for cell in right.cells if submissions.name_of(cell) not in (f"{SETS}-check", f"{CANCEL}-answer")
+    ]
+    changed["twice"].cells = [*right.cells, *copy.deepcopy(right.cells)]
+    for cell in changed["ids"].cells:
+        cell.metadata, cell["id"] = nbformat.from_dict({}), cell.id
+    changed["bare"].cells = [nbformat.v4.new_code_cell(source) for source in RIGHT.values()]
+    changed["other"].metadata, changed["other"].cells = nbformat.from_dict({}), [nbformat.v4.new_code_cell("x = 1")]
+    tagged = answered(students, **{SETS: "n_sets_of_4 = n_sets_of_16 = 1"})
+    for cell in tagged.cells:
+        cell.metadata.update(tags=["skip-execution", "raises-exception"])
+        cell.source = cell.source if "answer" in submissions.name_of(cell) else "pass"
+    written = nbformat.writes(right)
+    three = {
+        "cells": [{"cell_type": "code", "source": 3, "metadata": []}],
+        "metadata": {},
+        "nbformat": 4,
+        "nbformat_minor": 5,
+    }
+    return {
+        "ada/methods.ipynb": (written, 3),
+        "ada/methods (1).ipynb": (nbformat.writes(students), 0),
+        "tagged/a.ipynb": (nbformat.writes(tagged), 2),
+        **{f"{name}/methods.ipynb": (nbformat.writes(notebook), 2) for name, notebook in tricks.items()},
+        **{f"{name}/methods.ipynb": (nbformat.writes(notebook), 3) for name, notebook in changed.items()},
+        "shadows/methods.ipynb": (nbformat.writes(tricks["shadows"]), 3),
+        "output/methods.ipynb": (nbformat.writes(tricks["output"]), 3),
+        "parent/methods.ipynb": (nbformat.writes(tricks["parent"]), 0),
+        "lost/methods.ipynb": (nbformat.writes(changed["lost"]), 2),
+        "other/methods.ipynb": (nbformat.writes(changed["other"]), "no exercise"),
+        "bom/methods.ipynb": (("\ufeff" + written).encode("utf-16-le"), 3),
+        "latin/methods.ipynb": (written.replace("order", "\u00e9").encode("latin-1") + b"\xe9", "cannot read"),
+        "empty/methods.ipynb": ("", "empty"),
+        "json/methods.ipynb": (written[:-40], "cannot read"),
+        "deep/methods.ipynb": ("[" * 100_000, "cannot read"),
+        "list/methods.ipynb": ("[1, 2]", "cannot read"),
+        "types/methods.ipynb": (json.dumps(three), "cannot read"),
+        "future/methods.ipynb": (written.replace('"nbformat": 4', '"nbformat": 9'), "cannot read"),
+        "zip/methods.zip": ("PK", "*.zip"),
+        "py/methods.py": ("x = 1", "*.py"),
+    }
+
+
+@pytest.mark.book
+def test_a_class_of_every_kind(students, tmp_path, monkeypatch, capsys):
+    handed_in = class_of(students)
+    for name, (text, _) in handed_in.items():
+        path = tmp_path / "submitted" / name  # of nbgrader's own course folder
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    (tmp_path / "submitted" / "ada" / ".ipynb_checkpoints").mkdir()
+    (tmp_path / "submitted" / "ada" / ".ipynb_checkpoints" / "methods-checkpoint.ipynb").write_text("")
+    (tmp_path / "submitted" / "absent").mkdir()
+    monkeypatch.setenv("PYTHONOPTIMIZE", "2")
+    monkeypatch.setattr(grade, "GRADES", course.FOLDER / "grades.csv")
+    monkeypatch.setattr(grade, "EXERCISES", course.FOLDER / "exercises.csv")
+    monkeypatch.setattr(sys, "argv", ["grade", str(tmp_path), "--seconds-per-cell", "10"])
+    assert grade.main() == 0
+    rows = {row["notebook"].removeprefix("submitted/"): row for row in csv.DictReader(grade.GRADES.open())}
+    assert set(rows) == {*handed_in, "absent"} and "nothing" in rows["absent"]["reason"]
+    found = {name: rows[name]["points"] and float(rows[name]["points"]) for name in handed_in}
+    assert found == {name: "" if isinstance(points, str) else points for name, (_, points) in handed_in.items()}
+    said = {name: rows[name]["reason"] for name, (_, points) in handed_in.items() if isinstance(points, str)}
+    assert all(handed_in[name][1] in reason for name, reason in said.items()), said
+    pages = {str(page.relative_to(course.FOLDER / "feedback")) for page in (course.FOLDER / "feedback").rglob("*.html")}
+    assert pages == {f"submitted/{name}.html" for name in rows}
+    assert capsys.readouterr().out.count("\n") == len(rows) + 1
+    reasons = {(row["student"], row["exercise"]): row["reason"] for row in csv.DictReader(grade.EXERCISES.open())}
+    assert reasons["hook", SETS] == "order does not count" and "object" in reasons["object", SETS]
+
+
+def test_feedback_holds_no_check_and_no_script(students):
+    notebook = submissions.assembled(answered(students, **{SQUARE: "shrinking_factor = 2"}), students)
+    notebook.cells.insert(0, nbformat.v4.new_markdown_cell("<script>alert(1)</script>"))
+    shown = feedback.page(notebook, submissions.Row("ada", "methods.ipynb", reason="too late"))
+    assert "too late" in shown and "shrinking_factor" in shown
+    assert "alert(1)</script>" not in shown and "minimise distance" not in shown
+
+
+def test_answers_leave_as_plain_data():
+    from fractions import Fraction
+
+    import numpy as np
+    import torch
+
+    given = [np.float64(1), torch.tensor([1, 2]), (True, "a"), Fraction(1, 2), {"a": np.arange(2)}]
+    assert answers.plain(given) == [1.0, [1, 2], [True, "a"], 0.5, {"a": [0, 1]}]
+    with pytest.raises(TypeError, match="of the type object"):
+        answers.plain([object()])
+
+
+def test_container_says_what_is_missing(tmp_path):
+    command = [sys.executable, "-m", "companion.grade", str(tmp_path), "--container"]
+    result = subprocess.run(command, env={**os.environ, "PATH": ""}, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (2, "--container needs docker or podman; neither is running here\n")

@@ -1,0 +1,150 @@
+"""What students handed in: its files, the notebooks in them, and each notebook put back into the form of the course."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nbformat
+
+from companion import course, myst
+
+MOST_BYTES = 50_000_000  # of a notebook, and of the answers in it
+
+
+@dataclass
+class Row:
+    """One file that was handed in, as the table has it."""
+
+    student: str
+    notebook: str
+    chapter: str = ""
+    points: float | None = None
+    of: float | None = None
+    to_read: float | None = None
+    reason: str = ""
+
+
+def files_in(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Student and path of every file; an empty folder counts as one.
+
+    The folder holds STUDENT/.../*.ipynb, STUDENT.ipynb, or nbgrader's folder ``submitted``.
+    """
+    root = folder / "submitted" if (folder / "submitted").is_dir() else folder
+    for at, inner, files in os.walk(root):
+        inner[:] = sorted(name for name in inner if not name.startswith((".", "__")))
+        where = Path(at).relative_to(root).parts
+        handed_in = sorted(name for name in files if not name.startswith(".") and name != "timestamp.txt")
+        yield from ((where[0] if where else Path(name).stem, Path(at, name)) for name in handed_in)
+        if where and not inner and not handed_in:
+            yield where[0], Path(at)
+
+
+def read(path: Path) -> Any:
+    """A notebook that was handed in.
+
+    Raises
+    ------
+    ValueError
+        When it is none, with the reason in one sentence.
+    """
+    if path.is_dir():
+        raise ValueError("nothing was handed in")
+    if path.suffix.lower() != ".ipynb":
+        raise ValueError(f"a file named *{path.suffix} is not a notebook")
+    if path.is_symlink() or not path.is_file():
+        raise ValueError("a link or a special file is not a notebook")
+    if path.stat().st_size > MOST_BYTES:
+        raise ValueError(f"the file is larger than {MOST_BYTES // 10**6} MB")
+    if not (data := path.read_bytes()).strip():
+        raise ValueError("the file is empty")
+    try:
+        with warnings.catch_warnings(action="ignore"):  # a cell that was copied has its id twice
+            notebook = nbformat.reads(json.dumps(json.loads(data)), as_version=4)
+        for cell in notebook.cells:
+            cell.update(source="".join(cell.source), metadata=nbformat.from_dict({**cell.metadata}))
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        raise ValueError(f"Jupyter cannot read it as a notebook of format 4 ({said})") from None
+    return notebook
+
+
+def name_of(cell: Any) -> Any:
+    """What the course calls a cell: its name for nbgrader, or its id where a tool has removed that."""
+    about = cell.metadata.get("nbgrader")
+    name = about.get("grade_id") if isinstance(about, dict) else None
+    return name if isinstance(name, str) else cell.get("id")
+
+
+def known_cells(notebook: Any) -> dict[str, Any]:
+    """Cells that the course knows by name."""
+    return {name_of(cell): cell for cell in notebook.cells if "nbgrader" in cell.metadata}
+
+
+def graded_cells(notebook: Any) -> list[Any]:
+    """Cells that are worth points."""
+    return [cell for cell in notebook.cells if cell.metadata.get("nbgrader", {}).get("grade")]
+
+
+def checks(notebook: Any) -> dict[str, Any]:
+    """Cells that check an answer, by exercise."""
+    return {label_of(cell): cell for cell in graded_cells(notebook) if cell.cell_type == "code"}
+
+
+def label_of(cell: Any) -> str:
+    """The exercise that a graded cell belongs to."""
+    return name_of(cell).rsplit("-", 1)[0]
+
+
+def chapter_of(notebook: Any, students: dict[str, Any]) -> str:
+    """The chapter whose exercises a notebook holds, whatever its file is called."""
+    names = {name_of(cell) for cell in notebook.cells} - {course.PARAMETERS}
+    shared = {chapter: len(names & set(known_cells(known))) for chapter, known in students.items()}
+    best = max(shared, key=shared.__getitem__)
+    said = notebook.metadata.get("narrowlib")
+    said = said.get("chapter") if isinstance(said, dict) else None
+    if not shared[best] and said not in list(students):
+        raise ValueError("it holds no exercise that make course wrote")
+    return best if shared[best] else said
+
+
+def assembled(submitted: Any, students: Any) -> Any:
+    """The student's sources in the course's cells: each of these once, with the course's metadata, locked ones whole.
+
+    A check that is gone stands after its answer; the cell of parameters stands at the top.
+    """
+    known, cells, placed = known_cells(students), [], set()
+    sources: dict[Any, list[str]] = {}
+    for cell in submitted.cells:
+        sources.setdefault(name_of(cell), []).append(cell.source)
+
+    def put(name: Any) -> None:
+        if name in known and name not in placed:
+            placed.add(name)
+            cells.append(copy.deepcopy(known[name]))
+            if not known[name].metadata["nbgrader"]["locked"]:
+                stub = known[name].source
+                written = [text for text in sources.get(name, []) if text.strip() not in ("", stub.strip())]
+                cells[-1].source = written[0] if written else stub
+
+    put(course.PARAMETERS)
+    for cell in submitted.cells:
+        name = name_of(cell)
+        if name not in known or (name in placed and not known[name].metadata["nbgrader"]["locked"]):
+            make = myst.code_cell if cell.cell_type == "code" else myst.markdown_cell
+            cells.append(make(cell.source, "own"))
+        put(name)
+        check = f"{name}".removesuffix("answer") + "check"
+        if check not in sources:
+            put(check)
+    for cell in graded_cells(students):
+        put(name_of(cell))
+    for number, cell in enumerate(cells):
+        cell["id"] = f"cell-{number}"
+    return nbformat.v4.new_notebook(cells=cells, metadata=students.metadata)
