@@ -39,10 +39,8 @@ class Slice:
     def __post_init__(self) -> None:
         if not isinstance(self.parameter, str) or not self.parameter:
             raise ValueError(f"parameter is {self.parameter!r}; it must be the name of a parameter")
-        if isinstance(self.axis, bool) or not isinstance(self.axis, int) or self.axis < 0:
-            raise ValueError(f"axis of {self.parameter} is {self.axis!r}; it must be a whole number of at least 0")
-        if isinstance(self.block, bool) or not isinstance(self.block, int) or self.block < 1:
-            raise ValueError(f"block of {self.parameter} is {self.block!r}; it must be a whole number of at least 1")
+        _check_whole(f"axis of {self.parameter}", self.axis, 0)
+        _check_whole(f"block of {self.parameter}", self.block, 1)
 
 
 @dataclass(frozen=True)
@@ -77,8 +75,7 @@ class UnitGroup:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
             raise ValueError(f"name is {self.name!r}; it must be the name of a group")
-        if isinstance(self.n_units, bool) or not isinstance(self.n_units, int) or self.n_units < 1:
-            raise ValueError(f"n_units of {self.name!r} is {self.n_units!r}; it must be a whole number of at least 1")
+        _check_whole(f"n_units of {self.name!r}", self.n_units, 1)
         if isinstance(self.n_run_axes, bool) or self.n_run_axes not in (0, 1):
             raise ValueError(f"n_run_axes of {self.name!r} is {self.n_run_axes!r}; it must be 0 or 1")
         if not isinstance(self.slices, Sequence) or not all(isinstance(each, Slice) for each in self.slices):
@@ -86,20 +83,15 @@ class UnitGroup:
         object.__setattr__(self, "slices", tuple(self.slices))
         if not self.slices:
             raise ValueError(f"slices of {self.name!r} is empty; a group needs at least one")
-        for each in self.slices:
-            if each.axis < self.n_run_axes:
-                raise ValueError(
-                    f"axis of {each.parameter} in {self.name!r} is {each.axis}; it must be at least n_run_axes, which "
-                    f"is {self.n_run_axes}"
-                )
         for parameter, axes in self.axes.items():
             if len(set(axes)) != len(axes) or len(axes) > 2:
                 raise ValueError(f"{self.name!r} has {parameter} on axes {axes}; up to two different ones are allowed")
         for each in self.slices:
+            where = f"of {each.parameter} in {self.name!r} is"
+            if each.axis < self.n_run_axes:
+                raise ValueError(f"axis {where} {each.axis}; it must be at least n_run_axes, {self.n_run_axes}")
             if each.block > 1 and len(self.axes[each.parameter]) > 1:
-                raise ValueError(
-                    f"block of {each.parameter} in {self.name!r} is {each.block}; on two axes it must be 1"
-                )
+                raise ValueError(f"block {where} {each.block}; on two axes it must be 1")
 
     @property
     def axes(self) -> dict[str, tuple[int, ...]]:
@@ -108,6 +100,11 @@ class UnitGroup:
         for each in self.slices:
             axes[each.parameter] = (*axes.get(each.parameter, ()), each.axis)
         return axes
+
+
+def _check_whole(name: str, value: int, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} is {value!r}; it must be a whole number of at least {least}")
 
 
 def check(group: UnitGroup, tensors: Mapping[str, Tensor]) -> None:

@@ -11,6 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from narrowlib.store import kept
 from reliability import children
 
 N_KILLS = 20
@@ -23,7 +24,7 @@ def kills(chapters: list[str], n_kills: int = N_KILLS) -> list[dict[str, object]
 
 def killed_chapter(chapter: str, n_kills: int) -> dict[str, object]:
     """Kill the recording of a chapter ``n_kills`` times, going on each time, from nothing once it is through."""
-    chance, kept, repeated, different, n_ends, n_done = random.Random(chapter), 0, 0, 0, 0, 0  # noqa: S311 (not for secrets)
+    chance, n_kept, repeated, different, n_ends, n_done = random.Random(chapter), 0, 0, 0, 0, 0  # noqa: S311 (not for secrets)
     with tempfile.TemporaryDirectory() as name:
         whole = Path(name, "whole")
         seconds = children.run_record(chapter, whole)
@@ -34,7 +35,7 @@ def killed_chapter(chapter: str, n_kills: int) -> dict[str, object]:
                 n_done += 1
                 repeated += changed(finished)
                 finished = finished_pieces(folder)
-                kept = max(kept, len(finished))
+                n_kept = max(n_kept, len(finished))
             children.run_record(chapter, folder)
             repeated += changed(finished)
             different += sum(children.tables(chapter, folder).get(table) != total for table, total in expected.items())
@@ -44,7 +45,7 @@ def killed_chapter(chapter: str, n_kills: int) -> dict[str, object]:
         "chapter": chapter,
         "kills": n_done,
         "runs to the end": n_ends,
-        "most pieces finished at a kill": kept,
+        "most pieces finished at a kill": n_kept,
         "finished pieces made again": repeated,
         "tables": len(expected),
         "tables that differ": different,
@@ -64,18 +65,13 @@ def kill(chapter: str, folder: Path, after: float) -> bool:
 
 
 def finished_pieces(folder: Path) -> dict[Path, tuple[int, int]]:
-    """Whole records among the checkpoints, and what tells whether they have been written again."""
+    """Files of the finished results of `narrowlib.store.kept`, and what tells whether they have been written again."""
     found = {}
-    for about in (folder / "left").rglob("*.json"):
-        table = about.with_suffix(".parquet")
-        if ".part" not in str(about) and table.is_file() and is_whole(about, table):
-            found |= {path: identity(path) for path in (about, table)}
+    for about in (folder / "left").rglob(kept.ABOUT):
+        if not any(part.endswith(".part") for part in about.parts):  # a result that was being written
+            files = json.loads(about.read_text())["files"]
+            found |= {path: identity(path) for path in (about, *(about.parent / name for name in files))}
     return found
-
-
-def is_whole(about: Path, table: Path) -> bool:
-    """Whether a table is the one that was described; between the two renames of a record it is not."""
-    return json.loads(about.read_text())["sha256"] == children.sum_of(table)
 
 
 def identity(path: Path) -> tuple[int, int]:

@@ -214,20 +214,14 @@ def _logits_without(
     ``received`` is what the first of the ``layers`` above makes of ``hidden`` while no neuron is missing.
     """
     (weight, _), *above = layers
-    if not above:
-        return torch.addcmul(received, weight.T[neurons, :, None], hidden[neurons, None], value=-1)
-    if _takes_many(received.device):
-        below = torch.addcmul(received, weight.T[neurons, :, None], hidden[neurons, None], value=-1).relu_()
-        for number, (weight, bias) in enumerate(above, start=1):
-            below = torch.baddbmm(bias, weight.expand(len(neurons), -1, -1), below)  # (neurons, width, samples)
-            if number < len(above):
-                below.relu_()
+    if not above or _takes_many(received.device):
+        below = torch.addcmul(received, weight.T[neurons, :, None], hidden[neurons, None], value=-1)
+        for weight, bias in above:
+            below = torch.baddbmm(bias, weight.expand(len(neurons), -1, -1), below.relu_())  # (neurons, width, samples)
         return below
     logits = received.new_empty(len(neurons), above[-1][0].shape[0], received.shape[1])
     buffer = torch.empty_like(received)
     for neuron, out in zip(neurons.tolist(), logits, strict=True):
         below = torch.addcmul(received, weight[:, neuron, None], hidden[neuron], value=-1, out=buffer).relu_()
-        for middle_weight, middle_bias in above[:-1]:
-            below = torch.addmm(middle_bias, middle_weight, below).relu_()
-        torch.addmm(above[-1][1], above[-1][0], below, out=out)
+        out.copy_(_received(above, below)[-1])
     return logits

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import torch
-from pydantic import Field
+from pydantic import ConfigDict, Field
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from narrowlib.settings import Count, Positive, Precision, Settings
-from narrowlib.stacks.cohort import OPTIMISERS, Cohort, run_chunks
+from narrowlib.settings import Count, NotNegative, Positive, Precision, Settings, Share
+from narrowlib.stacks.cohort import Cohort, run_chunks
 from narrowlib.stacks.gradients import LossAndGradient, cross_entropy
 from narrowlib.stacks.networks import MLPStack, accuracies
 from narrowlib.stacks.steps import DrawBatch, EpochSampler, Sampler
@@ -23,61 +22,24 @@ from narrowlib.store.unfinished import Checkpoint
 BITS_PER_NAT = 1 / math.log(2)
 
 
-def _check(name: str, value: Any, is_legal: Callable[[Any], bool], legal: str) -> None:
-    kinds = int if "whole number" in legal else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kinds) or not is_legal(value):
-        raise ValueError(f"{name} is {value!r}; it must be {legal}")
-
-
-def _check_count(name: str, value: Any) -> None:
-    _check(name, value, lambda n: n >= 1, "a whole number of at least 1")
-
-
-def _check_positive(name: str, value: Any) -> None:
-    _check(name, value, lambda x: 0 < x < math.inf, "a positive number")
-
-
 class TrainingConfig(Settings):
-    """How a stack is trained."""
+    """Adam on fresh samples."""
 
     n_steps: Count = Field(description="optimiser steps")
     learning_rate: Positive = Field(1e-3, description="step size of Adam")
-    eps: Positive = Field(1e-5, description="added to the denominator of Adam; the default is the paper's")
-    record_every: Count = Field(100, description="steps between two records, each the mean loss of those steps")
-    precision: Precision = Field("float32", description="of matrix products and activations; parameters are float32")
+    eps: Positive = Field(1e-5, description="added to Adam's denominator")
+    record_every: Count = Field(100, description="steps between two records, each the mean loss since the last one")
+    precision: Precision = Field("float32", description="of matrix products and activations; all else is float32")
 
 
-@dataclass(frozen=True)
-class StepConfig:
-    """One optimiser step on fixed samples.
+class StepConfig(Settings):
+    """One optimiser step on fixed samples."""
 
-    Parameters
-    ----------
-    batch_size : int
-        Samples of each run.
-    optimiser : {"adam", "sgd"}
-    momentum : float
-        Of SGD, from 0 up to 1.
-    weight_decay : float
-        Weight of the squared norm of the parameters, times one half, in the loss.
-    max_norm : float, optional
-        Longer gradients are scaled down to this norm.
-    """
-
-    batch_size: int
-    optimiser: str = "adam"
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    max_norm: float | None = None
-
-    def __post_init__(self) -> None:
-        _check_count("batch_size", self.batch_size)
-        if self.optimiser not in OPTIMISERS:
-            raise ValueError(f"optimiser is {self.optimiser!r}; it must be one of {', '.join(OPTIMISERS)}")
-        _check("momentum", self.momentum, lambda x: 0 <= x < 1, "a number from 0 up to 1")
-        _check("weight_decay", self.weight_decay, lambda x: 0 <= x < math.inf, "a number of at least 0")
-        if self.max_norm is not None:
-            _check_positive("max_norm", self.max_norm)
+    batch_size: Count = Field(description="samples of each run")
+    optimiser: Literal["adam", "sgd"] = Field("adam", description="kind of step")
+    momentum: Share = Field(0.9, description="of SGD")
+    weight_decay: NotNegative = Field(0.0, description="weight in the loss of half the squared norm of the parameters")
+    max_norm: Positive | None = Field(None, description="norm to which longer gradients are scaled down")
 
     def cohort(
         self,
@@ -97,29 +59,15 @@ class StepConfig:
         return Cohort(stack, sampler, generators, learning_rates, self.optimiser, settings, **options)
 
 
-@dataclass(frozen=True)
-class Goal:
-    """When a run is done.
+class Goal(Settings):
+    """When a run is done."""
 
-    Parameters
-    ----------
-    inputs : Tensor, shape (n, n_inputs)
-        Held-out samples.
-    labels : Tensor, int64, shape (n,)
-    accuracy : float
-        A run is done when it classifies this share of them; above 1 means never.
-    check_every : int
-        Training samples between two looks at them.
-    """
+    model_config = ConfigDict(arbitrary_types_allowed=True)
 
-    inputs: Tensor
-    labels: Tensor
-    accuracy: float
-    check_every: int
-
-    def __post_init__(self) -> None:
-        _check_count("check_every", self.check_every)
-        _check_positive("accuracy", self.accuracy)
+    inputs: Tensor = Field(description="held-out samples, (n, n_inputs)")
+    labels: Tensor = Field(description="their classes, int64 (n,)")
+    accuracy: Positive = Field(description="share to classify correctly; above 1 means never done")
+    check_every: Count = Field(description="training samples between two measurements of the accuracy")
 
     def steps_between(self, step: StepConfig) -> int:
         """Steps from one look at the held-out samples to the next."""

@@ -6,7 +6,6 @@ and mirrors that they are configured with hold here too.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import subprocess
@@ -22,6 +21,7 @@ from filelock import FileLock
 from platformdirs import user_cache_path
 
 from narrowlib.store import files
+from narrowlib.store.files import sha256_of
 
 CACHE_VARIABLE = "NARROWLIB_CACHE"  # environment variable that names another cache folder
 SECONDS_TO_FETCH = 1_800
@@ -130,12 +130,6 @@ def members(archive: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str,
             files = {member.name: member for member in packed.getmembers() if member.isfile()}
             for name in sorted(filter(wanted, files)):
                 yield name, packed.extractfile(files[name]).read()
-
-
-def sha256_of(path: Path) -> str:
-    """Checksum of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

@@ -8,7 +8,6 @@ damaged one is computed again.  Trainings inside it leave off in ``KEY.unfinishe
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
@@ -26,12 +25,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from narrowlib.store.digests import closure_of, described, digest_of, module_of, sources
-from narrowlib.store.files import replacing
-from narrowlib.store.records import is_first_process
+from narrowlib.store.files import replacing, sha256_of
+from narrowlib.store.records import are_several, is_first_process
 from narrowlib.store.unfinished import Checkpoint, counted, on_their_own
 
 SECONDS_STALE = 7 * 86_400.0  # results of other code and other settings are removed when older
-_ABOUT = "kept.json"
+ABOUT = "kept.json"
 _ENTRY = re.compile(r"\.?([0-9a-f]{12})-([0-9a-f]{12})(.*)")  # a result, or with an ending what belongs to it
 T = TypeVar("T")
 
@@ -137,7 +136,7 @@ class Kept:
         path = self.folder / module_of(function) / _slug(name)
         path /= f"{digest_of(name, self.settings, self._kind)[:12]}-{code}"
         unfinished = path.with_name(f"{path.name}.unfinished")
-        about = None if _are_several() else _about(path)
+        about = None if are_several() else _about(path)
         if about is None:
             with _one_at_a_time(path):
                 _wait_for_all()  # the first process has the lock: all find the same
@@ -148,7 +147,7 @@ class Kept:
                     made_from |= {"device": self._kind, "torch": torch.__version__, "modules": modules}
                     self._make(path, unfinished, work, made_from)
                     _wait_for_all()
-                    about = json.loads((path / _ABOUT).read_text(encoding="utf-8"))
+                    about = json.loads((path / ABOUT).read_text(encoding="utf-8"))
         if is_first_process() and unfinished.is_dir():  # its run was killed between two removals
             shutil.rmtree(unfinished, ignore_errors=True)
         if not self._unfinished:
@@ -166,7 +165,7 @@ class Kept:
                 temporary = stack.enter_context(replacing(path))
                 temporary.mkdir()
                 about = {**made_from, "result": work(temporary), "files": _checksums(temporary), "seconds": seconds()}
-                (temporary / _ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+                (temporary / ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
             _prune(path)
         finally:
             self._unfinished.pop()
@@ -175,8 +174,8 @@ class Kept:
 def _about(path: Path) -> dict[str, Any] | None:
     """What is written about a result; None when it is not there, or not as it was written."""
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        about = json.loads((path / _ABOUT).read_text(encoding="utf-8"))
-        if all(_sha256(path / file) == checksum for file, checksum in about["files"].items()):
+        about = json.loads((path / ABOUT).read_text(encoding="utf-8"))
+        if all(sha256_of(path / file) == checksum for file, checksum in about["files"].items()):
             float(about["seconds"]), about["result"]
             return about
     return None
@@ -228,24 +227,17 @@ def _one_at_a_time(path: Path) -> AbstractContextManager[Any]:
     return FileLock(path.with_name(f".{path.name}.lock"))
 
 
-def _are_several() -> bool:
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
-
-
 def _wait_for_all() -> None:
-    if _are_several():
+    if are_several():
         torch.distributed.barrier()
 
 
 def _checksums(folder: Path) -> dict[str, str]:
     """By name, of what was left in a folder; hidden files do not count."""
     names = (path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file())
-    return {str(name): _sha256(folder / name) for name in names if not any(part.startswith(".") for part in name.parts)}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return {
+        str(name): sha256_of(folder / name) for name in names if not any(part.startswith(".") for part in name.parts)
+    }
 
 
 def _slug(name: str) -> str:

@@ -6,18 +6,15 @@ so half a copy or a table edited by hand is noticed.  No pickle is written or re
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pandas as pd
 import torch
 
-from narrowlib.store.files import replacing
+from narrowlib.store.files import replacing, sha256_of
 from narrowlib.store.provenance import REPOSITORY, provenance  # noqa: F401 (pages import it from here)
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -66,7 +63,7 @@ def save(record: Record, folder: str | Path) -> Path:
     table, about = _paths(folder, record.name)
     with replacing(about) as new_about, replacing(table) as new_table:  # both are there before the first is renamed
         record.frame.to_parquet(new_table, index=False, compression="zstd")
-        described = {"name": record.name, "sha256": _sha256(new_table)}
+        described = {"name": record.name, "sha256": sha256_of(new_table)}
         described |= {"config": record.config, "provenance": record.provenance}
         new_about.write_text(json.dumps(described, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return table
@@ -91,7 +88,7 @@ def load(name: str, folder: str | Path = PAPER_RESULTS) -> Record:
             raise ValueError("config and provenance must be mappings")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BadRecordError(f"the record {name!r} cannot be read: {about} is damaged ({error})") from error
-    if _sha256(table) != expected:
+    if sha256_of(table) != expected:
         raise BadRecordError(f"the record {name!r} is damaged: {table} is not the table that {about} describes")
     try:
         return Record(name, pd.read_parquet(table), config, made)
@@ -136,64 +133,15 @@ def origin(record: Record) -> pd.DataFrame:
     return pd.Series(rows, name="this record").to_frame()
 
 
-def recorded(
-    name: str, config: dict[str, Any], compute: Callable[[], pd.DataFrame], folder: str | Path | None
-) -> pd.DataFrame:
-    """A table from its record when there is a good one of the same configuration, else computed and recorded.
-
-    Of several processes that computed it together the first records it, and all get that table.
-
-    Parameters
-    ----------
-    name : str
-        Name of the record.
-    config : dict
-        Everything the table depends on; what json holds.
-    compute : callable
-        Makes the table.
-    folder : path or None
-        Where records are kept; with None nothing is read or written.
-    """
-    if folder is None:
-        return compute()
-    try:
-        record = load(name, folder)
-        if record.config == json.loads(json.dumps(config)):
-            return record.frame
-    except BadRecordError:
-        pass
-    frame = compute()
-    if is_first_process():
-        save(Record(name, frame, config), folder)
-    if _are_several():
-        torch.distributed.barrier()
-        frame = load(name, folder).frame
-    return frame
-
-
 def is_first_process() -> bool:
     """Whether this process is alone or, under ``torchrun``, the one that writes for all."""
-    return not _are_several() or torch.distributed.get_rank() == 0
+    return not are_several() or torch.distributed.get_rank() == 0
 
 
-def _are_several() -> bool:
+def are_several() -> bool:
+    """Whether several processes work together, as under ``torchrun``."""
     return torch.distributed.is_available() and torch.distributed.is_initialized()
-
-
-def digest_of(settings: Any) -> str:
-    """A short hash of settings that json holds, to name a folder by."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def source_digest(*modules: ModuleType) -> str:
-    """A short hash of the source of modules: results of different code do not mix."""
-    sources = [Path(module.__file__).read_bytes() for module in modules]
-    return hashlib.sha256(b"\0".join(sources)).hexdigest()[:16]
 
 
 def _paths(folder: Path, name: str) -> tuple[Path, Path]:
     return folder / f"{name}.parquet", folder / f"{name}.json"
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

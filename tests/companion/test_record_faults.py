@@ -7,7 +7,7 @@ from companion import __main__ as companion
 from companion import clean_cache, plainly
 from faults import full_disk, read_only
 
-from narrowlib.store import checkpoints, downloads, records
+from narrowlib.store import downloads, records, unfinished
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def command(tmp_path, monkeypatch):
         arguments = ["hierarchy", "--profile", "smoke", "--set", settings, "--folder", str(tmp_path / "kept")]
         return companion.main(["record", *arguments])
 
-    monkeypatch.setattr(checkpoints, "SECONDS_BETWEEN", 60.0)  # what --save-every changes comes back
+    monkeypatch.setattr(unfinished, "SECONDS_BETWEEN", 60.0)  # what --save-every changes comes back
     return run
 
 

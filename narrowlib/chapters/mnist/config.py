@@ -129,13 +129,15 @@ class Config(Settings):
     @part
     def comparison(self) -> MnistConfig:
         """The configuration of the experiment."""
-        lasso = self._method("lasso", "lasso_neurons", StepConfig(16, max_norm=1.0))
+        lasso = self._method("lasso", "lasso_neurons", StepConfig(batch_size=16, max_norm=1.0))
         return self.build(
             MnistConfig,
             teacher=self.build(TeacherConfig, {"width": "teacher_width", "n_epochs": "teacher_epochs"}),
-            scratch=self._method("scratch", "neurons", StepConfig(16)),
-            distillation=self._method("distillation", "neurons", StepConfig(64, "sgd", momentum=0.9)),
-            attribution=self._method("attribution", "pruned_neurons", StepConfig(16)),
+            scratch=self._method("scratch", "neurons", StepConfig(batch_size=16)),
+            distillation=self._method(
+                "distillation", "neurons", StepConfig(batch_size=64, optimiser="sgd", momentum=0.9)
+            ),
+            attribution=self._method("attribution", "pruned_neurons", StepConfig(batch_size=16)),
             lasso=self.build(LassoConfig, {"strengths": "lasso_strengths"}, method=lasso),
         )
 
@@ -164,7 +166,7 @@ class Outcome:
 def even_goal(config: MnistConfig, even: Digits) -> Goal:
     """The rule that all methods share: so much of the even test digits, looked at 16 times an epoch."""
     every = max(1, len(even.train_labels) // CHECKS_PER_EPOCH)
-    return Goal(even.test_images, even.test_labels, config.goal, every)
+    return Goal(inputs=even.test_images, labels=even.test_labels, accuracy=config.goal, check_every=every)
 
 
 def recover_to_goal(

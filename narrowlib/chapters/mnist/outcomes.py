@@ -124,8 +124,8 @@ def forgetting(
         ``even``.  The method "teacher" is the teacher itself.
     """
     even, odd = digits.only(EVEN), digits.only(ODD)
-    step = StepConfig(config.relearning_batch_size)
-    never = Goal(odd.test_images, odd.test_labels, 2.0, config.relearning_points)
+    step = StepConfig(batch_size=config.relearning_batch_size)
+    never = Goal(inputs=odd.test_images, labels=odd.test_labels, accuracy=2.0, check_every=config.relearning_points)
     networks = [("teacher", 2 * teacher.sizes[1], [0], teacher)]
     for method, outcome in outcomes.items():
         networks += [(method, *each) for each in best_networks(outcome)]

@@ -36,11 +36,11 @@ from narrowlib.data.digits import Digits
 from narrowlib.stacks.networks import MLPStack, accuracies
 from narrowlib.stacks.training import StepConfig, make_generators
 
-STEP, CLIPPED = StepConfig(8), StepConfig(8, max_norm=1.0)
+STEP, CLIPPED = StepConfig(batch_size=8), StepConfig(batch_size=8, max_norm=1.0)
 CONFIG = MnistConfig(
     teacher=TeacherConfig(width=16, n_epochs=8, learning_rate=3e-3, dropout=0.05, batch_size=20, enough=0.995),
     scratch=MethodConfig(neurons=(8, 16), learning_rates=1e-2, step=STEP),
-    distillation=MethodConfig(neurons=16, learning_rates=(1e-2, 3e-2), step=StepConfig(8, "sgd")),
+    distillation=MethodConfig(neurons=16, learning_rates=(1e-2, 3e-2), step=StepConfig(batch_size=8, optimiser="sgd")),
     attribution=MethodConfig(neurons=(8, 16), learning_rates=1e-2, step=STEP),
     lasso=LassoConfig(method=MethodConfig(neurons=(8, 12), learning_rates=2e-2, step=CLIPPED), strengths=(0.05, 0.1)),
     goal=0.9, max_points=2_500, n_repeats=2, relearning_points=400, relearning_rate=1e-2,

@@ -22,12 +22,6 @@ def test_rules(value, rule, holds):
     assert satisfies(value, rule) is holds
 
 
-@pytest.mark.parametrize("rule", ["= 1", "about 1", ""])
-def test_unknown_rules_are_refused(rule):
-    with pytest.raises(ValueError, match="it must be one of <, <=, >, >="):
-        satisfies(1, rule)
-
-
 @pytest.mark.parametrize(
     ("broad", "narrow", "expected"), [(0.9, 0.0, "reproduced"), (0.9, 0.5, "partly"), (0.1, 0.5, "not")]
 )
@@ -35,11 +29,8 @@ def test_verdicts(broad, narrow, expected):
     table = assess("H2", {"broad_converged": broad, "narrow_converged": narrow})
     assert verdict(table) == expected
     assert table["paper"].tolist() == [0.675, 0.0]
-
-
-def test_a_composite_that_is_never_learned_does_not_count():
-    table = assess("H1", {"composite_last": 0.0, "composite_after_atomics": float("nan")})
-    assert verdict(table) == "not"
+    never = assess("H1", {"composite_last": 0.0, "composite_after_atomics": float("nan")})  # no composite was learned
+    assert verdict(never) == "not"
 
 
 RECORD = Record("curves", pd.DataFrame(), provenance={"device": "a GPU", "departures": {}})
@@ -56,7 +47,6 @@ def test_at_the_papers_scale_values_have_to_be_near(broad, near, expected):
 
 
 def test_near():
-    assert is_near(0.5, 0.6, 0.2) is True and is_near(0.5, 0.8, 0.2) is False
     assert is_near(math.nan, 0.5, 1.0) is False  # nothing measured is not near
     assert is_near(0.5, math.nan, math.nan) is None  # the paper has no value
     table = assess("N1", {"shared_neurons": 0.5}, record=RECORD)
@@ -97,7 +87,9 @@ def test_what_is_made_of_an_assessment_is_a_plain_table():
         assert not isinstance(made, Assessment) and MEDIA_TYPE not in shown(made)
 
 
-def test_wrong_names_are_refused():
+def test_wrong_names_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"claims.yaml is not where it should be"):
+        load_claims(tmp_path / "claims.yaml")
     with pytest.raises(ValueError, match="claim is 'H9'; it must be one of H1"):
         assess("H9", {})
     with pytest.raises(ValueError, match="claim H1 is about"):
@@ -125,11 +117,6 @@ def test_shares_agree_with_counts():
     for name, converged in (("depth_3_minus_depth_2", 19), ("depth_3_minus_depth_2_wide", 16)):
         assert h3[name]["count"] == [converged, 40]
         assert h3[name]["paper"] == pytest.approx((27 - converged) / 40)
-
-
-def test_missing_file(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"claims.yaml is not where it should be"):
-        load_claims(tmp_path / "claims.yaml")
 
 
 def test_a_table_shows_neither_row_numbers_nor_nan():

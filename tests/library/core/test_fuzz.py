@@ -6,7 +6,6 @@ import json
 import math
 
 import pandas as pd
-import pytest
 import torch
 import yaml
 from fuzzing import fuzzed
@@ -203,10 +202,3 @@ def test_any_scores_are_refused_or_ranked(values, sparsity, scope):
             assert scores[name][mask].min() >= scores[name][~mask].max()
     n_units = sum(len(mask) for mask in masks.values())
     assert sum(int((~mask).sum()) for mask in masks.values()) <= n_units
-
-
-def test_what_is_refused_names_the_argument():
-    with pytest.raises(ValueError, match="name is ''"):
-        UnitGroup("", 1, (Slice("w", 0),))
-    with pytest.raises(ValueError, match="slices of 'g' is None; it must be a sequence of Slice"):
-        UnitGroup("g", 1, None)

@@ -13,6 +13,8 @@ from narrowlib import devices as torchvision_import
 torchvision_import.prepare_torchvision()
 torchvision_import.prepare_torchvision()
 import torch, torchvision, torchvision.datasets
+from narrowlib.data.digits import _mirrors
+assert _mirrors()
 assert hasattr(torch.ops.torchvision, "nms")
 assert bool(torchvision_import._declared) != torchvision.extension._has_ops()
 """

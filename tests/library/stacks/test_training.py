@@ -65,8 +65,7 @@ def test_it_learns():
 
 @pytest.mark.parametrize(("n_steps", "every"), [(10, 5), (11, 5), (3, 5), (1, 1)])
 def test_records_cover_every_step_once(n_steps, every):
-    config = TrainingConfig(n_steps=n_steps, record_every=every)
-    steps = record_steps(config)
+    steps = record_steps(TrainingConfig(n_steps=n_steps, record_every=every))
     losses, _ = train((0,), n_steps=n_steps, record_every=every)
     assert len(losses) == len(steps) == math.ceil(n_steps / every) and steps[-1] == n_steps
     each, _ = train((0,), n_steps=n_steps, record_every=1)
@@ -143,16 +142,8 @@ def test_penalty_and_constraint_are_applied_at_every_step():
         parameters["weights.1"].data[:, 3] = 0.0
 
     before = stack.biases[0].detach().clone()
-    config = TrainingConfig(n_steps=7, learning_rate=1e-3)
-    train_stack(
-        stack,
-        partial(sample_batch, PROBLEM, 32),
-        generators,
-        config,
-        penalty=penalty,
-        constraint=constraint,
-        progress=False,
-    )
+    hooks = {"penalty": penalty, "constraint": constraint, "progress": False}
+    train_stack(stack, partial(sample_batch, PROBLEM, 32), generators, TrainingConfig(n_steps=7), **hooks)
     assert len(calls) == 7 and all(norm > 0 for norm in calls)
     assert (stack.biases[0] < before).all()
     assert (stack.weights[1][:, 3] == 0).all() and (stack.weights[1][:, 4] != 0).all()

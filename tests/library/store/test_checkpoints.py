@@ -78,10 +78,7 @@ def test_resumed_is_uninterrupted_whoever_has_left(tmp_path, monkeypatch, always
     assert not path.exists()
 
 
-HARMS = ("truncated", "empty", "other text", "seeds", "settings", "shape", "device", "tensors")
-
-
-@pytest.mark.parametrize("harm", HARMS)
+@pytest.mark.parametrize("harm", ["truncated", "seeds", "settings", "shape", "tensors"])
 def test_a_checkpoint_that_is_damaged_or_of_another_training_starts_anew(tmp_path, monkeypatch, always_save, harm):
     path, seeds, more = tmp_path / "run.safetensors", (0, 1), {}
     with monkeypatch.context() as patch:
@@ -91,12 +88,9 @@ def test_a_checkpoint_that_is_damaged_or_of_another_training_starts_anew(tmp_pat
             more = {"n_steps": 61}
         if harm == "shape":
             patch.setattr(test_training, "SIZES", (*test_training.SIZES[:1], 17, 2))
-        if harm == "device":  # the same training elsewhere, where generators have another state
-            resume = Checkpoint.resume
-            patch.setattr(Checkpoint, "resume", lambda self, *run: resume(self, *run[:-1], "cuda"))
         killed(monkeypatch, 40, test_training.train, seeds, checkpoint=Checkpoint(path), **more)
-    content = path.read_bytes()
-    path.write_bytes({"truncated": content[:-9], "empty": b"", "other text": b"hello" * 99}.get(harm, content))
+    if harm == "truncated":
+        path.write_bytes(path.read_bytes()[:-9])
     if harm == "tensors":  # of this training by its name, but not by what it holds
         save_under_its_name(path)
     steps = count_steps(monkeypatch)
@@ -124,12 +118,3 @@ def test_experiment_resumes_to_the_same_table(tmp_path, monkeypatch, always_save
     steps = count_steps(monkeypatch)
     pd.testing.assert_frame_equal(learning_curves(TINY, **where), whole)
     assert len(steps) == 40 + 120 + 4 * 40  # what was left of the narrow runs, and the two other settings
-
-
-@pytest.mark.parametrize("changes", [{"learning_rate": 1e-3}, {"batch_size": 64}, {"n_task_bits": 7, "subset_size": 3}])
-def test_other_settings_do_not_go_on_from_these(tmp_path, monkeypatch, always_save, changes):
-    """Neither from finished runs nor from one that was killed half way."""
-    other = TINY.replace(**changes)
-    killed(monkeypatch, 80, learning_curves, TINY, device="cpu", checkpoints=tmp_path, progress=False)
-    mixed = learning_curves(other, device="cpu", checkpoints=tmp_path, progress=False)
-    pd.testing.assert_frame_equal(mixed, learning_curves(other, device="cpu", progress=False))

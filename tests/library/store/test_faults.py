@@ -8,13 +8,12 @@ import sys
 import time
 import zipfile
 
-import pandas as pd
 import pytest
 from faults import send, server
 from trees import ROOT
 
 from narrowlib.data import digits
-from narrowlib.store import downloads, records
+from narrowlib.store import downloads
 from narrowlib.store.downloads import Archive, UnavailableError, fetch
 
 
@@ -108,17 +107,6 @@ def test_a_mirror_that_fails_is_passed_over(monkeypatch, answer):
         started = time.monotonic()
         assert digits._download(f"{address}/file.gz") in (None, b"")
         assert time.monotonic() - started < 5
-
-
-def test_a_damaged_record_among_the_checkpoints_is_computed_again(tmp_path):
-    def table(value):
-        return lambda: pd.DataFrame({"value": [value]})
-
-    records.recorded("piece", {}, table(1), tmp_path)
-    assert records.recorded("piece", {}, table(2), tmp_path)["value"].tolist() == [1]
-    for path in tmp_path.iterdir():
-        path.write_bytes(path.read_bytes()[:-3])
-        assert records.recorded("piece", {}, table(2), tmp_path)["value"].tolist() == [2]
 
 
 OUT_OF_MEMORY = """
