@@ -15,9 +15,3 @@ from narrowlib.chapters.style import book_theme, plot_pending
 from narrowlib.claims import assess, load_claims, verdict
 from narrowlib.store.provenance import provenance
 from narrowlib.store.records import origin, paper_record, scale
-
-__all__ = [
-    "Config", "FrontierStudy", "assess", "book_theme", "common_target", "frontier", "frontier_measures", "frontiers",
-    "load_claims", "origin", "paper_record", "plot_frontier", "plot_frontiers", "plot_gains", "plot_learning_curves",
-    "plot_pending", "provenance", "scale", "spaced_targets", "tables", "teacher_gains", "verdict",
-]  # fmt: skip

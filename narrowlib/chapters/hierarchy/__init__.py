@@ -13,25 +13,3 @@ from narrowlib.chapters.hierarchy.figures import plot_composite_curves, plot_con
 from narrowlib.chapters.style import book_theme
 from narrowlib.claims import assess, assess_all, load_claims, verdict
 from narrowlib.store.records import origin, paper_record, provenance
-
-__all__ = [
-    "CONVERGED_BITS",
-    "Config",
-    "assess",
-    "assess_all",
-    "book_theme",
-    "compare_counts",
-    "converged_runs",
-    "counted_runs",
-    "learning_curves",
-    "load_claims",
-    "origin",
-    "paper_record",
-    "plot_composite_curves",
-    "plot_converged",
-    "plot_task_curves",
-    "provenance",
-    "samples_to_learn",
-    "tables",
-    "verdict",
-]

@@ -26,13 +26,6 @@ from narrowlib.llm.models import load_causal_lm
 from narrowlib.store.kept import Kept
 from narrowlib.store.records import origin, paper_record, provenance
 
-__all__ = [
-    "BEFORE", "RANKED_BY", "Config", "Kept", "Trained", "assess", "assess_all", "book_theme", "completions",
-    "flat_sparsities", "flatness_measures", "load_causal_lm", "narrowed", "origin", "overtaking_measures",
-    "paper_record", "plot_lasso_curves", "plot_lasso_recovery", "plot_pending", "plot_recovery", "provenance",
-    "recovery_curves", "recovery_measures", "regularised", "strength_curves", "strength_recovery", "tables",
-    "unit_scores", "verdict",
-]  # fmt: skip
 COMPARED = ("signed", RANKED_BY, "random")  # ways to prune before training on
 
 

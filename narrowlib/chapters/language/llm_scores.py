@@ -26,13 +26,6 @@ from narrowlib.llm.units import head_dim_of, n_parameters_of
 from narrowlib.store.kept import Kept
 from narrowlib.store.records import origin, paper_record, provenance
 
-__all__ = [
-    "KINDS", "RANKED_BY", "Config", "ablation_table", "agreements", "assess", "assess_all", "book_theme", "head_dim_of",
-    "load_causal_lm", "n_parameters_of", "origin", "paper_record", "plot_agreement", "plot_llama_block",
-    "plot_llm_pruning", "plot_pending", "plot_skills", "provenance", "proxy_measures", "sources", "sparsity_curves",
-    "tables", "unit_scores", "verdict",
-]  # fmt: skip
-
 
 def tables(config: Config, *, progress: bool = True) -> dict[str, pd.DataFrame]:
     """Every table of the chapter's record; finished ones are taken from the folder ``config.checkpoints``.

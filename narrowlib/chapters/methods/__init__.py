@@ -5,5 +5,3 @@ from narrowlib.chapters.methods.experiment import example_samples
 from narrowlib.chapters.methods.figures import plot_samples
 from narrowlib.chapters.style import book_theme
 from narrowlib.cmsp import CMSP, parity_labels, sample_batch
-
-__all__ = ["CMSP", "Config", "book_theme", "example_samples", "parity_labels", "plot_samples", "sample_batch"]

@@ -20,10 +20,3 @@ from narrowlib.devices import pick_device
 from narrowlib.stacks.networks import accuracies
 from narrowlib.store.provenance import provenance
 from narrowlib.store.records import origin, paper_record, scale
-
-__all__ = [
-    "EVEN", "Config", "accuracies", "assess", "assess_all", "best_networks", "best_settings", "book_theme", "compare",
-    "dominance", "forgetting", "mistakes", "mnist_digits", "origin", "paper_record", "pareto_front", "pick_device",
-    "plot_digits", "plot_forgetting_panels", "plot_fronts", "plot_pending", "plot_shrinking", "provenance", "scale",
-    "share_regained", "smallest_regained", "tables", "verdict",
-]  # fmt: skip

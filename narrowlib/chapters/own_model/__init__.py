@@ -6,8 +6,3 @@ from narrowlib.chapters.own_model.figures import plot_budget, plot_kept_and_lost
 from narrowlib.chapters.style import book_theme
 from narrowlib.recipe.narrowing import narrow
 from narrowlib.store.provenance import provenance
-
-__all__ = [
-    "Config", "book_theme", "budget_curves", "narrow", "plot_budget", "plot_kept_and_lost", "provenance",
-    "write_sources",
-]  # fmt: skip

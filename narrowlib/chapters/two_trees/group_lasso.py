@@ -34,35 +34,6 @@ from narrowlib.stacks.networks import MLPStack
 from narrowlib.store.kept import Kept
 from narrowlib.store.records import origin, paper_record, provenance, scale
 
-__all__ = [
-    "STATES",
-    "Config",
-    "assess",
-    "assess_all",
-    "book_theme",
-    "copies",
-    "kept_sparsity",
-    "lasso_curves",
-    "lasso_outcome",
-    "network_edges",
-    "origin",
-    "paper_record",
-    "plot_network",
-    "plot_norms",
-    "plot_pending",
-    "plot_pruning_panels",
-    "plot_strength_curves",
-    "plot_strengths",
-    "provenance",
-    "prox_gap",
-    "regularise",
-    "scale",
-    "store_for",
-    "strength_sweep",
-    "tables",
-    "train_networks",
-    "verdict",
-]
 STATES = ("before", "after group lasso")
 SWEPT = {
     "subgradient": (0.0, 1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2),

@@ -22,34 +22,6 @@ from narrowlib.stacks.networks import MLPStack
 from narrowlib.store.kept import Kept
 from narrowlib.store.records import origin, paper_record, provenance, scale
 
-__all__ = [
-    "THRESHOLDS",
-    "Config",
-    "agreement",
-    "assess",
-    "book_theme",
-    "kept_sparsity",
-    "learned",
-    "neuron_attributions",
-    "neuron_scores",
-    "origin",
-    "paired",
-    "paper_record",
-    "plot_agreement",
-    "plot_neuron_scores",
-    "plot_pruning_panels",
-    "plot_sharing",
-    "provenance",
-    "pruning_curves",
-    "pruning_outcome",
-    "regained",
-    "scale",
-    "sharing",
-    "store_for",
-    "tables",
-    "train_networks",
-    "verdict",
-]
 THRESHOLDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)  # bits; see `sharing`
 RECORDED_WIDTHS = (32, 64, 128, 256)  # of which the score of every single neuron is recorded
 

@@ -17,9 +17,3 @@ from narrowlib.claims import assess, verdict
 from narrowlib.data.facts import CHANCE, facts
 from narrowlib.store.provenance import provenance
 from narrowlib.store.records import origin, paper_record, scale
-
-__all__ = [
-    "CHANCE", "Config", "accuracies", "arrows", "assess", "book_theme", "clear_wins", "facts", "origin", "paper_record",
-    "paper_table", "plot_before_after", "plot_pending", "plot_relearning", "provenance", "relearning_curves", "scale",
-    "tables", "tokens_to_relearn", "unlearning_measures", "verdict", "whole_model_accuracies",
-]  # fmt: skip
