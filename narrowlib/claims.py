@@ -54,7 +54,7 @@ def load_claims(path: str | Path | None = None) -> dict[str, dict[str, Any]]:
     FileNotFoundError
         When there is no such file.
     ValueError
-        When it is no YAML, or a claim in it lacks something or has what is not legal.
+        When it is not YAML, or a claim in it lacks a part or holds an illegal value.
     """
     candidates = _PLACES if path is None else (Path(path),)
     for candidate in candidates:
@@ -62,7 +62,7 @@ def load_claims(path: str | Path | None = None) -> dict[str, dict[str, Any]]:
             try:
                 claims = yaml.safe_load(candidate.read_text(encoding="utf-8"))
             except (yaml.YAMLError, ValueError) as error:  # an impossible date is a ValueError
-                raise ValueError(f"{candidate} is no YAML: {' '.join(str(error).split())}") from error
+                raise ValueError(f"{candidate} is not valid YAML: {' '.join(str(error).split())}") from error
             _check(claims, candidate)
             return claims
     raise FileNotFoundError(f"claims.yaml is not where it should be: {candidates[0]}")

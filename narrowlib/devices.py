@@ -22,7 +22,7 @@ def pick_device(device: str) -> torch.device:
     Raises
     ------
     ValueError
-        When the name is unknown, or the device is not there.
+        When the name is unknown, or the device is missing.
     """
     if device not in ("auto", "cpu", "cuda"):
         raise ValueError(f"device is {device!r}; it must be one of auto, cpu, cuda")

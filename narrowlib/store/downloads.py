@@ -78,7 +78,7 @@ def cache_folder() -> Path:
 
 
 def fetch(archive: Archive) -> Path:
-    """The archive in the cache, downloaded when it is not there or is damaged.
+    """The archive in the cache, downloaded when it is missing or damaged.
 
     Raises
     ------
@@ -93,13 +93,13 @@ def fetch(archive: Archive) -> Path:
             fetched = _download(archive, temporary.parent)
             found = sha256_of(fetched)
             if found != archive.sha256:
-                raise _unavailable(archive, f"what came has the sha256 sum {found}, not {archive.sha256}")
+                raise _unavailable(archive, f"the file received has the sha256 sum {found}, not {archive.sha256}")
             fetched.replace(temporary)
     return path
 
 
 def made(path: Path, make: Callable[[Path], None]) -> Path:
-    """``path``, made by ``make`` when it is not there: whole or not at all, and by one process at a time.
+    """``path``, made by ``make`` when it is missing: whole or not at all, and by one process at a time.
 
     Parameters
     ----------
@@ -169,9 +169,9 @@ def _download(archive: Archive, folder: Path) -> Path:
             command, cwd=folder, capture_output=True, text=True, errors="replace", timeout=SECONDS_TO_FETCH, check=False
         )
     except FileNotFoundError:
-        raise _unavailable(archive, f"the command {command[0]!r} is not there") from None
+        raise _unavailable(archive, f"the command {command[0]!r} was not found") from None
     except subprocess.TimeoutExpired:
-        raise _unavailable(archive, f"nothing came within {SECONDS_TO_FETCH // 60} minutes") from None
+        raise _unavailable(archive, f"no answer within {SECONDS_TO_FETCH // 60} minutes") from None
     path = folder / archive.filename
     if done.returncode or not path.is_file():
         raise _unavailable(archive, f"{_TOOLS[archive.index]} failed: {_last_line(done.stderr)}")

@@ -26,7 +26,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     Parameters
     ----------
     path : path
-        Its folder is made when it is not there.
+        Its folder is created when it is missing.
 
     Yields
     ------

@@ -172,7 +172,7 @@ class Kept:
 
 
 def _about(path: Path) -> dict[str, Any] | None:
-    """What is written about a result; None when it is not there, or not as it was written."""
+    """What is written about a result; None when it is missing or damaged."""
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         about = json.loads((path / ABOUT).read_text(encoding="utf-8"))
         if all(sha256_of(path / file) == checksum for file, checksum in about["files"].items()):

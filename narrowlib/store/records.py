@@ -93,7 +93,7 @@ def load(name: str, folder: str | Path = PAPER_RESULTS) -> Record:
     try:
         return Record(name, pd.read_parquet(table), config, made)
     except (ValueError, OSError) as error:  # what pyarrow raises for another format
-        raise BadRecordError(f"the record {name!r} is damaged: {table} is no parquet") from error
+        raise BadRecordError(f"the record {name!r} is damaged: {table} is not a parquet file") from error
 
 
 def paper_record(chapter: str, name: str) -> Record | None:

@@ -9,6 +9,8 @@ import pandas as pd
 import pytest
 from trees import ROOT
 
+from narrowlib.store.kept import Kept
+
 sys.path.insert(0, str(ROOT))
 
 from reliability import children, kills, page
@@ -40,16 +42,22 @@ def test_every_file_that_the_page_names_is_there():
 
 
 def test_a_piece_written_again_is_seen(tmp_path):
-    path = tmp_path / "piece"
-    path.write_text("same")
-    before = {path: kills.identity(path)}
-    assert kills.changed(before) == 0
-    other = tmp_path / "other"
-    other.write_text("same")
-    other.replace(path)
+    store = Kept(tmp_path / "left", {})
+
+    def keep(inputs):
+        store.keep("table", lambda: pd.DataFrame({"loss": [0.5]}), inputs=inputs)
+        return kills.finished_pieces(tmp_path)
+
+    before = keep(1)
+    assert sorted(path.name for path in before) == ["kept.json", "result.parquet"]
+    assert keep(1) == before and kills.changed(before) == 0
+    again = tmp_path / "again"
+    (piece,) = (path for path in before if path.suffix == ".parquet")
+    again.write_bytes(piece.read_bytes())
+    again.replace(piece)
     assert kills.changed(before) == 1
-    path.unlink()
-    assert kills.changed(before) == 1
+    keep(2)  # takes its place
+    assert kills.changed(before) == 2
 
 
 def test_what_a_run_cost_is_no_difference(tmp_path):

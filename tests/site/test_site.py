@@ -10,16 +10,39 @@ from trees import REPOSITORY
 PAGES = [*chapters.pages(), api.page_of("narrowlib.pruning")]
 
 
+OVERLAPS = """() => {
+    const blocks = [...document.querySelectorAll('article section > *:not(section)')];
+    const boxes = blocks.map(block => [block, block.getBoundingClientRect()])
+        .filter(([block, box]) => box.width && box.height && (block.innerText.trim() || block.querySelector('img')));
+    const pairs = [];
+    boxes.forEach(([a, p], i) => boxes.slice(i + 1).forEach(([b, q]) => {
+        if (a.contains(b) || b.contains(a)) return;
+        const wide = Math.min(p.right, q.right) - Math.max(p.left, q.left);
+        const high = Math.min(p.bottom, q.bottom) - Math.max(p.top, q.top);
+        if (wide > 1 && high > 1) pairs.push([a.innerText.slice(0, 60), b.innerText.slice(0, 60)]);
+    }));
+    return {blocks: boxes.length, pairs};
+}"""
+
+
+@pytest.mark.parametrize("width", [1440, 400])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("page", [*PAGES, "search"])
-def test_nothing_keeps_anyone_out(visit, axe, page, scheme):
-    """No violation of any rule of axe: contrast, names, headings, landmarks, keyboard."""
-    tab = visit(page, scheme=scheme)
+def test_page_loads_fits_and_keeps_no_one_out(visit, axe, page, scheme, width):
+    """No request that fails, nothing wider than the window or on top of another block, no violation of axe's rules."""
+    tab = visit(page, width=width, scheme=scheme)
+    assert tab.problems == []
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    assert tab.evaluate("document.documentElement.dataset.theme") == scheme
+    pictures = tab.evaluate("[...document.querySelectorAll('figure img')].map(image => image.naturalWidth)")
+    assert all(pictures)
+    if page != "search":
+        found = tab.evaluate(OVERLAPS)
+        assert found["blocks"] > 1 and found["pairs"] == []
     tab.evaluate(axe)
     found = tab.evaluate("() => axe.run()")
     assert len(found["passes"]) > 10
-    broken = [(rule["id"], node["target"]) for rule in found["violations"] for node in rule["nodes"]]
-    assert broken == []
+    assert [(rule["id"], node["target"]) for rule in found["violations"] for node in rule["nodes"]] == []
 
 
 def test_axe_sees_what_is_wrong(visit, axe):
@@ -45,7 +68,7 @@ def test_on_paper_the_text_stands_alone_and_unfolded(visit, page):
 
 
 @pytest.mark.parametrize("chapter", chapters.names())
-def test_both_notebooks_are_delivered(visit, chapter):
+def test_notebooks_are_delivered_and_open_elsewhere(visit, chapter):
     tab = visit(f"book/{chapter}")
     for kind in ("clean", "executed"):
         link = tab.locator(f'a[href$="/{chapter}.ipynb"]', has_text=kind)
@@ -54,24 +77,27 @@ def test_both_notebooks_are_delivered(visit, chapter):
         nbformat.validate(notebook)
         outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
         assert bool(outputs) == (kind == "executed")
-
-
-@pytest.mark.parametrize("chapter", chapters.names())
-def test_chapters_open_elsewhere_from_the_branch_of_notebooks(visit, chapter):
-    links = visit(f"book/{chapter}").evaluate("[...document.querySelectorAll('a')].map(a => a.href)")
+    links = tab.evaluate("[...document.querySelectorAll('a')].map(a => a.href)")
     owner = REPOSITORY.removeprefix("https://github.com/")
     assert f"https://colab.research.google.com/github/{owner}/blob/notebooks/book/{chapter}.ipynb" in links
     assert f"https://mybinder.org/v2/gh/{owner}/notebooks?urlpath=lab/tree/book/{chapter}.ipynb" in links
     assert f"{REPOSITORY}/edit/main/book/{chapter}.md" in links
 
 
-def test_parameters_unfold(visit):
-    tab = visit("book/hierarchy")
-    table = tab.locator(".admonition.parameters table")
-    assert not table.is_visible()
-    tab.locator(".admonition.parameters .toggle-button").click()
-    table.wait_for(state="visible", timeout=3000)
-    assert "n_task_bits" in table.inner_text()
+@pytest.mark.parametrize(
+    ("page", "block", "inner", "says"),
+    [
+        ("hierarchy", ".admonition.parameters", "table", "n_task_bits"),
+        ("hierarchy", ".solution.dropdown", "p >> nth=1", ""),
+        ("methods", "details:has-text('How this page was made')", "li", "Peak memory"),
+    ],
+)
+def test_what_is_folded_unfolds(visit, page, block, inner, says):
+    folded = visit(f"book/{page}").locator(block).first
+    content = folded.locator(inner).filter(has_text=says).first
+    assert not content.is_visible()
+    folded.locator("button, .toggle-button, summary").first.click()
+    content.wait_for(state="visible", timeout=3000)
 
 
 def test_languages_are_said(visit):
@@ -79,42 +105,6 @@ def test_languages_are_said(visit):
     tab = visit("book/appendix/glossary")
     assert tab.evaluate("document.documentElement.lang") == "en"
     assert tab.locator('dt[lang="ja"]').count() == tab.locator("dt:not([lang])").count() > 20
-
-
-@pytest.mark.parametrize("width", [1440, 400])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("page", PAGES)
-def test_page_loads_cleanly_and_fits(visit, page, scheme, width):
-    tab = visit(page, width=width, scheme=scheme)
-    assert tab.problems == []
-    assert tab.evaluate("document.documentElement.scrollWidth") <= width
-    assert tab.evaluate("document.documentElement.dataset.theme") == scheme
-    n_images = tab.locator("figure img").count()
-    assert (
-        tab.evaluate("[...document.querySelectorAll('figure img')].filter(i => i.naturalWidth > 0).length") == n_images
-    )
-
-
-OVERLAPS = """() => {
-    const blocks = [...document.querySelectorAll('article section > *:not(section)')];
-    const boxes = blocks.map(block => [block, block.getBoundingClientRect()])
-        .filter(([block, box]) => box.width && box.height && (block.innerText.trim() || block.querySelector('img')));
-    const pairs = [];
-    boxes.forEach(([a, p], i) => boxes.slice(i + 1).forEach(([b, q]) => {
-        if (a.contains(b) || b.contains(a)) return;
-        const wide = Math.min(p.right, q.right) - Math.max(p.left, q.left);
-        const high = Math.min(p.bottom, q.bottom) - Math.max(p.top, q.top);
-        if (wide > 1 && high > 1) pairs.push([a.innerText.slice(0, 60), b.innerText.slice(0, 60)]);
-    }));
-    return {blocks: boxes.length, pairs};
-}"""
-
-
-@pytest.mark.parametrize("width", [1440, 400])
-@pytest.mark.parametrize("page", PAGES)
-def test_blocks_do_not_overlap(visit, page, width):
-    found = visit(page, width=width).evaluate(OVERLAPS)
-    assert found["blocks"] > 1 and found["pairs"] == []
 
 
 def test_mathematics_is_set(visit):
@@ -132,24 +122,6 @@ def test_theme_switch(visit):
         tab.locator("button.theme-switch-button:visible").first.click()
     assert tab.evaluate("document.documentElement.dataset.theme") == "dark"
     assert tab.problems == []
-
-
-def test_solutions_unfold(visit):
-    tab = visit("book/hierarchy")
-    solution = tab.locator(".solution.dropdown").first
-    text = solution.locator("p").nth(1)
-    assert not text.is_visible()
-    solution.locator("button, .toggle-button, summary").first.click()
-    text.wait_for(state="visible", timeout=3000)
-
-
-def test_making_of_a_page_unfolds(visit):
-    tab = visit("book/methods")
-    block = tab.locator("details", has_text="How this page was made")
-    memory = block.locator("li", has_text="Peak memory")
-    assert not memory.is_visible()
-    block.locator("summary").click()
-    memory.wait_for(state="visible", timeout=3000)
 
 
 @pytest.mark.parametrize("ending", ["csv", "svg", "png"])

@@ -54,7 +54,7 @@ def test_an_archive_with_another_sum_is_refused_and_not_kept(cache, monkeypatch)
     ("command", "reason"),
     [
         (["python", "-c", "import sys; sys.exit('ERROR: no route to host')"], "no route to host"),
-        (["no-such-tool"], "'no-such-tool' is not there"),
+        (["no-such-tool"], "'no-such-tool' was not found"),
     ],
 )
 def test_a_failure_says_why_and_where_to_put_the_file(cache, monkeypatch, command, reason):
