@@ -43,7 +43,7 @@ def round_hidden_size(model: PreTrainedModel, wished: float, *, n_heads: int | N
     """The number of residual dimensions nearest to a wish that a checkpoint can have.
 
     transformers refuses a hidden size that is no multiple of the number of attention heads.  With n the result,
-    ``keep_masks(scores, 1 - n / hidden_size)`` keeps just as many.
+    ``keep_masks(scores, n_kept=n)`` keeps as many.
 
     Parameters
     ----------

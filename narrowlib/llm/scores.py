@@ -17,9 +17,9 @@ from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from tqdm.auto import tqdm
 
+from narrowlib.llm.losses import next_token_loss
 from narrowlib.scores import random_scores, weight_norm_scores
 from narrowlib.units import UnitGroup, check, unit_sums
 
@@ -101,12 +101,6 @@ def score_units(
     if from_data:
         scores |= _scores_from_data(model, groups, batches, from_data, progress)
     return {variant: scores[variant] for variant in variants}
-
-
-def next_token_loss(logits: Tensor, ids: Tensor, *, reduction: str = "mean") -> Tensor:
-    """Cross entropy of the next token in nats, from float32 logits, mean or sum: (n, t, vocabulary), (n, t) -> ()."""
-    logits = logits[:, :-1].to(torch.promote_types(logits.dtype, torch.float32))
-    return F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction=reduction)
 
 
 def _scores_without_data(

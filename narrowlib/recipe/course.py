@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from narrowlib.llm.distillation import Distillation
-from narrowlib.llm.evaluation import block_losses
 from narrowlib.llm.export import export_vanilla, sliced
+from narrowlib.llm.losses import block_losses
 from narrowlib.llm.models import DEFAULT_NAME, DEFAULT_ON_HUB, LanguageModel, load_causal_lm
 from narrowlib.llm.settings import LLMTrainingConfig
 from narrowlib.llm.training import recover, train_group_lasso

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from narrowlib.llm.evaluation import loss_per_skill
+from narrowlib.llm.losses import loss_per_skill
 from narrowlib.llm.units import n_parameters_of
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ _REPEATS = 3
 def losses_of(
     model: PreTrainedModel, held_out: Mapping[str, Dataset], *, progress: bool = True
 ) -> list[dict[str, Any]]:
-    """Loss on the held-out blocks of every text, as rows: see `narrowlib.llm.evaluation.loss_per_skill`."""
+    """Loss on the held-out blocks of every text, as rows: see `narrowlib.llm.losses.loss_per_skill`."""
     table = loss_per_skill(model, held_out, batch_size=4, progress=progress)
     rows = table.rename(columns={"skill": "text"}).to_dict("records")
     return [{name: None if value != value else value for name, value in row.items()} for row in rows]  # json has no NaN

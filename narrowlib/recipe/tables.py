@@ -58,7 +58,7 @@ def loss_table(folder: str | Path, settings: Mapping[str, Any], *, progress: boo
     Returns
     -------
     DataFrame
-        See `narrowlib.llm.evaluation.loss_per_skill`, with ``text`` for the skill.
+        See `narrowlib.llm.losses.loss_per_skill`, with ``text`` for the skill.
     """
     made_with = Report.read(folder).numbers["made from"]["settings"]
     config = RecipeConfig.of({**made_with, **settings})

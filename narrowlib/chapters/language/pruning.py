@@ -12,7 +12,7 @@ from torch import Tensor
 
 from narrowlib.data.tokens import PACKAGES, skill_blocks
 from narrowlib.llm.ablation import ablation_losses
-from narrowlib.llm.evaluation import loss_per_skill
+from narrowlib.llm.losses import loss_per_skill
 from narrowlib.llm.scores import VARIANTS, score_units
 from narrowlib.llm.settings import PAPER_GROUP_LASSO, PAPER_RECOVERY, LLMTrainingConfig
 from narrowlib.llm.units import llama_units, n_parameters_of

@@ -25,7 +25,7 @@ from narrowlib.data.facts import fact_blocks, facts
 from narrowlib.llm import answers as answering
 from narrowlib.llm import evaluation
 from narrowlib.llm.answers import answer_facts
-from narrowlib.llm.evaluation import loss_per_skill
+from narrowlib.llm.losses import loss_per_skill
 from narrowlib.llm.models import LanguageModel, load_causal_lm
 from narrowlib.llm.settings import LLMTrainingConfig
 from narrowlib.llm.training import recover
@@ -100,7 +100,7 @@ def unlearning_tables(
     dict of str to DataFrame
         ``answers``: the rows of `relearn` for every model, with ``method``, ``sparsity`` and ``n_parameters``.
         ``skills``: the loss of every model on each skill before it learns facts, see
-        `narrowlib.llm.evaluation.loss_per_skill`, with the same three columns.
+        `narrowlib.llm.losses.loss_per_skill`, with the same three columns.
 
     Notes
     -----

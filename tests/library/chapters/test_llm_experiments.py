@@ -25,7 +25,7 @@ from narrowlib.chapters.language.pruning import (
 from narrowlib.chapters.language.recovery import narrowed, recovery_curves, recovery_measures
 from narrowlib.chapters.language.tables import paper_tables
 from narrowlib.llm.costs import flops_per_token
-from narrowlib.llm.evaluation import block_losses
+from narrowlib.llm.losses import block_losses
 from narrowlib.llm.models import LanguageModel
 from narrowlib.llm.settings import LLMTrainingConfig
 from narrowlib.llm.units import llama_units, n_parameters_of
