@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from narrowlib.llm.losses import next_token_loss
+from narrowlib.llm.losses import evaluating, next_token_loss
 from narrowlib.scores import random_scores, weight_norm_scores
 from narrowlib.units import UnitGroup, check, unit_sums
 
@@ -198,18 +198,16 @@ class _Totals:
 @contextmanager
 def _prepared(model: nn.Module) -> Iterator[None]:
     """Evaluation mode, and parameters without gradients: activations carry them from the embedding on."""
-    was_training = model.training
     before = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
-    model.eval().requires_grad_(False)
+    model.requires_grad_(False)
     for parameter, _, _ in before:
         parameter.grad = None
     handle = model.get_input_embeddings().register_forward_hook(lambda _, __, output: output.requires_grad_())
     try:
-        with torch.enable_grad():
+        with evaluating(model), torch.enable_grad():
             yield
     finally:
         handle.remove()
-        model.train(was_training)
         for parameter, required, gradient in before:
             parameter.requires_grad_(required)
             parameter.grad = gradient

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from tiny_llamas import TINY, random_masks, tiny_llama, tiny_tokenizer, tiny_tokens
+from tiny_llamas import TINY, logits_masked, random_masks, tiny_llama, tiny_tokenizer, tiny_tokens
 from torch.nn import functional as F
 
 from narrowlib.llm.export import export_vanilla, round_hidden_size, sliced
@@ -41,12 +41,6 @@ def uneven_masks(model):
     assert len({int(mask.sum()) for mask in neurons.values()}) > 1
     heads = {"layers.0.heads": torch.arange(model.config.num_key_value_heads) < 1}
     return neurons | heads | random_masks(llama_units(model, "residual"), 24)
-
-
-@torch.no_grad()
-def logits_masked(model, masks, tokens):
-    with ablated(model, units_named(model, masks), masks):
-        return model(tokens).logits
 
 
 @pytest.mark.parametrize("family", TINY)
