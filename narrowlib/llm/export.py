@@ -76,7 +76,7 @@ def sliced(model: PreTrainedModel, masks: Mapping[str, Tensor], *, widths: str =
     Parameters
     ----------
     model : PreTrainedModel
-        Left as it is; whether removed units are zero in it or not makes no difference.
+        Not changed; removed units need not be zero in it.
     masks : mapping of str to Tensor, bool, shape (n_units,)
         By group, of any kinds; see `narrowlib.llm.units.llama_units`.  Groups without a mask are kept whole.
     widths : {"uniform", "padded"}

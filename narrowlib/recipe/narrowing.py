@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from narrowlib import pruning
-from narrowlib.llm import evaluation, export
+from narrowlib.llm import export
 from narrowlib.llm import loop as llm_loop
 from narrowlib.llm import scores as llm_scores
 from narrowlib.llm import training as llm_training

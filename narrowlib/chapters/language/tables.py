@@ -27,7 +27,6 @@ from narrowlib.chapters.language.pruning import (
 from narrowlib.chapters.language.recovery import recovery_curves
 from narrowlib.data.documents import SKILLS
 from narrowlib.llm import ablation as llm_ablation
-from narrowlib.llm import evaluation
 from narrowlib.llm.models import LanguageModel, load_causal_lm
 from narrowlib.store.records import digest_of, recorded, source_digest
 

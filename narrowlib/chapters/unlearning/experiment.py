@@ -23,7 +23,6 @@ from narrowlib.data import facts as knowledge
 from narrowlib.data.documents import SKILLS
 from narrowlib.data.facts import fact_blocks, facts
 from narrowlib.llm import answers as answering
-from narrowlib.llm import evaluation
 from narrowlib.llm.answers import answer_facts
 from narrowlib.llm.losses import loss_per_skill
 from narrowlib.llm.models import LanguageModel, load_causal_lm
