@@ -11,6 +11,7 @@ import torch
 from narrowlib import pruning
 from narrowlib.llm import export
 from narrowlib.llm import loop as llm_loop
+from narrowlib.llm import losses as llm_losses
 from narrowlib.llm import scores as llm_scores
 from narrowlib.llm import training as llm_training
 from narrowlib.llm.models import load_causal_lm
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 DISK_BYTES = 36  # per trained parameter: two checkpoints of three floats each while one is written, and three models
 _CODE = (
-    course, cut, inputs, measure, checkpoints, evaluation, export, llm_loop, llm_scores, llm_training, pruning,
+    course, cut, inputs, measure, checkpoints, llm_losses, export, llm_loop, llm_scores, llm_training, pruning,
 )  # fmt: skip
 
 

@@ -27,6 +27,7 @@ from narrowlib.chapters.language.pruning import (
 from narrowlib.chapters.language.recovery import recovery_curves
 from narrowlib.data.documents import SKILLS
 from narrowlib.llm import ablation as llm_ablation
+from narrowlib.llm import losses as llm_losses
 from narrowlib.llm.models import LanguageModel, load_causal_lm
 from narrowlib.store.records import digest_of, recorded, source_digest
 
@@ -96,7 +97,7 @@ def paper_tables(
 def _checkpoint_folder(parent: str | Path, config: LLMPruningConfig) -> Path | None:
     if not parent:
         return None
-    own = (evaluation, llm_ablation, llm_lasso, llm_recovery, penalties)
+    own = (llm_losses, llm_ablation, llm_lasso, llm_recovery, penalties)
     code = source_digest(*llm_recovery.CODE, *own, sys.modules[__name__])
     return Path(parent) / digest_of([asdict(config), torch.__version__, code])
 

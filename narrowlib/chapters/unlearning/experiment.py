@@ -23,6 +23,7 @@ from narrowlib.data import facts as knowledge
 from narrowlib.data.documents import SKILLS
 from narrowlib.data.facts import fact_blocks, facts
 from narrowlib.llm import answers as answering
+from narrowlib.llm import losses as llm_losses
 from narrowlib.llm.answers import answer_facts
 from narrowlib.llm.losses import loss_per_skill
 from narrowlib.llm.models import LanguageModel, load_causal_lm
@@ -120,7 +121,7 @@ def unlearning_tables(
 def _checkpoint_folder(parent: str | Path, config: UnlearningConfig) -> Path | None:
     if not parent:
         return None
-    own = (answering, evaluation, knowledge, llm_lasso, llm_recovery, penalties)
+    own = (answering, llm_losses, knowledge, llm_lasso, llm_recovery, penalties)
     code = source_digest(*llm_recovery.CODE, *own, sys.modules[__name__])
     return Path(parent) / digest_of([asdict(config), torch.__version__, code])
 
