@@ -77,6 +77,15 @@ def tiny_tokenizer(size=61):
     )
 
 
+@torch.no_grad()
+def logits_masked(model, masks, tokens):
+    from narrowlib.llm.units import units_named
+    from narrowlib.pruning import ablated
+
+    with ablated(model, units_named(model, masks), masks):
+        return model(tokens).logits
+
+
 def random_masks(groups, n_kept, *, seed=0):
     """Masks that keep ``n_kept`` of each group's units, at random."""
     generator = torch.Generator().manual_seed(seed)

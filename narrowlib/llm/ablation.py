@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
+from narrowlib.llm.losses import evaluating
 from narrowlib.pruning import ablated
 from narrowlib.units import UnitGroup, check
 
@@ -87,10 +88,8 @@ def ablation_losses(
     in_layer = {_layer_of_neurons(group): group.name for group in groups if _layer_of_neurons(group) is not None}
     neurons = {layer: sampled[name] for layer, name in sorted(in_layer.items()) if len(sampled[name])}
     others = [group for group in groups if group.name not in in_layer.values()]
-    n_predicted, was_training = 0, model.training
-    model.eval()
-    try:
-        bar = tqdm(desc="ablate", unit="unit", disable=not progress)
+    n_predicted = 0
+    with evaluating(model), tqdm(desc="ablate", unit="unit", disable=not progress) as bar:
         for ids in batches:
             run = _Run(model, ids.to(device), tokens_per_forward, neurons)
             base += run.loss(run.stream[-1])[0]
@@ -99,9 +98,6 @@ def ablation_losses(
             for group in others:
                 totals[group.name] += run.losses_without(group, sampled[group.name], bar.update)
             n_predicted += ids.shape[0] * (ids.shape[1] - 1)
-        bar.close()
-    finally:
-        model.train(was_training)
     if not n_predicted:
         raise ValueError("batches is empty; it must hold at least one batch of at least two tokens")
     return base / n_predicted, {name: total / n_predicted for name, total in totals.items()}

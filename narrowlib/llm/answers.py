@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from narrowlib.data.facts import Fact
+from narrowlib.llm.losses import evaluating
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -69,18 +70,12 @@ def answer_facts(
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
     rows: dict[int, dict] = {}
-    was_training = model.training
-    model.eval()
-    try:
-        with tqdm(total=len(some), desc="answer", unit="fact", disable=not progress) as bar:
-            for batch in _batches([_Question(tokenizer, fact) for fact in some], batch_size):
-                for (number, question), outcome in zip(batch, _outcomes(model, [each for _, each in batch])):
-                    fact = question.fact
-                    about = {"category": fact.category, "half": fact.half, "prompt": fact.prompt}
-                    rows[number] = {**about, **outcome}
-                bar.update(len(batch))
-    finally:
-        model.train(was_training)
+    with evaluating(model), tqdm(total=len(some), desc="answer", unit="fact", disable=not progress) as bar:
+        for batch in _batches([_Question(tokenizer, fact) for fact in some], batch_size):
+            for (number, question), outcome in zip(batch, _outcomes(model, [each for _, each in batch])):
+                fact = question.fact
+                rows[number] = {"category": fact.category, "half": fact.half, "prompt": fact.prompt, **outcome}
+            bar.update(len(batch))
     return pd.DataFrame([rows[number] for number in range(len(some))])
 
 

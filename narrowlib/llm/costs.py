@@ -1,4 +1,4 @@
-"""What a language model costs: operations and seconds per token, and the energy that a device says it used."""
+"""What a language model costs: operations and seconds per token, and energy."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ def seconds_per_token(model: nn.Module, shape: tuple[int, int], *, repeats: int 
 
 
 def joules_so_far(device: torch.device) -> float:
-    """Energy that the device has used since its driver was loaded; NaN where nothing tells it.
+    """Energy that the device has used since its driver was loaded; NaN where it is not measured.
 
-    GPUs tell it through NVML, when the package ``nvidia-ml-py`` is there.
+    Read from NVML on a GPU, with the package ``nvidia-ml-py``.
     """
     if device.type != "cuda":
         return math.nan
@@ -75,7 +75,7 @@ def joules_so_far(device: torch.device) -> float:
 
 
 class Clock:
-    """Seconds and joules of training; the joules are NaN where the device does not count them."""
+    """Seconds and joules of training; joules are NaN where they are not measured."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -89,12 +89,12 @@ class Clock:
         return self._now() - self.began
 
     def set(self, spent: Tensor) -> None:
-        """Go on from there."""
+        """Continue counting from ``spent``."""
         self.began = self._now() - spent
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
-        """What happens within is not counted."""
+        """Stop counting inside ``with``."""
         spent = self.read()
         yield
         self.set(spent)

@@ -1,4 +1,4 @@
-r"""Distillation of a language model: the loss, and what a teacher says of blocks of tokens, kept for many students.
+r"""Distillation of a language model: the loss, and a teacher's predictions stored for many students.
 
 Of the teacher's probabilities of the next token only the largest are kept, with the temperature already applied; all
 other tokens count as one outcome, which gets the rest of the probability.
@@ -98,7 +98,7 @@ def soft_targets(
     path: str | Path | None = None,
     progress: bool = True,
 ) -> Dataset:
-    """Blocks with what a teacher says of each of their tokens, for any number of students of the same blocks.
+    """Blocks with a teacher's predictions for each of their tokens, for any number of students of the same blocks.
 
     Parameters
     ----------

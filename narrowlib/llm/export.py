@@ -43,7 +43,7 @@ def round_hidden_size(model: PreTrainedModel, wished: float, *, n_heads: int | N
     """The number of residual dimensions nearest to a wish that a checkpoint can have.
 
     transformers refuses a hidden size that is no multiple of the number of attention heads.  With n the result,
-    ``keep_masks(scores, 1 - n / hidden_size)`` keeps just as many.
+    ``keep_masks(scores, n_kept=n)`` keeps as many.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ def sliced(model: PreTrainedModel, masks: Mapping[str, Tensor], *, widths: str =
     Parameters
     ----------
     model : PreTrainedModel
-        Left as it is; whether removed units are zero in it or not makes no difference.
+        Not changed; removed units need not be zero in it.
     masks : mapping of str to Tensor, bool, shape (n_units,)
         By group, of any kinds; see `narrowlib.llm.units.llama_units`.  Groups without a mask are kept whole.
     widths : {"uniform", "padded"}
@@ -100,7 +100,7 @@ def sliced(model: PreTrainedModel, masks: Mapping[str, Tensor], *, widths: str =
     dimensions is a power of 4.
     """
     groups = checked_groups(model, masks)
-    config = _narrowed_config(model, groups, masks, widths)
+    config = _narrowed_config(model, masks, widths)
     state = _narrowed_state(model, groups, masks)
     with torch.device("meta"):  # no weights are drawn, and none take memory, only to be thrown away
         narrowed = type(model)(config)
@@ -161,15 +161,12 @@ def export_vanilla(
     return folder
 
 
-def _narrowed_config(
-    model: PreTrainedModel, groups: tuple[UnitGroup, ...], masks: Mapping[str, Tensor], widths: str
-) -> PreTrainedConfig:
+def _narrowed_config(model: PreTrainedModel, masks: Mapping[str, Tensor], widths: str) -> PreTrainedConfig:
     if widths not in WIDTHS:
         raise ValueError(f"widths is {widths!r}; it must be one of {', '.join(WIDTHS)}")
-    removed = removed_layers(groups, masks)
-    counts = kept_counts(model, masks, removed, widest=False)
+    removed = removed_layers(masks)
     by_kind: dict[str, list[int]] = {"residual": [], "neurons": [], "heads": []}
-    for group, n_kept in counts.items():
+    for group, n_kept in kept_counts(model, masks, widest=False).items():
         by_kind[group.name.split(".")[-1]].append(n_kept)
     for kind, kept in by_kind.items():
         if widths == "uniform" and min(kept) < max(kept):
@@ -201,13 +198,13 @@ def _narrowed_config(
 def _narrowed_state(
     model: PreTrainedModel, groups: tuple[UnitGroup, ...], masks: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    removed = removed_layers(groups, masks)
+    removed = removed_layers(masks)
     gone = tuple(f"layers.{layer}." for layer in removed)
     whole = dict(model.named_parameters())  # a tied head only once
-    groups = tuple(group for group in groups if not is_layer(group))
+    groups = tuple(group for group in groups if not is_layer(group.name))
     state = slice_state(whole, groups, {group.name: masks[group.name] for group in groups})
     state = {name: tensor for name, tensor in state.items() if not name.removeprefix("model.").startswith(gone)}
-    kept, widest = (kept_counts(model, masks, removed, widest=each) for each in (False, True))
+    kept, widest = (kept_counts(model, masks, widest=each) for each in (False, True))
     for group, n_units in widest.items():
         for each in group.slices:
             if each.parameter in state:
@@ -222,9 +219,7 @@ def _narrowed_state(
 
 
 def _padded(tensor: Tensor, axis: int, n_zeros: int) -> Tensor:
-    if not n_zeros:
-        return tensor
-    return F.pad(tensor, [0, 0] * (tensor.ndim - 1 - axis) + [0, n_zeros])
+    return tensor if not n_zeros else F.pad(tensor, [0, 0] * (tensor.ndim - 1 - axis) + [0, n_zeros])
 
 
 def _renumbered(name: str, numbers: Mapping[str, str]) -> str:

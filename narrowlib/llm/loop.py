@@ -20,7 +20,7 @@ from transformers import get_scheduler
 
 from narrowlib.llm.costs import Clock
 from narrowlib.llm.distillation import TOP_LOG_P, TOP_TOKENS, Distillation
-from narrowlib.llm.scores import next_token_loss
+from narrowlib.llm.losses import next_token_loss
 from narrowlib.llm.settings import LLMTrainingConfig
 from narrowlib.penalties import group_lasso_gradients_
 from narrowlib.pruning import apply_masks

@@ -17,9 +17,9 @@ from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from tqdm.auto import tqdm
 
+from narrowlib.llm.losses import evaluating, next_token_loss
 from narrowlib.scores import random_scores, weight_norm_scores
 from narrowlib.units import UnitGroup, check, unit_sums
 
@@ -101,12 +101,6 @@ def score_units(
     if from_data:
         scores |= _scores_from_data(model, groups, batches, from_data, progress)
     return {variant: scores[variant] for variant in variants}
-
-
-def next_token_loss(logits: Tensor, ids: Tensor, *, reduction: str = "mean") -> Tensor:
-    """Cross entropy of the next token in nats, from float32 logits, mean or sum: (n, t, vocabulary), (n, t) -> ()."""
-    logits = logits[:, :-1].to(torch.promote_types(logits.dtype, torch.float32))
-    return F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction=reduction)
 
 
 def _scores_without_data(
@@ -204,18 +198,16 @@ class _Totals:
 @contextmanager
 def _prepared(model: nn.Module) -> Iterator[None]:
     """Evaluation mode, and parameters without gradients: activations carry them from the embedding on."""
-    was_training = model.training
     before = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
-    model.eval().requires_grad_(False)
+    model.requires_grad_(False)
     for parameter, _, _ in before:
         parameter.grad = None
     handle = model.get_input_embeddings().register_forward_hook(lambda _, __, output: output.requires_grad_())
     try:
-        with torch.enable_grad():
+        with evaluating(model), torch.enable_grad():
             yield
     finally:
         handle.remove()
-        model.train(was_training)
         for parameter, required, gradient in before:
             parameter.requires_grad_(required)
             parameter.grad = gradient

@@ -21,14 +21,13 @@ def student_config(base: PreTrainedModel, n_heads: int) -> LlamaConfig:
     .. math:: d = n\,d_\text{head}, \qquad d_\text{mlp} = 4d, \qquad
               \text{layers} = \max(1, \operatorname{round}(\text{layers}_\text{base}\, n / n_\text{base}))
 
-    Width and depth shrink together, as in the paper's ladder: heads of one size, as many of them as fit the width, each
-    with keys and values of its own.  How deep a network is for its width is that of the base model; the paper's
-    students are twice as deep as theirs.
+    Width and depth shrink together, as in the paper's ladder, and every head has its own keys and values.  The ratio of
+    depth to width is that of the base model; the paper's students are twice as deep.
 
     Parameters
     ----------
     base : PreTrainedModel
-        Of a supported family; vocabulary, size of a head, and whether head and embedding are one, are its own.
+        Of a supported family; gives vocabulary, head size, and whether embeddings are tied.
     n_heads : int
         At least 1.
 

@@ -1,7 +1,4 @@
-"""A language model of some ten thousand random parameters: it knows nothing, needs no download, and takes no time.
-
-For trying out, on any machine and within seconds, what takes long with a real one.
-"""
+"""A random language model of some ten thousand parameters, for quick trials without a download."""
 
 from __future__ import annotations
 
@@ -23,7 +20,7 @@ SHAPE = {
     "max_position_embeddings": 2_048,
     "tie_word_embeddings": True,
 }
-SPREAD = 0.2  # standard deviation of the weights: logits of an order of magnitude that a trained model has
+SPREAD = 0.2  # standard deviation of the weights: gives logits as large as those of a trained model
 SEED = 0
 
 

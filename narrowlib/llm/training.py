@@ -96,7 +96,7 @@ def recover(
     Source: Michaud, Parker-Sartori and Tegmark (2025), section 5.
     """
     if keep_best and held_out is None:
-        raise ValueError("keep_best is True and held_out is missing; what is best is told by held-out blocks")
+        raise ValueError("keep_best is True and held_out is missing; the best is that of the lowest held-out loss")
     how = {"teacher": teacher, "distillation": distillation, "on_record": on_record}
     how |= {"groups": groups, "masks": masks, "held_out": held_out, "progress": progress}
     return _trained(model, blocks, config, checkpoint, keep_best, COSTS if tells_costs else (), **how)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from narrowlib.units import Slice, UnitGroup
 
@@ -121,14 +121,10 @@ def n_parameters_of(model: PreTrainedModel, masks: Mapping[str, Tensor] | None =
     if counted not in COUNTS:
         raise ValueError(f"counted is {counted!r}; it must be one of {', '.join(COUNTS)}")
     masks = masks or {}
-    groups = checked_groups(model, masks)
-    removed = removed_layers(groups, masks)
-    kept = kept_counts(model, masks, removed, widest=counted == "stored")
-    shapes = {
-        name: list(parameter.shape)
-        for name, parameter in model.named_parameters()
-        if not name.startswith(tuple(f"model.layers.{layer}." for layer in removed))
-    }
+    checked_groups(model, masks)
+    kept = kept_counts(model, masks, widest=counted == "stored")
+    gone = tuple(f"model.layers.{layer}." for layer in removed_layers(masks))
+    shapes = {name: list(parameter.shape) for name, parameter in model.named_parameters() if not name.startswith(gone)}
     for group, n_kept in kept.items():
         for each in group.slices:
             if each.parameter in shapes:
@@ -145,7 +141,8 @@ def checked_groups(model: PreTrainedModel, masks: Mapping[str, Tensor]) -> tuple
         When a mask does not fit its group, or keeps nothing: no unit of a layer, no dimension, no layer.
     """
     groups = units_named(model, masks)
-    gone = tuple(f"layers.{layer}." for layer in removed_layers(groups, masks))
+    removed = removed_layers(masks)
+    gone = tuple(f"layers.{layer}." for layer in removed)
     for group in groups:
         mask = masks[group.name]
         if mask.dtype != torch.bool or tuple(mask.shape) != (group.n_units,):
@@ -153,38 +150,27 @@ def checked_groups(model: PreTrainedModel, masks: Mapping[str, Tensor]) -> tuple
                 f"mask of {group.name!r} is {mask.dtype} of shape {tuple(mask.shape)}; it must be bool of "
                 f"({group.n_units},)"
             )
-        if not is_layer(group) and not mask.any() and not group.name.startswith(gone):
+        if not is_layer(group.name) and not mask.any() and not group.name.startswith(gone):
             raise ValueError(
                 f"mask of {group.name!r} keeps none of {group.n_units} units; it must keep at least one, or the layer "
                 f"be removed as a whole"
             )
-    if len(removed_layers(groups, masks)) == len(model.model.layers):
+    if len(removed) == len(model.model.layers):
         raise ValueError(f"masks remove all of {len(model.model.layers)} layers; at least one must be kept")
     return groups
 
 
-def removed_layers(groups: Iterable[UnitGroup], masks: Mapping[str, Tensor]) -> tuple[int, ...]:
+def removed_layers(masks: Mapping[str, Tensor]) -> tuple[int, ...]:
     """Numbers of the layers that masks remove as a whole, ascending."""
-    return tuple(
-        int(group.name.split(".")[1]) for group in groups if is_layer(group) and not bool(masks[group.name].all())
-    )
+    return tuple(sorted(int(name.split(".")[1]) for name in masks if is_layer(name) and not bool(masks[name].all())))
 
 
-def kept_counts(
-    model: PreTrainedModel, masks: Mapping[str, Tensor], removed: Iterable[int], *, widest: bool
-) -> dict[UnitGroup, int]:
+def kept_counts(model: PreTrainedModel, masks: Mapping[str, Tensor], *, widest: bool) -> dict[UnitGroup, int]:
     """Units that every group of residual dimensions, neurons and heads keeps, removed layers left out.
 
-    Parameters
-    ----------
-    model : PreTrainedModel
-    masks : mapping of str to Tensor
-    removed : iterable of int
-        Layers that are no longer there.
-    widest : bool
-        Count every layer's neurons and heads as many as the layer that keeps the most.
+    With ``widest``, neurons and heads of every layer count as many as in the layer that keeps the most.
     """
-    gone = tuple(f"layers.{layer}." for layer in removed)
+    gone = tuple(f"layers.{layer}." for layer in removed_layers(masks))
     counts: dict[UnitGroup, int] = {}
     for kind in ("residual", "neurons", "heads"):
         groups = [group for group in llama_units(model, kind) if not group.name.startswith(gone)]
@@ -193,9 +179,9 @@ def kept_counts(
     return counts
 
 
-def is_layer(group: UnitGroup) -> bool:
-    """Whether a group of a Llama is a whole layer."""
-    return group.name.startswith("layers.") and group.name.count(".") == 1
+def is_layer(name: str) -> bool:
+    """Whether the group of this name is a whole layer."""
+    return name.startswith("layers.") and name.count(".") == 1
 
 
 def head_dim_of(model: PreTrainedModel) -> int:
@@ -209,58 +195,54 @@ def is_tied(model: PreTrainedModel) -> bool:
 
 
 def _neurons(model: PreTrainedModel) -> tuple[UnitGroup, ...]:
-    groups = []
-    for i, layer in enumerate(model.model.layers):
-        rows = [*_rows(f"model.layers.{i}.mlp.gate_proj", layer.mlp.gate_proj)]
-        rows += _rows(f"model.layers.{i}.mlp.up_proj", layer.mlp.up_proj)
-        slices = (*rows, Slice(f"model.layers.{i}.mlp.down_proj.weight", 1))
-        groups.append(UnitGroup(f"layers.{i}.neurons", layer.mlp.gate_proj.weight.shape[0], slices))
-    return tuple(groups)
+    return tuple(
+        UnitGroup(
+            f"layers.{i}.neurons",
+            layer.mlp.gate_proj.weight.shape[0],
+            (*_rows(model, i, "mlp.gate_proj", "mlp.up_proj"), Slice(f"model.layers.{i}.mlp.down_proj.weight", 1)),
+        )
+        for i, layer in enumerate(model.model.layers)
+    )
 
 
 def _residual(model: PreTrainedModel) -> tuple[UnitGroup, ...]:
     slices = [Slice("model.embed_tokens.weight", 1), Slice("model.norm.weight", 0)]
-    for i, layer in enumerate(model.model.layers):
+    readers = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate_proj", "mlp.up_proj")
+    for i in range(len(model.model.layers)):
         prefix = f"model.layers.{i}"
         slices += [Slice(f"{prefix}.{norm}.weight", 0) for norm in ("input_layernorm", "post_attention_layernorm")]
-        slices += [Slice(f"{prefix}.self_attn.{name}.weight", 1) for name in ("q_proj", "k_proj", "v_proj")]
-        slices += [Slice(f"{prefix}.mlp.{name}.weight", 1) for name in ("gate_proj", "up_proj")]
-        slices += _rows(f"{prefix}.self_attn.o_proj", layer.self_attn.o_proj)
-        slices += _rows(f"{prefix}.mlp.down_proj", layer.mlp.down_proj)
+        slices += [Slice(f"{prefix}.{name}.weight", 1) for name in readers]
+        slices += _rows(model, i, "self_attn.o_proj", "mlp.down_proj")
     if not is_tied(model):
         slices.append(Slice("lm_head.weight", 1))
     return (UnitGroup("residual", model.model.embed_tokens.weight.shape[1], tuple(slices)),)
 
 
 def _heads(model: PreTrainedModel) -> tuple[UnitGroup, ...]:
-    config, size = model.config, head_dim_of(model)
-    n_units = config.num_key_value_heads
-    shared = config.num_attention_heads // n_units  # query heads of a key-value head
+    size, n_units = head_dim_of(model), model.config.num_key_value_heads
+    queries = model.config.num_attention_heads // n_units * size  # rows of the query heads of a key-value head
     groups = []
-    for i, layer in enumerate(model.model.layers):
-        prefix, attention = f"model.layers.{i}.self_attn", layer.self_attn
-        slices = _rows(f"{prefix}.q_proj", attention.q_proj, block=shared * size)
-        slices += _rows(f"{prefix}.k_proj", attention.k_proj, block=size)
-        slices += _rows(f"{prefix}.v_proj", attention.v_proj, block=size)
-        slices.append(Slice(f"{prefix}.o_proj.weight", 1, shared * size))
+    for i in range(len(model.model.layers)):
+        slices = _rows(model, i, "self_attn.q_proj", block=queries)
+        slices += _rows(model, i, "self_attn.k_proj", "self_attn.v_proj", block=size)
+        slices.append(Slice(f"model.layers.{i}.self_attn.o_proj.weight", 1, queries))
         groups.append(UnitGroup(f"layers.{i}.heads", n_units, tuple(slices)))
     return tuple(groups)
 
 
 def _layers(model: PreTrainedModel) -> tuple[UnitGroup, ...]:
     size = model.config.hidden_size
-    groups = []
-    for i, layer in enumerate(model.model.layers):
-        slices = _rows(f"model.layers.{i}.self_attn.o_proj", layer.self_attn.o_proj, block=size)
-        slices += _rows(f"model.layers.{i}.mlp.down_proj", layer.mlp.down_proj, block=size)
-        groups.append(UnitGroup(f"layers.{i}", 1, tuple(slices)))
-    return tuple(groups)
+    return tuple(
+        UnitGroup(f"layers.{i}", 1, tuple(_rows(model, i, "self_attn.o_proj", "mlp.down_proj", block=size)))
+        for i in range(len(model.model.layers))
+    )
 
 
-def _rows(name: str, linear: nn.Linear, block: int = 1) -> list[Slice]:
-    """Rows of a projection, with its bias where it has one."""
-    names = [f"{name}.weight"] if linear.bias is None else [f"{name}.weight", f"{name}.bias"]
-    return [Slice(name, 0, block) for name in names]
+def _rows(model: PreTrainedModel, layer: int, *projections: str, block: int = 1) -> list[Slice]:
+    """Rows of projections of a layer, each with its bias where it has one."""
+    names = [f"model.layers.{layer}.{projection}" for projection in projections]
+    kinds = {name: ("weight", "bias")[: 1 + (model.get_submodule(name).bias is not None)] for name in names}
+    return [Slice(f"{name}.{kind}", 0, block) for name in names for kind in kinds[name]]
 
 
 _UNITS: dict[str, Callable[[PreTrainedModel], tuple[UnitGroup, ...]]] = {

@@ -9,8 +9,8 @@ import pandas as pd
 import torch
 
 from narrowlib.llm.export import sliced
+from narrowlib.llm.losses import next_token_loss
 from narrowlib.llm.models import load_causal_lm
-from narrowlib.llm.scores import next_token_loss
 from narrowlib.llm.units import n_parameters_of
 from narrowlib.recipe import cut
 from narrowlib.recipe.intake import texts_of

@@ -17,8 +17,8 @@ from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
 from narrowlib.llm.distillation import Distillation
-from narrowlib.llm.evaluation import block_losses
 from narrowlib.llm.export import export_vanilla, sliced
+from narrowlib.llm.losses import block_losses
 from narrowlib.llm.models import DEFAULT_NAME, DEFAULT_ON_HUB, LanguageModel, load_causal_lm
 from narrowlib.llm.training import recover, train_group_lasso
 from narrowlib.llm.units import llama_units, n_parameters_of

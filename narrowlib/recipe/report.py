@@ -19,7 +19,7 @@ from matplotlib import rc_context
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from narrowlib.llm.evaluation import loss_per_skill
+from narrowlib.llm.losses import loss_per_skill
 from narrowlib.llm.models import load_causal_lm
 from narrowlib.llm.units import n_parameters_of
 from narrowlib.recipe.intake import texts_of
@@ -153,7 +153,7 @@ def _curves(report: Report) -> str:
 def losses_of(
     model: PreTrainedModel, held_out: Mapping[str, Dataset], *, progress: bool = True
 ) -> list[dict[str, Any]]:
-    """Loss on the held-out blocks of every text, as rows: see `narrowlib.llm.evaluation.loss_per_skill`."""
+    """Loss on the held-out blocks of every text, as rows: see `narrowlib.llm.losses.loss_per_skill`."""
     table = loss_per_skill(model, held_out, batch_size=4, progress=progress)
     rows = table.rename(columns={"skill": "text"}).to_dict("records")
     return [{name: None if value != value else value for name, value in row.items()} for row in rows]  # json has no NaN
@@ -172,7 +172,7 @@ def loss_table(folder: str | Path, settings: Mapping[str, Any], *, progress: boo
     Returns
     -------
     DataFrame
-        See `narrowlib.llm.evaluation.loss_per_skill`, with ``text`` for the skill.
+        See `narrowlib.llm.losses.loss_per_skill`, with ``text`` for the skill.
     """
     config = RecipeConfig(**{**Report.read(folder).numbers["made from"]["settings"], **settings})
     language_model = load_causal_lm(folder, device=config.device)

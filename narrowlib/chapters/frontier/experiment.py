@@ -22,7 +22,7 @@ from narrowlib.chapters.language.scoring import Scores, unit_scores
 from narrowlib.devices import pick_device
 from narrowlib.llm.costs import flops_per_token, seconds_per_token
 from narrowlib.llm.distillation import soft_targets
-from narrowlib.llm.evaluation import block_losses
+from narrowlib.llm.losses import block_losses
 from narrowlib.llm.models import LanguageModel, load_causal_lm, silenced
 from narrowlib.llm.students import n_parameters_of_student, new_student
 from narrowlib.llm.training import recover

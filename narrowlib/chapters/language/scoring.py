@@ -11,7 +11,7 @@ from torch import Tensor
 
 from narrowlib.chapters.language.config import KINDS
 from narrowlib.llm.ablation import ablation_losses
-from narrowlib.llm.evaluation import loss_per_skill
+from narrowlib.llm.losses import loss_per_skill
 from narrowlib.llm.scores import VARIANTS, score_units
 from narrowlib.llm.units import llama_units, n_parameters_of
 from narrowlib.pruning import ablated, keep_masks

@@ -19,8 +19,8 @@ from narrowlib.data.documents import SKILLS
 from narrowlib.data.facts import fact_blocks, facts
 from narrowlib.devices import pick_device
 from narrowlib.llm.answers import answer_facts
-from narrowlib.llm.evaluation import loss_per_skill
 from narrowlib.llm.harness import benchmark_accuracies
+from narrowlib.llm.losses import loss_per_skill
 from narrowlib.llm.models import LanguageModel, load_causal_lm
 from narrowlib.llm.settings import LLMTrainingConfig
 from narrowlib.llm.training import recover
@@ -86,7 +86,7 @@ def tables(config: Config, *, progress: bool = True) -> dict[str, pd.DataFrame]:
     dict of str to DataFrame
         ``answers``: the rows of `relearn` for every model, with ``method``, ``sparsity`` and ``n_parameters``.
         ``skills``: the loss of every model on each skill before it learns facts, see
-        `narrowlib.llm.evaluation.loss_per_skill`, with the same three columns.
+        `narrowlib.llm.losses.loss_per_skill`, with the same three columns.
 
     Notes
     -----

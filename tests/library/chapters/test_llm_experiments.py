@@ -21,7 +21,7 @@ from narrowlib.chapters.language.scoring import (
     unit_scores,
 )
 from narrowlib.llm.costs import flops_per_token
-from narrowlib.llm.evaluation import block_losses
+from narrowlib.llm.losses import block_losses
 from narrowlib.llm.models import LanguageModel
 from narrowlib.llm.settings import LLMTrainingConfig
 from narrowlib.llm.units import llama_units, n_parameters_of

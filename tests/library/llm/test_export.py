@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from tiny_llamas import TINY, random_masks, tiny_llama, tiny_tokenizer, tiny_tokens
+from tiny_llamas import TINY, logits_masked, random_masks, tiny_llama, tiny_tokenizer, tiny_tokens
 from torch.nn import functional as F
 
 from narrowlib.llm.export import export_vanilla, round_hidden_size, sliced
@@ -41,12 +41,6 @@ def uneven_masks(model):
     assert len({int(mask.sum()) for mask in neurons.values()}) > 1
     heads = {"layers.0.heads": torch.arange(model.config.num_key_value_heads) < 1}
     return neurons | heads | random_masks(llama_units(model, "residual"), 24)
-
-
-@torch.no_grad()
-def logits_masked(model, masks, tokens):
-    with ablated(model, units_named(model, masks), masks):
-        return model(tokens).logits
 
 
 @pytest.mark.parametrize("family", TINY)
@@ -245,7 +239,7 @@ def test_bad_input_is_refused(masks, options, says):
 def test_hidden_sizes_are_rounded_to_heads(wished, n_heads, expected):
     model = tiny_llama()
     assert round_hidden_size(model, wished, n_heads=n_heads) == expected
-    kept = keep_masks({"residual": torch.rand(32, generator=torch.Generator().manual_seed(0))}, 1 - expected / 32)
+    kept = keep_masks({"residual": torch.rand(32, generator=torch.Generator().manual_seed(0))}, n_kept=expected)
     assert int(kept["residual"].sum()) == expected
 
 

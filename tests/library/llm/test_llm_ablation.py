@@ -6,7 +6,8 @@ from tiny_llamas import TINY, tiny_llama, token_ids
 
 from narrowlib.llm import ablation as llm_ablation
 from narrowlib.llm.ablation import ablation_losses
-from narrowlib.llm.scores import next_token_loss, score_units
+from narrowlib.llm.losses import next_token_loss
+from narrowlib.llm.scores import score_units
 from narrowlib.llm.units import llama_units
 from narrowlib.pruning import ablated
 from narrowlib.scores import ablation_scores, agreement

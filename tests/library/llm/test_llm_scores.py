@@ -8,7 +8,8 @@ import pytest
 import torch
 from tiny_llamas import TINY, tiny_llama, token_ids
 
-from narrowlib.llm.scores import VARIANTS, next_token_loss, score_units
+from narrowlib.llm.losses import next_token_loss
+from narrowlib.llm.scores import VARIANTS, score_units
 from narrowlib.llm.units import llama_units
 from narrowlib.pruning import apply_masks
 from narrowlib.scores import attribution_scores

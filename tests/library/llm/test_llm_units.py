@@ -2,12 +2,11 @@
 
 import pytest
 import torch
-from tiny_llamas import TINY, random_masks, tiny_llama, tiny_tokens
+from tiny_llamas import TINY, logits_masked, random_masks, tiny_llama, tiny_tokens
 
 from narrowlib.devices import prepare_torchvision
 from narrowlib.llm.units import check_family, head_dim_of, llama_units, n_parameters_of, units_named
-from narrowlib.pruning import ablated, keep_masks
-from narrowlib.scores import random_scores
+from narrowlib.pruning import ablated
 from narrowlib.units import check, unit_sums
 
 KINDS = ("neurons", "residual", "heads", "layers")
@@ -16,12 +15,6 @@ KINDS = ("neurons", "residual", "heads", "layers")
 @pytest.fixture(params=TINY)
 def model(request):
     return tiny_llama(request.param)
-
-
-@torch.no_grad()
-def logits_masked(model, masks, tokens):
-    with ablated(model, units_named(model, masks), masks):
-        return model(tokens).logits
 
 
 @torch.no_grad()
@@ -118,33 +111,6 @@ def test_groups_by_name():
     assert [group.name for group in units_named(model, names)] == ["residual", "layers.2.heads", "layers.0"]
     with pytest.raises(ValueError, match=r"no group 'layers.3.heads'.*i from 0 to 2"):
         units_named(model, ["layers.3.heads"])
-
-
-@pytest.mark.parametrize(
-    ("neurons", "residual", "millions"),
-    [(0.5, 0.2, 667), (0.5, 0.5, 417), (0.8, 0.5, 296), (0.9, 0.5, 256), (0.95, 0.5, 235), (0.8, 0.8, 118)],
-)
-def test_parameters_are_counted_as_in_the_paper(neurons, residual, millions):
-    """Source: Michaud et al. (2025), the points of their Fig 6 on Llama-3.2-1B."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    config = LlamaConfig(
-        vocab_size=128256,
-        hidden_size=2048,
-        intermediate_size=8192,
-        num_hidden_layers=16,
-        num_attention_heads=32,
-        num_key_value_heads=8,
-        head_dim=64,
-        tie_word_embeddings=True,
-    )
-    with torch.device("meta"):
-        model = LlamaForCausalLM(config)
-    assert n_parameters_of(model) == 1_235_814_400
-    generator = torch.Generator().manual_seed(0)
-    masks = keep_masks(random_scores(llama_units(model, "neurons"), generator), neurons)
-    masks |= keep_masks(random_scores(llama_units(model, "residual"), generator), residual)
-    assert n_parameters_of(model, masks) / 1e6 == pytest.approx(millions, abs=1)
 
 
 def test_whole_model_counts_its_parameters(model):

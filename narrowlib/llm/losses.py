@@ -1,4 +1,4 @@
-"""What a language model can still do: its loss on blocks of tokens, by skill."""
+"""Losses of a language model: of the next token, per block of tokens, and per skill."""
 
 from __future__ import annotations
 
@@ -17,6 +17,23 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 ROWS_AT_ONCE = 1_024  # tokens whose logits exist at a time: 0.2 GB of float32 for 50,000 words, 0.5 GB for 128,000
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside ``with``, the mode from before afterwards."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+def next_token_loss(logits: Tensor, ids: Tensor, *, reduction: str = "mean") -> Tensor:
+    """Cross entropy of the next token in nats, from float32 logits, mean or sum: (n, t, vocabulary), (n, t) -> ()."""
+    logits = logits[:, :-1].to(torch.promote_types(logits.dtype, torch.float32))
+    return F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction=reduction)
 
 
 @torch.no_grad()
@@ -97,7 +114,7 @@ def block_losses(
     if not len(blocks):
         raise ValueError("blocks is empty; there must be at least one block")
     losses = []
-    with _evaluating(model), tqdm(total=len(blocks), desc=description, unit="block", disable=not progress) as bar:
+    with evaluating(model), tqdm(total=len(blocks), desc=description, unit="block", disable=not progress) as bar:
         for start in range(0, len(blocks), batch_size):
             ids = _rows(blocks, start, min(start + batch_size, len(blocks)))  # (batch, length)
             losses.append(token_losses(model, ids).mean(1))
@@ -164,13 +181,3 @@ def _rows(blocks: Sequence | Tensor, start: int, stop: int) -> Tensor:
     if isinstance(blocks, Tensor):
         return blocks[start:stop]
     return torch.as_tensor(np.asarray(blocks[start:stop]["input_ids"], dtype=np.int64))
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)

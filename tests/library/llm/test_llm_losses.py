@@ -8,7 +8,7 @@ import torch
 from tiny_llamas import tiny_llama, tiny_tokens
 from torch.nn import functional as F
 
-from narrowlib.llm.evaluation import block_losses, loss_per_skill, token_losses
+from narrowlib.llm.losses import block_losses, loss_per_skill, token_losses
 
 
 @pytest.fixture(scope="module")
