@@ -54,7 +54,7 @@ def run(name: str, chapters: list[str], n_kills: int) -> list[dict[str, object]]
     from reliability.kills import kills
     from reliability.sameness import sameness
 
-    chapters = chapters or list(record.RECORDED)
+    chapters = chapters or list(record.recorded())
     return kills(chapters, n_kills) if name == "kills" else sameness(chapters)
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 import yaml
-from companion import chapters, differences
+from companion import differences, parameters
 
 ONE = {"chapters": ["hierarchy"], "what": "seeds", "paper": "a | b", "here": "fewer", "why": "time"}
 
@@ -23,7 +23,7 @@ def test_the_books_own():
     found = differences.differences()
     assert found and {name for each in found for name in each} <= {"chapters", "parameter", *differences.TEXTS}
     assert differences.listing().count("- **") == len(found)
-    assert set(differences.of_parameters("llm-pruning")) <= set(chapters.parameters("llm-pruning"))
+    assert set(differences.of_parameters("llm-pruning")) <= set(parameters.quick("llm-pruning"))
 
 
 def test_lists_and_departures(write):
@@ -35,7 +35,7 @@ def test_lists_and_departures(write):
 
 def test_a_parameters_value_is_read_from_the_profile(write):
     write({name: text for name, text in {**ONE, "parameter": "n_seeds"}.items() if name != "here"})
-    expected = chapters.profile_parameters("hierarchy", "paper")["n_seeds"]
+    expected = parameters.of_profile("hierarchy", "paper")["n_seeds"]
     assert f"*Here:* {expected}. *Why:*" in differences.listing()
 
 

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import matplotlib
 import pytest
-from companion import chapters
+from companion import chapters, parameters
 
 CHECKED = ("nonlocality", "group-lasso", "llm-frontier")
 ANSWER = re.compile(r"(\w+) = None  # your answer.*")
@@ -33,11 +33,11 @@ def solutions(chapter):
 def ran(request):
     """A chapter, and its names after all of its cells at smoke scale, in this process."""
     matplotlib.use("Agg")
-    names = {}
+    names = {"__name__": "__main__"}
     for cell in chapters.code_cells(request.param):
         exec(cell.source, names)
         if tagged(cell, "parameters"):
-            names.update(chapters.profile_parameters(request.param, "smoke"), device="cpu")
+            names.update(parameters.of_profile(request.param, "smoke"), device="cpu")
     return request.param, names
 
 

@@ -9,7 +9,7 @@ import nbformat
 import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
-from companion import api, chapters, finish
+from companion import api, chapters, finish, parameters
 from test_chapters import MIN_ALT_TEXT, page_of
 
 MOST_BYTES = 2_500_000  # of a file of a figure
@@ -72,8 +72,8 @@ def test_every_page_says_how_it_was_made(about, smoke_book, chapter):
     assert 50e6 < facts["peak_memory_bytes"] < 64e9
     assert {"commit", "dirty"} <= set(facts)  # both null here: the tree is a copy without git
     assert facts["parameters"] == {
-        **{name: parameter.default for name, parameter in chapters.parameters(chapter).items()},
-        **chapters.profile_parameters(chapter, "smoke"),
+        **parameters.quick(chapter),
+        **parameters.of_profile(chapter, "smoke"),
     }
     text = page_of(smoke_book, chapter).get_text(" ")
     for words in ("How this page was made", "Peak memory", "Versions", f"torch {facts['versions']['torch']}", "smoke"):

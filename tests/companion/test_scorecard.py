@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 import nbformat
 import pandas as pd
 import pytest
-from companion import api, chapters, collect, facts, finish, made, scorecard, stage
+from companion import api, chapters, collect, facts, finish, made, parameters, scorecard, stage
 
 from narrowlib import claims
 from narrowlib.chapters import style as figures
@@ -199,7 +199,7 @@ def test_report_is_taken_out_again(monkeypatch):
     found = made.take_report(notebook, chapter, {})
     assert [cell.id for cell in notebook.cells] == ["one"]
     assert found["device"] == "a processor" and found["source"] == f"book/{chapter}.md"
-    assert set(found["parameters"]) == set(chapters.parameters(chapter))
+    assert set(found["parameters"]) == set(parameters.quick(chapter))
 
 
 def test_sources_of_figures_are_linked_where_the_repository_is_known(notebook, monkeypatch):

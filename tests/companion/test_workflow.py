@@ -13,10 +13,10 @@ from trees import CHAPTERS, environment_of, executed, make_book, make_tiny_proje
 
 KEYS = """
 import json
-from companion import chapters
-profiles = {"quick", "paper"} & set(chapters.profile_names())
+from companion import chapters, parameters
+profiles = {"quick", "paper"} & set(parameters.profile_names())
 names = chapters.names()
-print(json.dumps({p: {n: chapters.key(n, chapters.profile_parameters(n, p)) for n in names} for p in profiles}))
+print(json.dumps({p: {n: chapters.key(n, parameters.of_profile(n, p)) for n in names} for p in profiles}))
 """
 COMMAND = [sys.executable, "-m", "companion"]
 
