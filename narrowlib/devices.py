@@ -1,4 +1,4 @@
-"""The device that a run is on, and an import of torchvision beside a CPU build of torch."""
+"""The device that a run is on, what it multiplies fast, and an import of torchvision beside a CPU build of torch."""
 
 from __future__ import annotations
 
@@ -33,6 +33,24 @@ def pick_device(device: str) -> torch.device:
         return torch.device("cpu")
     rank = torch.distributed.get_node_local_rank(fallback_rank=-1) if torch.distributed.is_available() else -1
     return torch.device("cuda", rank) if rank >= 0 else torch.device("cuda")
+
+
+def is_bfloat16(precision: str, device: torch.device) -> bool:
+    """Whether matrix products are to be in bfloat16.
+
+    Parameters
+    ----------
+    precision : {"auto", "float32", "bfloat16"}
+        With ``"auto"``, where the device has instructions for them: a processor without emulates bfloat16, tens of
+        times slower than float32.
+    device : torch.device
+    """
+    if precision != "auto":
+        return precision == "bfloat16"
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return any(able.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def prepare_torchvision() -> None:

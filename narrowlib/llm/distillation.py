@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
+from narrowlib.devices import is_bfloat16
+
 if TYPE_CHECKING:
     import pyarrow as pa
     from datasets import Dataset
@@ -110,7 +112,7 @@ def soft_targets(
         T, positive.
     n_kept : int
         Largest probabilities kept per token; 6 bytes each.
-    precision : {"float32", "bfloat16"}
+    precision : {"auto", "float32", "bfloat16"}
         Of the teacher's matrix products.
     batch_size : int
         Blocks at once; logits of so many are in memory.
@@ -145,7 +147,9 @@ def soft_targets(
         raise ValueError(f"n_kept is {n_kept}; it must be from 1 to the vocabulary's {teacher.config.vocab_size}")
     schema = _schema(len(blocks[0]["input_ids"]), n_kept)
     with tqdm(total=len(blocks), desc="teacher", unit="block", disable=not progress) as bar:
-        batches = _batches(blocks, teacher, temperature, n_kept, precision == "bfloat16", batch_size, schema, bar)
+        batches = _batches(
+            blocks, teacher, temperature, n_kept, is_bfloat16(precision, teacher.device), batch_size, schema, bar
+        )
         if path is None:
             return Dataset(pa.Table.from_batches(batches, schema))
         with Path(path).open("wb") as file, pa.ipc.new_stream(file, schema) as writer:

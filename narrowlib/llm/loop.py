@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import get_scheduler
 
+from narrowlib.devices import is_bfloat16
 from narrowlib.llm.costs import Clock
 from narrowlib.llm.distillation import TOP_LOG_P, TOP_TOKENS, Distillation
 from narrowlib.llm.losses import next_token_loss
@@ -68,6 +69,7 @@ class Loop:
         self.model, self.replica = model, model if is_alone else self.accelerator.prepare_model(model)
         self.device = device = next(model.parameters()).device
         self.config, self.blocks, self.on_record, self.progress = config, blocks, on_record, progress
+        self.is_low = is_bfloat16(config.precision, device)
         self.held_out = held_out and held_out.with_format("numpy", columns=["input_ids"])
         self.groups, self.strength = groups, strength
         self.masks = {name: mask.to(device) for name, mask in (masks or {}).items()}
@@ -151,7 +153,7 @@ class Loop:
 
     def _logits(self, model: nn.Module, ids: Tensor) -> Tensor:
         """(n, t) -> (n, t, vocabulary)"""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.is_low):
             return model(input_ids=ids, use_cache=False).logits
 
     def _training_loss(self, batch: dict[str, Tensor]) -> Tensor:

@@ -6,9 +6,9 @@ from typing import Literal, get_args
 
 from pydantic import Field
 
-from narrowlib.settings import Count, NotNegative, Precision, Settings, Whole
+from narrowlib.settings import AutoPrecision, Count, NotNegative, Settings, Whole
 
-PRECISIONS = get_args(Precision)
+PRECISIONS = get_args(AutoPrecision)
 
 
 class LLMTrainingConfig(Settings):
@@ -26,7 +26,7 @@ class LLMTrainingConfig(Settings):
     )
     weight_decay: NotNegative = Field(0.0, description="of AdamW")
     max_grad_norm: NotNegative = Field(1.0, description="gradients are scaled down to this norm; 0 leaves them")
-    precision: Precision = Field(
+    precision: AutoPrecision = Field(
         "bfloat16", description="of matrix products; parameters, optimiser and loss are float32"
     )
     compiled: bool = Field(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import torch
 
+from narrowlib.devices import is_bfloat16
 from narrowlib.llm.export import sliced
 from narrowlib.llm.losses import next_token_loss
 from narrowlib.llm.models import load_causal_lm
@@ -114,7 +115,7 @@ def _seconds(
 def _rates(model: PreTrainedModel, config: RecipeConfig) -> dict[str, float]:
     """Seconds per token of training and of reading, and per optimiser step."""
     ids = torch.arange(config.block_length, device=model.device)[None] % model.config.vocab_size
-    is_low = config.precision == "bfloat16"
+    is_low = is_bfloat16(config.precision, model.device)
     optimiser = torch.optim.AdamW(model.parameters(), lr=0.0, fused=True)
 
     def read() -> None:

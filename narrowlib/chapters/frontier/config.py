@@ -11,13 +11,13 @@ from narrowlib.chapters.language.config import WHERE, TextConfig
 from narrowlib.llm.distillation import Distillation
 from narrowlib.llm.settings import LLMTrainingConfig
 from narrowlib.settings import (
+    AutoPrecision,
     Count,
     Device,
     NotNegative,
     Numbers,
     Pairs,
     Positive,
-    Precision,
     Rate,
     Share,
     Weight,
@@ -49,7 +49,7 @@ class Config(TextConfig):
     temperature: Positive = Field(2.0, description="of teacher and student")
     hard_weight: Weight = Field(0.5, description="of the next token in the loss of distillation")
     n_kept: Count = Field(32, description="probabilities of the teacher that are kept per token")
-    precision: Precision = Field("bfloat16", description="of matrix products in training")
+    precision: AutoPrecision = Field("bfloat16", description="of matrix products in training")
     compiled: bool = Field(True, description="compile layers and loss before training")
     evaluate_every: Count = Field(10, description="steps between two readings of the held-out loss")
     target_loss: NotNegative = Field(0.0, description="nats to be reached; 0 for the lowest that every way reaches")

@@ -19,7 +19,7 @@ from narrowlib.chapters.frontier.outcomes import HELD_OUT, smoothed
 from narrowlib.chapters.language.config import KINDS, RANKED_BY, WANTED_SKILL
 from narrowlib.chapters.language.recovery import narrowed, unfinished_in
 from narrowlib.chapters.language.scoring import Scores, unit_scores
-from narrowlib.devices import pick_device
+from narrowlib.devices import is_bfloat16, pick_device
 from narrowlib.llm.costs import flops_per_token, seconds_per_token
 from narrowlib.llm.distillation import soft_targets
 from narrowlib.llm.losses import block_losses
@@ -180,7 +180,7 @@ class FrontierStudy:
             tells_costs=True,
             progress=self.progress,
         )
-        model.to(torch.bfloat16 if config.precision == "bfloat16" else torch.float32)
+        model.to(torch.bfloat16 if is_bfloat16(config.precision, model.device) else torch.float32)
         facts["seconds_per_token"] = seconds_per_token(model, (1, config.block_length))
         curve = _tidied(curve, run.is_taught)
         return curve.assign(**facts, training_flops=curve["tokens"] * of_training)

@@ -11,13 +11,13 @@ from pydantic import Field, model_validator
 from narrowlib.data.tokens import PACKAGES, skill_blocks
 from narrowlib.llm.settings import PAPER_GROUP_LASSO, PAPER_RECOVERY, LLMTrainingConfig
 from narrowlib.settings import (
+    AutoPrecision,
     Count,
     Device,
     NotNegative,
     Numbers,
     Pairs,
     Part,
-    Precision,
     Rate,
     Settings,
     Share,
@@ -123,7 +123,7 @@ class LLMPruningPage(_Page):
     lasso_rate: Rate = Field(1.5e-4, description="their step size")
     lasso_sparsity: Part = Field(0.8, description="of neurons, with and without group lasso before")
     n_warmup: Whole = Field(25, description="steps over which it rises")
-    precision: Precision = Field("bfloat16", description="of matrix products in training")
+    precision: AutoPrecision = Field("bfloat16", description="of matrix products in training")
     compiled: bool = Field(True, description="compile layers and loss before training")
 
     @model_validator(mode="after")

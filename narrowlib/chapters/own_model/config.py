@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from narrowlib.data.documents import pinned_sources
-from narrowlib.settings import Count, Device, Part, Precision, Rate, Settings
+from narrowlib.settings import AutoPrecision, Count, Device, Part, Rate, Settings
 
 PACKAGES = tuple(
     sorted(each.archive.name for split in ("train", "held-out") for each in pinned_sources("python", split))
@@ -29,7 +29,7 @@ class Config(Settings):
     batch_size: Count = Field(16, description="blocks per training step")
     held_out_tokens: AtLeastTwo = Field(65_536, description="tokens of each text that losses are read on")
     learning_rate: Rate = Field(3e-4, description="step size of AdamW in recovery")
-    precision: Precision = Field("bfloat16", description="of matrix products in training")
+    precision: AutoPrecision = Field("bfloat16", description="of matrix products in training")
     device: Device = Field("auto", description="where it runs")
     out: str = Field(
         "_build/narrow-model", description="folder for the result; empty for one that is removed at the end"

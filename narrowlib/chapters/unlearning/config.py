@@ -9,7 +9,19 @@ from pydantic import Field
 
 from narrowlib.chapters.language.config import RANKED_BY, WHERE, LLMPruningConfig
 from narrowlib.llm.settings import PAPER_GROUP_LASSO, LLMTrainingConfig
-from narrowlib.settings import Count, Device, NotNegative, Numbers, Part, Precision, Rate, Settings, Whole, Words, part
+from narrowlib.settings import (
+    AutoPrecision,
+    Count,
+    Device,
+    NotNegative,
+    Numbers,
+    Part,
+    Rate,
+    Settings,
+    Whole,
+    Words,
+    part,
+)
 
 BASE = "base"
 SCORE_OF = {"random": "random", "attribution": RANKED_BY, "lasso": RANKED_BY}  # by method, what ranks the neurons
@@ -41,7 +53,7 @@ class Config(Settings):
     relearning_batch_size: Count = Field(8, description="blocks of 64 tokens in each")
     relearning_rate: Rate = Field(1e-4, description="step size of AdamW there")
     n_records: Count = Field(20, description="how often a model is asked meanwhile")
-    precision: Precision = Field("bfloat16", description="of matrix products in training")
+    precision: AutoPrecision = Field("bfloat16", description="of matrix products in training")
     benchmarks: str = Field("", description="tasks of lm-eval for the whole model, such as arc_easy")
     device: Device = Field("auto", description="where it runs")
     checkpoints: str = Field("", description="folder where progress is saved and resumed from; empty for none")
