@@ -23,7 +23,7 @@ A sentence.
 
 ```{{code-cell}} python
 :tags: [parameters]
-n: int = 4  # a number [0, 9]
+n: int = 4  # a number
 ```
 
 ```{{code-cell}} python
@@ -52,8 +52,8 @@ def make_tiny_project(tree: Path) -> None:
                 SOURCE.format(name=name, code=content) if ending == "md" else content
             )
     (tree / "book" / "welcome.md").write_text("# Welcome\n\nA page without code.\n")
-    (tree / "book" / "profiles").mkdir()
-    (tree / "book" / "profiles" / "paper.yaml").write_text("second: {n: 5}\n")
+    (tree / "book" / "profiles" / "paper").mkdir(parents=True)
+    (tree / "book" / "profiles" / "paper" / "second.yaml").write_text("n: 5\n")
     (tree / "book" / "_static").mkdir()
     (tree / "book" / "_static" / "book.css").write_text("")
     (tree / "_toc.yml").write_text(
