@@ -46,7 +46,7 @@ def test_every_figure_has_its_provenance(about, site, chapter):
         assert figure["number"].startswith("Fig. "), name
         assert figure["caption"] and len(figure["alt"]) >= MIN_ALT_TEXT, name
         assert figure["mirrors"] == "nothing" or re.search("Figure|table", figure["mirrors"]), name
-        assert set(figure["files"]) == {"csv", "svg", "png"}, f"{name}: does its function of narrowlib.plots keep_data?"
+        assert set(figure["files"]) == {"csv", "svg", "png"}, f"{name}: does its function of the library keep_data?"
         files = {ending: site / path for ending, path in figure["files"].items()}
         assert all(0 < file.stat().st_size < MOST_BYTES for file in files.values()), name
         data = pd.read_csv(files["csv"])
