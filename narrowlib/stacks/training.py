@@ -50,7 +50,10 @@ class StepConfig(Settings):
         seeds: Sequence[int],
         **options: Any,
     ) -> Cohort:
-        """Runs that train in such steps, each in its own order of the samples; see `Cohort` for the options."""
+        """Runs that train in such steps, each in its own order of the samples.
+
+        See `narrowlib.stacks.cohort.Cohort` for the options.
+        """
         settings: dict[str, Any] = {"weight_decay": self.weight_decay}
         if self.optimiser == "sgd":
             settings["momentum"] = self.momentum

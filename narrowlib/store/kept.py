@@ -43,7 +43,7 @@ class Kept:
     folder : path or None
         With None or an empty text nothing is kept: everything is computed.
     settings : Any
-        What every result depends on, see `digest_of`.
+        What every result depends on, see `narrowlib.store.digests.digest_of`.
     device : torch.device or str, optional
         Results of other kinds of device are others; tensors are returned on this one (without it, on the CPU).
 
@@ -80,7 +80,8 @@ class Kept:
             Returns a DataFrame, a mapping of tensors by name, what json holds, or a mapping of these by text or number.
             A DataFrame loses its index.
         inputs : Any, optional
-            What it also depends on and the settings do not say, such as networks made before; see `digest_of`.
+            What it also depends on and the settings do not say, such as networks made before; see
+            `narrowlib.store.digests.digest_of`.
         """
         if self.folder is None:
             return compute()

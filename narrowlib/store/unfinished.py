@@ -44,8 +44,8 @@ class Checkpoint:
         Parameters
         ----------
         *run : Any
-            Everything that the training depends on, see `digest_of`: configuration, parameters, generators, kind of
-            device.  What another run left, or what is damaged, is not used.
+            Everything that the training depends on, see `narrowlib.store.digests.digest_of`: configuration,
+            parameters, generators, kind of device.  What another run left, or what is damaged, is not used.
         """
         self._run = digest_of(*run)
         with suppress(OSError, SafetensorError, ValueError, KeyError, TypeError):

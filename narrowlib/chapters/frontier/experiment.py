@@ -41,7 +41,7 @@ class FrontierStudy:
 
     Parameters
     ----------
-    config : Config
+    config : narrowlib.chapters.frontier.config.Config
         Finished runs, and what they share, are kept in its folder ``checkpoints``.
     progress : bool
         Show progress bars.
@@ -191,7 +191,7 @@ def tables(config: Config, *, piece: str = "", progress: bool = True) -> dict[st
 
     Parameters
     ----------
-    config : Config
+    config : narrowlib.chapters.frontier.config.Config
     piece : str
         One of `narrowlib.chapters.frontier.config.pieces`; it is made and nothing returned.  Empty for everything.
     progress : bool

@@ -35,8 +35,8 @@ def tables(config: Config, *, progress: bool = True) -> dict[str, pd.DataFrame]:
     Returns
     -------
     dict of str to DataFrame
-        ``recovery``: `recovery_curves`.  ``lasso`` and ``lasso-recovery``: `strength_curves` and `strength_recovery` of
-        the model as it was, of one trained without a penalty, and of one for every strength.
+        ``recovery``: ``recovery_curves``.  ``lasso`` and ``lasso-recovery``: ``strength_curves`` and
+        ``strength_recovery`` of the model as it was, of one trained without a penalty, and of one for every strength.
     """
     loaded = load_causal_lm(config.model, device=config.device)
     base, tokenizer = loaded.model, loaded.tokenizer

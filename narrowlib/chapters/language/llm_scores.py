@@ -33,8 +33,8 @@ def tables(config: Config, *, progress: bool = True) -> dict[str, pd.DataFrame]:
     Returns
     -------
     dict of str to DataFrame
-        ``curves``: `sparsity_curves` of both kinds of units, every score and skill.  ``ablation``: `ablation_table` of
-        both kinds, with scores from the blocks that units are ablated on.
+        ``curves``: ``sparsity_curves`` of both kinds of units, every score and skill.  ``ablation``:
+        ``ablation_table`` of both kinds, with scores from the blocks that units are ablated on.
     """
     loaded = load_causal_lm(config.model, device=config.device)
     base, blocks = loaded.model, config.score_blocks(loaded.tokenizer)

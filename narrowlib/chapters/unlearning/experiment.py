@@ -78,7 +78,7 @@ def tables(config: Config, *, progress: bool = True) -> dict[str, pd.DataFrame]:
 
     Parameters
     ----------
-    config : Config
+    config : narrowlib.chapters.unlearning.config.Config
     progress : bool
 
     Returns
