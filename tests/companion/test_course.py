@@ -149,6 +149,6 @@ def test_checked_exercises_of_another_form_are_refused(cells, says, monkeypatch)
 
 
 def test_command_refuses_what_is_no_chapter():
-    command = [sys.executable, "-m", "companion.course", "methodz"]
+    command = [sys.executable, "-m", "companion", "course", "methodz"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 2 and result.stderr.startswith("CHAPTERS holds 'methodz'; it must hold some of ")

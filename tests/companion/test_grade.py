@@ -161,6 +161,6 @@ def test_answers_leave_as_plain_data():
 
 
 def test_container_says_what_is_missing(tmp_path):
-    command = [sys.executable, "-m", "companion.grade", str(tmp_path), "--container"]
+    command = [sys.executable, "-m", "companion", "grade", str(tmp_path), "--container"]
     result = subprocess.run(command, env={**os.environ, "PATH": ""}, capture_output=True, text=True)
     assert (result.returncode, result.stderr) == (2, "--container needs docker or podman; neither is running here\n")
