@@ -86,7 +86,7 @@ def of_profile(chapter: str, profile: str) -> dict[str, Any]:
     """
     if profile not in profile_names():
         raise ParameterError(f"PROFILE is {profile!r}; it must be one of {', '.join(profile_names())}")
-    values = model(chapter)().to_parameters() if profile == PAPER and cell(chapter).model_fields else {}
+    values = model(chapter)().to_parameters() if profile == PAPER and page_module(chapter) else {}
     values |= {name: value for name, value in CHECKPOINTS.items() if name in values}
     path = PROFILES / profile / f"{chapter}.yaml"
     try:
