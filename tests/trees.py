@@ -68,8 +68,13 @@ def make_tiny_project(tree: Path) -> None:
 
 def make_book(tree: Path, profile: str = "quick") -> subprocess.CompletedProcess[str]:
     """What `make book` calls, in another tree."""
-    command = [sys.executable, "-m", "companion", "book", "--profile", profile, "--cores", "2"]
-    return subprocess.run(command, cwd=tree, capture_output=True, text=True, env=environment_of(tree))
+    return command(tree, "book", "--profile", profile, "--cores", "2")
+
+
+def command(tree: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A command of the companion, in another tree."""
+    called = [sys.executable, "-m", "companion", *arguments]
+    return subprocess.run(called, cwd=tree, capture_output=True, text=True, env=environment_of(tree))
 
 
 def environment_of(tree: Path) -> dict[str, str]:

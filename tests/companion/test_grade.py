@@ -125,8 +125,7 @@ def test_a_class_of_every_kind(students, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PYTHONOPTIMIZE", "2")
     monkeypatch.setattr(grade, "GRADES", course.FOLDER / "grades.csv")
     monkeypatch.setattr(grade, "EXERCISES", course.FOLDER / "exercises.csv")
-    monkeypatch.setattr(sys, "argv", ["grade", str(tmp_path), "--seconds-per-cell", "10"])
-    assert grade.main() == 0
+    assert grade.main([str(tmp_path), "--seconds-per-cell", "10"]) == 0
     rows = {row["notebook"].removeprefix("submitted/"): row for row in csv.DictReader(grade.GRADES.open())}
     assert set(rows) == {*handed_in, "absent"} and "nothing" in rows["absent"]["reason"]
     found = {name: rows[name]["points"] and float(rows[name]["points"]) for name in handed_in}

@@ -2,9 +2,11 @@
 
 import gzip
 import re
+import shutil
 
 import pytest
-from companion import pdf
+from companion import chapters, finish
+from trees import command
 
 MOVED = {"llm-scores": "fig-llm-skills", "group-lasso": "fig-group-lasso-strength-curves"}
 MOST_BYTES = 500_000  # compressed, of what the first page loads of the book's own
@@ -117,7 +119,7 @@ def test_first_page_is_light(browser, address):
     loaded = []
     tab.on("response", lambda answer: loaded.append(answer))
     tab.goto(f"{address}/book/intro.html", wait_until="networkidle")
-    own = [answer for answer in loaded if re.search(r"/book/|/_images/|/_static/(book|print|interactive)", answer.url)]
+    own = [answer for answer in loaded if re.search(r"/book/|/_images/|/_static/(book|page|interactive)", answer.url)]
     sizes = {answer.url.removeprefix(address): len(gzip.compress(answer.body())) for answer in own}
     assert {"/book/intro.html", "/_static/book.css", "/_static/interactive.js"} <= {url.split("?")[0] for url in sizes}
     assert sum("/_images/" in url for url in sizes) == 3
@@ -127,11 +129,12 @@ def test_first_page_is_light(browser, address):
 
 
 def test_book_is_printed_as_one_pdf(browser, smoke_book, tmp_path):
-    """Some of its pages: tagged, with an outline, and with no link to the place where it was made."""
-    pages = ["book/intro", "book/methods", "book/appendix/scorecard"]
-    target = tmp_path / pdf.NAME
-    pdf.write(browser, smoke_book / "_build" / "html", target, pages)
-    content = target.read_bytes()
-    assert content.startswith(b"%PDF-") and len(re.findall(rb"/Type\s*/Page\b", content)) > len(pages)
+    """Tagged, with an outline, every page of the book in it, and no link to the place where it was made."""
+    tree = shutil.copytree(smoke_book, tmp_path / "tree", ignore=shutil.ignore_patterns("executed"))
+    done = command(tree, "pdf")
+    assert done.returncode == 0, done.stdout + done.stderr
+    content = (tree / "_build" / "html" / finish.PDF).read_bytes()
+    assert content.startswith(b"%PDF-") and len(re.findall(rb"/Type\s*/Page\b", content)) > len(chapters.pages())
     assert b"/Outlines" in content and b"/StructTreeRoot" in content and b"/Lang" in content
     assert b"127.0.0.1" not in content and b"file:" not in content
+    assert f'href="../{finish.PDF}"' in (tree / "_build" / "html" / "book" / "intro.html").read_text()
