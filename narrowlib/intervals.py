@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.stats import CensoredData, binomtest, logrank, norm, t
+from scipy.stats import CensoredData, DegenerateDataWarning, binomtest, logrank, norm, t
 from scipy.stats import bootstrap as scipy_bootstrap
 
 CONFIDENCE = 0.95
@@ -48,14 +49,16 @@ def bootstrap(
     lengths = [array.shape[-1] for array in arrays]
     if min(lengths) == 0:
         return Interval(math.nan)
-    value = float(statistic(*arrays))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        value = float(statistic(*arrays))
     if min(lengths) < 2 or not math.isfinite(value):
         return Interval(value)
 
     def of_places(*places: np.ndarray, axis: int = -1) -> Any:
         return statistic(*(array[..., where] for array, where in zip(arrays, places, strict=True)))
 
-    with np.errstate(invalid="ignore", divide="ignore"):
+    with np.errstate(invalid="ignore", divide="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DegenerateDataWarning)  # all values alike: an interval of no width
         found = scipy_bootstrap(
             [np.arange(n) for n in lengths],
             of_places,
@@ -129,3 +132,17 @@ def sooner(times: Any, than: Any, *, until: float = math.inf, confidence: float 
         return Interval(0.0)
     width = float(norm.ppf((1 + confidence) / 2))
     return Interval(z, z - width, z + width)
+
+
+def largest(intervals: list[Interval]) -> Interval:
+    """The largest value, lower bound and upper bound of several intervals."""
+    return Interval(*(float(np.max(column)) for column in zip(*intervals, strict=True))) if intervals else Interval(math.nan)
+
+
+def share_above(intervals: list[Interval], bound: float = 1.0) -> Interval:
+    """Share of values above a bound: at least those whose whole interval is, at most those with a part of it above."""
+    if not intervals:
+        return Interval(math.nan)
+    columns = np.array(intervals)
+    shares = (columns > bound).mean(0)
+    return Interval(float(shares[0])) if np.isnan(columns).any() else Interval(*map(float, shares))
