@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
-MEASURES = ("setting", "distinct", "most", "items")
+MEASURES = ("setting", "product", "distinct", "most", "items")
 
 
 def check_conditions(conditions: Any, where: str) -> None:
@@ -29,16 +30,18 @@ def amount(condition: Mapping[str, Any], frame: pd.DataFrame, config: Mapping[st
     Parameters
     ----------
     condition : mapping
-        One of these says where it is read: ``setting``, a parameter of the run; ``distinct``, a column of the table, how
-        many values of it there are; ``most``, a column, its largest value (as a multiple of the column ``over``, if that
-        is named); ``items``, a column of lists, how many each holds.  With ``per``, a list of columns: in the group that
-        has least of it.  With ``where``, in the rows for which that expression is true.
+        One of these says where it is read: ``setting``, a parameter of the run; ``product``, the product of several; ``distinct``, a column of the table, how
+        many values of it there are; ``most``, a column, its largest value; ``items``, a column of lists, how many each holds.  With ``per``, a list of columns: in the group that
+        has least of it.  With ``where``, in the rows for which that expression is true.  A product or the largest value is
+        taken as a multiple of the column ``over``, if that is named.
     frame : DataFrame
     config : mapping
     """
-    if "setting" in condition:
-        value = config.get(condition["setting"], 0)
-        return float(value) if isinstance(value, int | float) else 0.0
+    settings = condition.get("product") or [condition[name] for name in ("setting",) if name in condition]
+    if settings:
+        values = [config.get(name, 0) for name in settings]
+        over = frame.get(condition.get("over"), pd.Series([1.0])).max()
+        return math.prod(value if isinstance(value, int | float) else 0.0 for value in values) / over
     column = next(condition[name] for name in MEASURES if name in condition)
     per, over = condition.get("per", []), condition.get("over")
     if {column, *per, *([over] if over else [])} - set(frame.columns):
