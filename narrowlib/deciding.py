@@ -25,7 +25,8 @@ def check_conditions(conditions: Any, where: str) -> None:
 
 
 def amount(condition: Mapping[str, Any], frame: pd.DataFrame, config: Mapping[str, Any]) -> float:
-    """How much a record has of what a condition asks for; 0 where it lacks the setting or a column.
+    """How much a record has of what a condition asks for; 0 where it lacks the setting or a column, but 1 distinct value
+    where nothing tells rows apart.
 
     Parameters
     ----------
@@ -42,6 +43,8 @@ def amount(condition: Mapping[str, Any], frame: pd.DataFrame, config: Mapping[st
         values = [config.get(name, 0) for name in settings]
         over = frame.get(condition.get("over"), pd.Series([1.0])).max()
         return math.prod(value if isinstance(value, int | float) else 0.0 for value in values) / over
+    if condition.get("distinct") not in {None, *frame.columns}:
+        return float(len(frame) > 0)  # all rows are of one
     column = next(condition[name] for name in MEASURES if name in condition)
     per, over = condition.get("per", []), condition.get("over")
     if {column, *per, *([over] if over else [])} - set(frame.columns):
