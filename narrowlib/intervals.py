@@ -100,7 +100,7 @@ def least(intervals: list[Interval]) -> Interval:
     return Interval(*(float(np.min(column)) for column in zip(*intervals, strict=True))) if intervals else Interval(math.nan)
 
 
-def sooner(times: Any, than: Any, *, until: float = math.inf, confidence: float = CONFIDENCE) -> Interval:
+def sooner(times: Any, than: Any, *, until: float, confidence: float = CONFIDENCE) -> Interval:
     r"""How much sooner one group reaches an end than another: the log-rank statistic, in standard deviations.
 
     .. math:: Z = (E - O) / \sqrt{V}
