@@ -56,7 +56,6 @@ Weight = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]  # such as a sparsity
 Part = Annotated[float, Field(gt=0, lt=1)]  # a share that is not nothing
 Device = Literal["auto", "cpu", "cuda"]
-Precision = Literal["float32", "bfloat16"]
 AutoPrecision = Literal["auto", "float32", "bfloat16"]  # see `narrowlib.devices.is_bfloat16`
 _EACH_ONCE = AfterValidator(_each_once)
 Numbers = Annotated[tuple[T, ...], Field(min_length=1), _EACH_ONCE]  # also as text: "30 50 70"
