@@ -46,8 +46,8 @@ def times_to_learn(
     DataFrame
         One row per setting, seed and watched task: ``question``, ``setting``, ``seed``, ``task``, ``n_bits`` whose
         parity it is, ``has_parts`` (its sub-tasks are in the data too), ``atomic_share`` of the samples (NaN where it
-        changes), ``samples`` (of all tasks) and ``composite_samples`` seen when it was learned, both NaN when it never was, and
-        ``budget``, the samples seen at the end.
+        changes), ``samples`` (of all tasks) and ``composite_samples`` seen when it was learned, both NaN when it never
+        was, and ``budget``, the samples seen at the end.
     """
     where = pick_device(device)
     store = Kept(checkpoints, config, device=where)
