@@ -10,7 +10,7 @@ from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 from scipy.stats import CensoredData, ecdf
 
-from narrowlib.chapters.breadth.outcomes import spent
+from narrowlib.chapters.censored import spent
 from narrowlib.chapters.style import GREY, current_axes, keep_data, plain_ticks
 
 TICKS = [digit * 10**power for power in range(3, 9) for digit in (1, 2, 5)]

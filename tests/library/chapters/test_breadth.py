@@ -7,7 +7,7 @@ import torch
 
 from narrowlib.chapters.breadth import Config, answers, breadth_map, law_of_breadth, learning_summary, said, tables
 from narrowlib.chapters.breadth.config import BreadthConfig
-from narrowlib.chapters.breadth.outcomes import compare
+from narrowlib.chapters.censored import compare
 from narrowlib.cmsp import CMSP, CMSPSampler, parity_labels
 
 TINY = {
