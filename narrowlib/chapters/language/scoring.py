@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 SAMPLE_SEED = 0  # of the units that are ablated
 
 # Blocks go through the model one by one here, where "absolute per batch" would be "absolute per sequence".
-COMPARED = tuple(variant for variant in VARIANTS if variant != "absolute per batch")
+LEFT_OUT = ("absolute per batch", "absolute per sequence", "signed activation", "absolute activation per batch")
+COMPARED = tuple(variant for variant in VARIANTS if variant not in LEFT_OUT)  # each differs much from its neighbours
 
 Scores = Mapping[str, Mapping[str, Tensor]]  # by variant, then by group
 
