@@ -39,7 +39,10 @@ class RecipeConfig(Settings):
         0.0, description="how much a score on what may be lost counts against a unit; try 0.2 first"
     )
     rounds: Count = Field(1, description="equal parts to cut in, with new scores and some of the recovery after each")
-    score_tokens: AtLeastTwo = Field(16_384, description="tokens that scores are computed on")
+    score_tokens: AtLeastTwo = Field(16_384, description="tokens that scores, and the refit, are computed on")
+    refit: Literal["auto", "on", "off"] = Field(
+        "auto", description="after a cut, least squares of what reads the kept units; auto: where the loss falls"
+    )
     finetune_tokens: Whole = Field(0, description="tokens of training on what is kept before anything is cut")
     lasso_tokens: Whole = Field(0, description="tokens of training under a group lasso before the cut")
     lasso_strength: NotNegative = Field(0.0, description="strength of the group lasso; both or neither are above 0")

@@ -54,7 +54,9 @@ def test_scores_are_those_of_gradients_of_weights(family, kind):
     for group in groups:
         expected = sum(unit_sums(group, parameters, g, of=torch.mul).abs() for g in gradients) / len(gradients)
         torch.testing.assert_close(per_batch["absolute per batch"][group.name].double(), expected, rtol=2e-5, atol=2e-6)
-    mean = {name: sum(g[name].abs() for g in gradients) / len(gradients) for name in parameters}  # as in the paper's code
+    mean = {
+        name: sum(g[name].abs() for g in gradients) / len(gradients) for name in parameters
+    }  # as in the paper's code
     name = "weights times mean absolute gradient"
     found = score_units(model, groups, BATCHES, variants=[name], progress=False)[name]
     for group in groups:
