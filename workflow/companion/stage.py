@@ -64,8 +64,10 @@ class Book:
         links = {figure: facts.figure_links(one, self.facts[name]) for figure, one in own.items()}
         cells = []
         for cell in collect.stripped(self.notebooks[name]).cells:
+            if cell.cell_type == "markdown":
+                cell = {**cell, "source": scorecard.mentioned(cell.source, self.card)}
             cells.append(cell)
-            if cell.cell_type != "code":
+            if cell["cell_type"] != "code":
                 continue
             figure = cell.metadata.get("mystnb", {}).get("figure", {}).get("name")
             is_declaring = "parameters" in cell.metadata.get("tags", [])

@@ -104,10 +104,11 @@ def test_ablation_table_has_the_sampled_units_and_what_each_score_says_of_them(m
     agree = agreements(both)
     assert agree.groupby("kind")["n_units"].first().to_dict() == {"neurons": 5, "residual": 32}
     assert set(agree["variant"]) == {"signed", "absolute per token", "random"}
-    row = agree.query("kind == 'residual' and variant == 'random'").iloc[0]
-    measured = proxy_measures(agree, variant="random")
-    assert list(measured) == ["neurons", "neurons_log", "residual", "residual_log"]
-    assert (measured["residual"], measured["residual_log"]) == (row["pearson"], row["pearson_log"])
+    of = agree[agree["variant"] == "random"].set_index("kind")
+    measured = proxy_measures(both, variant="random")
+    assert measured["neurons"].value == pytest.approx(of.at["neurons", "pearson"], abs=1e-5)
+    difference = of.at["neurons", "pearson_log"] - of.at["residual", "pearson_log"]
+    assert measured["exceed_log"].value == pytest.approx(difference, abs=1e-5)
 
 
 def test_recovery_starts_at_the_loss_of_the_pruned_model_and_lowers_it(model, scores):
@@ -121,6 +122,9 @@ def test_recovery_starts_at_the_loss_of_the_pruned_model_and_lowers_it(model, sc
     assert held_out["step"].tolist() == [0, 2, 4] and held_out["loss"].iloc[0] == pytest.approx(start, rel=1e-4)
     assert held_out["loss"].iloc[-1] < held_out["loss"].iloc[0]
     assert curves["n_parameters"].eq(n_parameters_of(small)).all()
+    for place in (0, -1):
+        row = held_out.iloc[place]
+        assert sum(row["block_losses"]) / len(row["block_losses"]) == pytest.approx(row["loss"], rel=1e-4)
     assert narrowed(model, scores, "signed", 0.5).config.hidden_size == 32
 
 
@@ -157,7 +161,8 @@ def test_recovery_measures_by_hand():
     rows = [("signed", 0, 3.0), ("random", 0, 7.0), ("signed", 9, 2.0), ("random", 9, 2.5)]
     frame = pd.DataFrame(rows, columns=["variant", "step", "loss"])
     frame = frame.assign(split="held out", neuron_sparsity=0.5, residual_sparsity=0.2)
-    assert recovery_measures(frame, attribution="signed") == {"ahead_at_once": 4.0, "gap_left": 0.125}
+    measures = recovery_measures(frame, attribution="signed")
+    assert {name: each.value for name, each in measures.items()} == {"ahead_at_once": 4.0, "gap_left": 0.125}
 
 
 def test_completions_are_the_likeliest_tokens(model):

@@ -14,6 +14,7 @@ from narrowlib.chapters.language.lasso import (
     Trained,
     flat_sparsities,
     flat_sparsity,
+    crossing_step,
     flatness_measures,
     overtaking_measures,
     regularised,
@@ -95,8 +96,12 @@ def test_measures_by_hand():
     rows = [(strength, s, loss) for strength, curve in losses.items() for s, loss in zip((0.0, 0.5, 1.0), curve)]
     curves = pd.DataFrame(rows, columns=["strength", "sparsity", "loss"])
     assert flat_sparsities(curves).tolist() == pytest.approx([1.0, 0.75, 0.25, 0.25])  # 0, 0.1, 0.3, before
-    assert flatness_measures(curves) == pytest.approx({"flat": 0.75, "flat_gain": 0.5})  # 0 is not group lasso
+    values = {name: each.value for name, each in flatness_measures(curves).items()}
+    assert values == pytest.approx({"flat": 0.75, "flat_gain": 0.5})  # 0 is not group lasso
     ends = {BEFORE: (7.0, 2.0), 0.0: (1.0, 1.0), 0.1: (5.0, 2.5), 0.3: (6.0, 2.25)}
     rows = [(strength, step, loss) for strength, pair in ends.items() for step, loss in zip((0, 9), pair)]
     recovery = pd.DataFrame(rows, columns=["strength", "step", "loss"]).assign(split="held out")
-    assert overtaking_measures(recovery) == {"behind_at_start": 2.0, "ahead_at_end": 0.25}
+    values = {name: each.value for name, each in overtaking_measures(recovery).items()}
+    assert values == {"behind_at_start": 2.0, "ahead_at_end": 0.25} and crossing_step(recovery) == 9
+    never = recovery.assign(loss=recovery["loss"] + 9 * recovery["strength"].isna())
+    assert math.isnan(crossing_step(never))
