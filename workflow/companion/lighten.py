@@ -18,7 +18,7 @@ SHEET = "_static/icons.css"
 FONTS = "_static/vendor/fontawesome/webfonts"
 _LINK = re.compile(r'<script defer src="(?P<up>[^"]*)_static/scripts/fontawesome\.js[^"]*"></script>')
 _SEARCH = re.compile(r'\s*<script src="[^"]*(?:_static/searchtools|_static/language_data|searchindex)\.js[^"]*"></script>')
-_CLASS = re.compile(r'class="[^"]*\bfa[srb]?\b?[^"]*"')
+_CLASS = re.compile(r'class="([^"]*\bfa-[^"]*)"')
 _NAME = re.compile(r"\bfa-([a-z0-9-]+)")
 _DRAWING = re.compile(
     r'(?<=[{,])"?(?P<name>[a-z0-9-]+)"?:\[(?P<width>\d+),(?P<height>\d+),\[(?P<others>[^\]]*)\],"(?P<sign>[0-9a-f]+)","(?P<path>[^"]+)"'
