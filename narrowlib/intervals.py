@@ -1,4 +1,4 @@
-"""Intervals for what claims are decided on: by bootstrap over runs, blocks or facts; of shares; and the log-rank test."""
+"""Intervals that claims are decided on: by bootstrap over runs, blocks or facts; of shares; and the log-rank test."""
 
 from __future__ import annotations
 
@@ -23,9 +23,7 @@ class Interval(NamedTuple):
     high: float = math.nan
 
 
-def bootstrap(
-    statistic: Callable[..., Any], *samples: Any, confidence: float = CONFIDENCE
-) -> Interval:
+def bootstrap(statistic: Callable[..., Any], *samples: Any, confidence: float = CONFIDENCE) -> Interval:
     """Percentile bootstrap interval of a statistic, the same in every run.
 
     The percentiles are moved outwards as far as Student's quantiles lie beyond those of a normal distribution, since
@@ -96,8 +94,12 @@ def share(are: Any, confidence: float = CONFIDENCE) -> Interval:
 
 
 def least(intervals: list[Interval]) -> Interval:
-    """The smallest value, lower bound and upper bound of several intervals: all of them exceed what this one exceeds."""
-    return Interval(*(float(np.min(column)) for column in zip(*intervals, strict=True))) if intervals else Interval(math.nan)
+    """The smallest value, lower and upper bound of several intervals: all of them exceed what this one exceeds."""
+    return (
+        Interval(*(float(np.min(column)) for column in zip(*intervals, strict=True)))
+        if intervals
+        else Interval(math.nan)
+    )
 
 
 def sooner(times: Any, than: Any, *, until: float, confidence: float = CONFIDENCE) -> Interval:
@@ -136,7 +138,11 @@ def sooner(times: Any, than: Any, *, until: float, confidence: float = CONFIDENC
 
 def largest(intervals: list[Interval]) -> Interval:
     """The largest value, lower bound and upper bound of several intervals."""
-    return Interval(*(float(np.max(column)) for column in zip(*intervals, strict=True))) if intervals else Interval(math.nan)
+    return (
+        Interval(*(float(np.max(column)) for column in zip(*intervals, strict=True)))
+        if intervals
+        else Interval(math.nan)
+    )
 
 
 def share_above(intervals: list[Interval], bound: float = 1.0) -> Interval:

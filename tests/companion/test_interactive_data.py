@@ -89,7 +89,8 @@ def card(share, ratio):
 
 def test_text_mentions_what_the_scorecard_says():
     text = "{claim}`A1`: {ours}`A1 share`, {papers}`A1 share`, {papers}`A1 ratio`; {claim}`B1` {ours}`B1 share`; "
-    told = "{ref}`A1 <claim-a1>` (direction not seen): 0.6, 0.7, none; {ref}`B1 <claim-b1>` (not yet run) (not known here); "
+    told = "{ref}`A1 <claim-a1>` (direction not seen): 0.6, 0.7, none; "
+    told += "{ref}`B1 <claim-b1>` (not yet run) (not known here); "
     assert scorecard.mentioned(text + "{claim}`Z9`", card(0.6, 0.5)) == told + "Z9 (not yet judged)"
     with pytest.raises(ValueError, match="a page mentions 'shore' of claim A1; it must be one of share, ratio"):
         scorecard.mentioned("{ours}`A1 shore`", card(0.6, 0.5))
@@ -97,7 +98,10 @@ def test_text_mentions_what_the_scorecard_says():
 
 def test_open_claims_come_with_the_values_against_them():
     text = scorecard.open_claims(card(0.6, 0.5))
-    assert "**direction not seen** (quick)" in text and "ratio: 0.5 (fails); the rule is `>\u00a01`, the paper's value none" in text
+    assert (
+        "**direction not seen** (quick)" in text
+        and "ratio: 0.5 (fails); the rule is `>\u00a01`, the paper's value none" in text
+    )
     assert "share of runs" not in text and "B1 <claim-b1>" in text
     whole = card(0.6, 2)
     whole["claims"][0]["verdict"] = "reproduced"

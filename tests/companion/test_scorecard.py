@@ -13,7 +13,14 @@ from narrowlib import claims, intervals
 from narrowlib.chapters import style as figures
 from narrowlib.store import records
 
-RULES = {"what": "share | of runs", "paper": 0.7, "source": "a table", "holds": ">= 0.5", "tolerance": 0.1, "read": "pixels"}
+RULES = {
+    "what": "share | of runs",
+    "paper": 0.7,
+    "source": "a table",
+    "holds": ">= 0.5",
+    "tolerance": 0.1,
+    "read": "pixels",
+}
 CLAIMS = {
     name: {
         "chapter": chapter,
@@ -169,7 +176,11 @@ def test_scorecard_as_markdown(notebook):
     card = card_of(*notebook.cells)
     table = scorecard.table(card).splitlines()
     assert len(table) == 2 + 3 and len({line.replace("\\|", "").count("|") for line in table}) == 1
-    assert "{ref}`A1 <claim-a1>`" in table[2] and "0.95 [0.85, 1.05] (holds, far)" in table[2] and "**in part** (record)" in table[2]
+    assert (
+        "{ref}`A1 <claim-a1>`" in table[2]
+        and "0.95 [0.85, 1.05] (holds, far)" in table[2]
+        and "**in part** (record)" in table[2]
+    )
     assert "0.7 ± 0.1 (in pixels)" in table[2]
     sections = scorecard.sections(card)
     assert "(claim-a1)=\n### A1: in part" in sections and "{numref}`fig-two`" in sections

@@ -7,6 +7,7 @@ import hashlib
 import os
 from collections.abc import Mapping
 from html import escape
+from pathlib import Path
 from typing import Any
 
 from companion import chapters, scorecard
@@ -63,13 +64,13 @@ def shown_again(figure: Figure, where: bool = True) -> str:
 
 
 def pairs(chapter: str, card: Card, figures: Figures) -> dict[str, str]:
-    """Figures of a chapter's records by the figure of the page that shows the same claim, in the order of the claims."""
+    """Figures of a chapter's records by the figure of the page that shows the same claim, in the claims' order."""
     found: dict[str, str] = {}
     for row in card["claims"]:
         page, record = ((row[where] or {}).get("figure") for where in ("page", "paper_scale"))
-        if row["chapter"] == chapter and page in figures and record in figures and page != record:
-            if page not in found and record not in found.values():
-                found[page] = record
+        is_pair = row["chapter"] == chapter and page in figures and record in figures and page != record
+        if is_pair and page not in found and record not in found.values():
+            found[page] = record
     return found
 
 
@@ -133,7 +134,7 @@ def opening(chapter: str, card: Card, figures: Figures) -> str:
 
 def tiles(card: Card) -> str:
     """The claims of the book with their verdicts as links, in html, for the first page."""
-    home = os.path.dirname(chapters.pages()[0])
+    home = Path(chapters.pages()[0]).parent
     links = []
     for row in card["claims"]:
         address = os.path.relpath(row["url"] or f"{CARD}.html#{scorecard.label(row['claim'])}", home)

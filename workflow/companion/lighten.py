@@ -1,6 +1,6 @@
 """Pages that load little: the theme's icons as a style sheet and a small font, and the search only where it is used.
 
-The theme has a script of 1.4 MB that turns ``<i class="fa-solid fa-bars">`` into a drawing, and a font of all its icons.
+The theme has a script of 1.4 MB that turns ``<i class="fa-solid fa-bars">`` into a drawing, and a font of all icons.
 Here the drawings that the pages use become a style sheet, and the font keeps the signs that the style sheets ask for.
 """
 
@@ -17,7 +17,9 @@ SCRIPT = "_static/scripts/fontawesome.js"
 SHEET = "_static/icons.css"
 FONTS = "_static/vendor/fontawesome/webfonts"
 _LINK = re.compile(r'<script defer src="(?P<up>[^"]*)_static/scripts/fontawesome\.js[^"]*"></script>')
-_SEARCH = re.compile(r'\s*<script src="[^"]*(?:_static/searchtools|_static/language_data|searchindex)\.js[^"]*"></script>')
+_SEARCH = re.compile(
+    r'\s*<script src="[^"]*(?:_static/searchtools|_static/language_data|searchindex)\.js[^"]*"></script>'
+)
 _CLASS = re.compile(r'class="([^"]*\bfa-[^"]*)"')
 _NAME = re.compile(r"\bfa-([a-z0-9-]+)")
 _DRAWING = re.compile(
@@ -30,7 +32,7 @@ mask:var(--icon) center/contain no-repeat;vertical-align:-.125em;width:1.25em}
 
 
 def drawings(script: str) -> dict[str, str]:
-    """Every icon of the theme's script by its names, as svg; of several with a name the last, which is the solid one."""
+    """Every icon of the theme's script by its names, as svg; of several with a name the last, the solid one."""
     found = {}
     for match in _DRAWING.finditer(script):
         svg = (
@@ -45,7 +47,9 @@ def drawings(script: str) -> dict[str, str]:
 def sheet(names: set[str], script: str) -> str:
     """The style sheet of the icons with these names."""
     known = drawings(script)
-    lines = [f'.fa-{name}{{--icon:url("data:image/svg+xml,{quote(known[name])}")}}' for name in sorted(names & set(known))]
+    lines = [
+        f'.fa-{name}{{--icon:url("data:image/svg+xml,{quote(known[name])}")}}' for name in sorted(names & set(known))
+    ]
     return RULES + "\n".join(lines) + "\n"
 
 
@@ -76,7 +80,11 @@ def lighten(site: Path) -> None:
         chapters.write_if_changed(path, text if path.name == "search.html" else _SEARCH.sub("", text))
     if not script.is_file():
         return
-    asked = "".join(path.read_text(encoding="utf-8") for path in sorted((site / "_static").rglob("*.css")) if path.name != "pydata-sphinx-theme.css")
+    asked = "".join(
+        path.read_text(encoding="utf-8")
+        for path in sorted((site / "_static").rglob("*.css"))
+        if path.name != "pydata-sphinx-theme.css"
+    )
     own = re.findall(r"\\(f[0-9a-f]{3})\b", asked)
     theme = (site / "_static/styles/pydata-sphinx-theme.css").read_text(encoding="utf-8")
     own += re.findall(r"\\(f[0-9a-f]{3})\b", re.sub(r"\.fa-[^{}]*\{[^}]*\}", "", theme))

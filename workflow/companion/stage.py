@@ -68,7 +68,9 @@ class Book:
         """The picture that stands for a page, by page, as a path in the site; the first page has the one it shows."""
         chosen = {f"book/{name}": heroes.of(name, self.card, self.named) for name in self.notebooks}
         first = chapters.pages()[0]
-        shown = re.search(r"^% here: figure (\S+)$", chapters.source_path(first.removeprefix("book/")).read_text("utf-8"), re.M)
+        shown = re.search(
+            r"^% here: figure (\S+)$", chapters.source_path(first.removeprefix("book/")).read_text("utf-8"), re.M
+        )
         chosen[first] = self.named.get(shown[1]) if shown else None
         return {page: one.files["png"] for page, one in chosen.items() if one and "png" in one.files}
 
@@ -81,7 +83,7 @@ class Book:
         first = heroes.of(name, self.card, self.named)
         cells: list[Any] = []
         for cell in collect.stripped(self.notebooks[name]).cells:
-if cell.cell_type == "markdown":
+            if cell.cell_type == "markdown":
                 cell.source = scorecard.mentioned(cell.source, self.card)
             if not cells:
                 cell.source = _opened(cell.source, heroes.opening(name, self.card, self.named))

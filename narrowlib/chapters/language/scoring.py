@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from narrowlib.chapters.language.config import KINDS
-from narrowlib.llm.ablation import ablation_losses
 from narrowlib.intervals import Interval, bootstrap
+from narrowlib.llm.ablation import ablation_losses
 from narrowlib.llm.losses import block_losses
 from narrowlib.llm.scores import VARIANTS, score_units
 from narrowlib.llm.units import llama_units, n_parameters_of
@@ -224,8 +224,8 @@ def proxy_measures(table: pd.DataFrame, *, variant: str = "signed") -> dict[str,
     Returns
     -------
     dict
-        With intervals over units, ``neurons`` and ``neurons_log``: Pearson's r with ablation, raw and between logarithms
-        (of the units in which both are positive).  ``exceed_log``: the second less the same of residual dimensions.
+        With intervals over units, ``neurons`` and ``neurons_log``: Pearson's r with ablation, raw and between
+        logarithms (of the units in which both are positive).  ``exceed_log``: the second less the same of residual dimensions.
     """
     pairs = {kind: units[[variant, "ablation"]].to_numpy(float).T for kind, units in table.groupby("kind")}
     logs = {kind: np.log(pair[:, (pair > 0).all(0)]) for kind, pair in pairs.items()}

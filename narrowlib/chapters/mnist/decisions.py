@@ -44,7 +44,9 @@ def size_ratios(runs: pd.DataFrame) -> pd.DataFrame:
     repeats = sorted(runs["repeat"].unique())
     chosen = best_settings(runs[runs["repeat"].isin(repeats[::2])])
     order = chosen[chosen["method"].isin(PRUNING_METHODS)].sort_values(["points", "neurons"])
-    sizes = {key: rows for key, rows in tuned_runs(runs).groupby(["method", "neurons"]) if rows["reached"].mean() >= 0.5}
+    sizes = {
+        key: rows for key, rows in tuned_runs(runs).groupby(["method", "neurons"]) if rows["reached"].mean() >= 0.5
+    }
     found = []
     for (method, neurons), rival in sizes.items():
         if method in PRUNING_METHODS:

@@ -168,8 +168,8 @@ def clear_wins(answers: pd.DataFrame) -> pd.DataFrame:
 def unlearning_measures(answers: pd.DataFrame) -> dict[str, Interval]:
     """The quantities of claim U1, over all measures, less chance, with intervals over facts, paired.
 
-    What a model knows is its accuracy above chance as a share of the whole model's, the mean of the measures in which the
-    whole model is above chance.
+    What a model knows is its accuracy above chance as a share of the whole model's, the mean of the measures in which
+    the whole model is above chance.
 
     Parameters
     ----------

@@ -8,15 +8,15 @@ import pytest
 
 from narrowlib.chapters.frontier import (
     common_target,
-    frontier,
     fixed_target,
+    frontier,
     frontier_measures,
-    size_ratios,
     frontiers,
     plot_frontier,
     plot_frontiers,
     plot_gains,
     plot_learning_curves,
+    size_ratios,
     spaced_targets,
     teacher_gains,
 )
@@ -88,9 +88,12 @@ def test_of_equal_sizes_the_cheapest_run_counts(records):
 def test_measures_by_hand(records):
     """At 1.9 nats: pruned 10 needs 110 and pruned 20 needs 20 tokens; of the rivals, 15 and 15 do not get there."""
     measures = frontier_measures(records, 1.9)
-    # scratch 40: 173.3 against 20, which counts as the first reading, 100; scratch 15, distilled 15: more than 200 against 110; distilled 5: none is so small
+    # scratch 40: 173.3 against 20, which counts as the first reading, 100; scratch 15, distilled 15: more than 200
+    # against 110; distilled 5: none is so small
     assert measures["dominated"].value == 3 / 4
-    assert sorted(size_ratios(records, 1.9)["value"]) == pytest.approx([0, 173.33 / 100, 200 / 110, 200 / 110], rel=1e-3)
+    assert sorted(size_ratios(records, 1.9)["value"]) == pytest.approx(
+        [0, 173.33 / 100, 200 / 110, 200 / 110], rel=1e-3
+    )
     at_once = frontier_measures(records, 3.0)  # against 100, the first reading: 100, 150, and 200 without getting there
     assert at_once["tokens_ratio"].value == pytest.approx(1.25)  # and 0 of a rival smaller than any pruned network
     nothing = frontier_measures(records, 0.1)

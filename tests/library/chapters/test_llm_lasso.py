@@ -12,9 +12,9 @@ from narrowlib.chapters.language import config as language_config
 from narrowlib.chapters.language.config import BEFORE, RANKED_BY, LLMPruningConfig
 from narrowlib.chapters.language.lasso import (
     Trained,
+    crossing_step,
     flat_sparsities,
     flat_sparsity,
-    crossing_step,
     flatness_measures,
     overtaking_measures,
     regularised,

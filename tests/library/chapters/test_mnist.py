@@ -19,10 +19,10 @@ from narrowlib.chapters.mnist.config import (
     TeacherConfig,
     even_goal,
 )
+from narrowlib.chapters.mnist.decisions import front_outcome, shrinking_outcome, tuned_runs
 from narrowlib.chapters.mnist.experiment import Comparison, compare
 from narrowlib.chapters.mnist.lasso import padded, prune_while_training
 from narrowlib.chapters.mnist.methods import attribution, prune_by_attribution, train_teacher
-from narrowlib.chapters.mnist.decisions import front_outcome, shrinking_outcome, tuned_runs
 from narrowlib.chapters.mnist.outcomes import (
     best_networks,
     best_settings,

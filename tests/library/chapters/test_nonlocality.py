@@ -1,8 +1,8 @@
 """The nonlocality experiment: scores, sharing, pruning with recovery, and the measures taken from them."""
 
-import numpy as np
 import math
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch

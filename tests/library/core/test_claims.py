@@ -34,7 +34,9 @@ def test_rules(value, rule, holds):
     assert satisfies(value, rule) is holds
 
 
-ENOUGH = Record("curves", pd.DataFrame({"setting": ["a"] * 20, "seed": range(20)}), {"n_steps": 200_000}, {"device": "a GPU"})
+ENOUGH = Record(
+    "curves", pd.DataFrame({"setting": ["a"] * 20, "seed": range(20)}), {"n_steps": 200_000}, {"device": "a GPU"}
+)
 FEW = Record("curves", ENOUGH.frame.head(4), {"n_steps": 1_000}, ENOUGH.provenance)
 BROAD, NARROW = Interval(0.7, 0.5, 0.8), Interval(0.0, 0.0, 0.15)
 

@@ -49,7 +49,9 @@ def h1(rng, effect):
 
 def h2(rng, effect):
     chances = {"broad, depth 3": 0.95, "narrow, depth 3": 0.0} if effect else dict.fromkeys(SETTINGS_OF_H2, 0.3)
-    drawn = {name: [{"all": 10 if rng.random() < chance else 999} for _ in range(20)] for name, chance in chances.items()}
+    drawn = {
+        name: [{"all": 10 if rng.random() < chance else 999} for _ in range(20)] for name, chance in chances.items()
+    }
     return breadth_outcome(pd.concat([hierarchy_runs(times, name) for name, times in drawn.items()]))
 
 
@@ -130,9 +132,7 @@ def mnist(rng, factor, chance=1.0):
                 for repeat in range(10):
                     points = 1e4 * less * np.exp(rng.normal(0, 0.3))
                     rows.append((method, neurons, 1.0, setting, repeat, points, rng.random() < chance))
-    return pd.DataFrame(
-        rows, columns=["method", "neurons", "strength", "learning_rate", "repeat", "points", "reached"]
-    )
+    return pd.DataFrame(rows, columns=["method", "neurons", "strength", "learning_rate", "repeat", "points", "reached"])
 
 
 def m1(rng, effect):
