@@ -38,7 +38,7 @@ class SmallBaseConfig(Settings):
     )
     batch_size: Count = Field(4, description="blocks in each")
     learning_rate: Rate = Field(4e-3, description="step size of AdamW")
-    seed: Whole = Field(0, description="of weights and order")
+    seed: Seed = Field(0, description="of weights and order")
 
 
 def small_base(config: SmallBaseConfig | None = None, *, device: str = "auto", progress: bool = True) -> LanguageModel:
