@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pandas as pd
 import torch
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
@@ -30,7 +30,7 @@ from narrowlib.recipe.report import Report, losses_of, shape_of, speed_of, write
 from narrowlib.recipe.settings import RecipeConfig
 from narrowlib.store.digests import digest_of
 from narrowlib.store.downloads import UnavailableError
-from narrowlib.store.files import replacing
+from narrowlib.store.files import lock_of, replacing
 from narrowlib.store.kept import Kept
 from narrowlib.store.provenance import provenance
 
@@ -304,9 +304,9 @@ def _workplace(out: Path) -> Iterator[Path]:
         When it cannot be written, or another process has it.
     """
     folder = out.parent / f".{out.name}.unfinished"
-    lock = FileLock(folder.with_name(f"{folder.name}.lock"), timeout=0)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        lock = lock_of(folder.with_name(f"{folder.name}.lock"), timeout=0)
         lock.acquire()
     except Timeout as error:
         raise UnavailableError(f"out is {str(out)!r}, on which another process is at work; wait for it") from error

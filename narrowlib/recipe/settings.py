@@ -10,7 +10,19 @@ from pydantic import Field, model_validator
 from narrowlib.data.documents import SKILLS
 from narrowlib.llm.scores import VARIANTS, WITHOUT_DATA
 from narrowlib.llm.settings import LLMTrainingConfig
-from narrowlib.settings import AutoPrecision, Count, Device, NotNegative, Part, Positive, Settings, Weight, Whole, Words
+from narrowlib.settings import (
+    AutoPrecision,
+    Count,
+    Device,
+    NotNegative,
+    Part,
+    Positive,
+    Seed,
+    Settings,
+    Weight,
+    Whole,
+    Words,
+)
 
 FURTHEST = 0.9  # sparsity that a target_loss without a sparsity goes up to
 N_RECORDS, N_CHECKPOINTS = 8, 4  # of every training
@@ -56,7 +68,7 @@ class RecipeConfig(Settings):
     precision: AutoPrecision = Field("auto", description="of matrix products; auto: bfloat16 where it is fast")
     held_out_share: Part = Field(0.1, description="share of the documents that only losses are measured on")
     held_out_tokens: AtLeastTwo = Field(8_192, description="at most so many of their tokens are read at a time")
-    seed: Whole = Field(0, description="of the split, the order of blocks and random scores")
+    seed: Seed = Field(0, description="of the split, the order of blocks and random scores")
     device: Device = Field("auto", description="where it runs")
 
     @model_validator(mode="after")

@@ -88,7 +88,8 @@ def _sorted(claim: str, found: list[dict[str, Any]]) -> tuple[dict[str, Any] | N
     if len(pages) > 1 or len(set(names)) < len(names):
         raise ValueError(
             f"claim {claim} is assessed {len(pages)} times on its page and from the records "
-            f"{', '.join(names) or 'none'}; it must be once of each, and with assess(..., record=record) where the values come from a record"
+            f"{', '.join(names) or 'none'}; it must be once of each, and with "
+            f"assess(..., record=record) where the values come from a record"
         )
     records.sort(key=lambda each: (each["verdict"] not in DECIDED, len(each["reasons"])))
     return (pages or [None])[0], records
@@ -130,7 +131,8 @@ def sentence(card: Mapping[str, Any]) -> str:
     n_decided = sum(card["counts"][verdict] for verdict in DECIDED)
     return (
         f"Of {len(card['claims'])} claims: {', '.join(told)}. A record decides {n_decided} of them; of the others "
-        f"it is said what their records lack, or which way these pages point, executed in the profile *{card['profile']}*."
+        f"it is said what their records lack, or which way these pages point, executed in the profile "
+        f"*{card['profile']}*."
     )
 
 

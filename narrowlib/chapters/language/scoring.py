@@ -225,7 +225,8 @@ def proxy_measures(table: pd.DataFrame, *, variant: str = "signed") -> dict[str,
     -------
     dict
         With intervals over units, ``neurons`` and ``neurons_log``: Pearson's r with ablation, raw and between
-        logarithms (of the units in which both are positive).  ``exceed_log``: the second less the same of residual dimensions.
+        logarithms (of the units in which both are positive).  ``exceed_log``: the second less the same of
+        residual dimensions.
     """
     pairs = {kind: units[[variant, "ablation"]].to_numpy(float).T for kind, units in table.groupby("kind")}
     logs = {kind: np.log(pair[:, (pair > 0).all(0)]) for kind, pair in pairs.items()}

@@ -42,7 +42,7 @@ class NonlocalityConfig(_Networks):
     """Settings of networks, scores and recovery; the defaults are the paper's."""
 
     recovery_learning_rate: Rate = Field(1e-3, description="step size of Adam after pruning")
-    first_seed: int = Field(0, ge=0, description="seed of the first network")
+    first_seed: Seed = Field(0, description="seed of the first network")
 
     @property
     def training(self) -> TrainingConfig:
