@@ -10,7 +10,7 @@ import nbformat
 import pytest
 from bs4 import BeautifulSoup
 from companion import chapters
-from trees import ROOT, environment_of, executed, make_book
+from trees import ROOT, environment_of
 
 MAX_CODE_WIDTH = 85  # columns that a page shows without scrolling
 MAX_CELL_LINES = 16
@@ -131,15 +131,3 @@ def test_plain_papermill_runs_a_chapter(tmp_path):
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert json.loads((tmp_path / "mine.ipynb").read_text())["metadata"]["papermill"]["parameters"] == given
-
-
-def test_damaged_site_is_made_again(smoke_book, tmp_path):
-    """The executed notebooks are enough: without the site, nothing is executed again."""
-    tree = tmp_path / "tree"
-    shutil.copytree(smoke_book, tree)
-    shutil.rmtree(tree / "_build" / "html")
-    before = {path: path.stat().st_mtime_ns for path in executed(tree)}
-    result = make_book(tree, "smoke")
-    assert result.returncode == 0, result.stderr
-    assert {path: path.stat().st_mtime_ns for path in executed(tree)} == before
-    assert (tree / "_build" / "html" / "book" / "hierarchy.html").is_file()

@@ -25,9 +25,11 @@ OVERLAPS = """() => {
 }"""
 
 
-@pytest.mark.parametrize("width", [1440, 400])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("page", [*PAGES, "search"])
+VISITS = [(page, *how) for page in [*PAGES, "search"] for how in (("light", 1440), ("dark", 400))]
+VISITS += [(page, *how) for page in ("book/intro", "book/hierarchy") for how in (("dark", 1440), ("light", 400))]
+
+
+@pytest.mark.parametrize(("page", "scheme", "width"), VISITS)
 def test_page_loads_fits_and_keeps_no_one_out(visit, axe, page, scheme, width):
     """No request that fails, nothing wider than the window or on top of another block, no violation of axe's rules."""
     tab = visit(page, width=width, scheme=scheme)
@@ -52,7 +54,7 @@ def test_axe_sees_what_is_wrong(visit, axe):
     assert "image-alt" in {rule["id"] for rule in tab.evaluate("() => axe.run()")["violations"]}
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", ["book/intro", "book/hierarchy", "book/appendix/glossary", PAGES[-1]])
 def test_on_paper_the_text_stands_alone_and_unfolded(visit, page):
     tab = visit(page, scheme="dark")
     tab.emulate_media(media="print")
