@@ -46,12 +46,7 @@ SMALL_RUN = records.Record("curves", pd.DataFrame(), provenance=FEWER)
 
 @pytest.fixture
 def notebook():
-    cells = [
-        figure_cell("fig-one"),
-        assessing_cell("A1", 0.9),
-        figure_cell("fig-two"),
-        assessing_cell("A1", 0.9, RUN),
-    ]
+    cells = [figure_cell("fig-one"), assessing_cell("A1", 0.9), figure_cell("fig-two"), assessing_cell("A1", 0.9, RUN)]
     injected = nbformat.v4.new_code_cell("n = 1", metadata={"tags": ["injected-parameters"]}, id="injected")
     return nbformat.v4.new_notebook(cells=[injected, *cells])
 
@@ -171,15 +166,6 @@ def test_code_cells_are_found_in_the_source():
     source = "# A\n```{code-cell} python\nx\n```\n\n```python\ny\n```\n"
     source += "````{solution} z\n```{code-cell}\n```\n````\n```{code-cell}\n```\n"
     assert made.code_lines(source) == [(2, 4), (13, 14)]
-
-
-@pytest.mark.parametrize("chapter", chapters.names())
-def test_lines_are_those_of_the_cells(chapter):
-    source = chapters.source_path(chapter).read_text().splitlines()
-    found, cells = made.code_lines("\n".join(source)), chapters.code_cells(chapter)
-    assert len(found) == len(cells)
-    for (first, last), cell in zip(found, cells, strict=True):
-        assert cell.source in "\n".join(source[first - 1 : last])
 
 
 @pytest.mark.parametrize("chapter", chapters.names())

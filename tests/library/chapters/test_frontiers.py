@@ -13,12 +13,9 @@ from narrowlib.chapters.frontier import (
     frontiers,
     plot_frontier,
     plot_frontiers,
-    plot_gains,
-    plot_learning_curves,
     spaced_targets,
     teacher_gains,
 )
-from narrowlib.chapters.frontier.figures import short_number
 from narrowlib.chapters.frontier.outcomes import smoothed
 from narrowlib.claims import load_claims
 
@@ -144,15 +141,3 @@ def test_figures_show_what_was_reached_and_say_what_was_not(records):
     figure = plot_frontiers(frontiers(records, [3.0, 1.75]))
     assert [ax.get_title() for ax in figure.axes] == ["3.00 nats", "1.75 nats"]
     assert len({ax.get_ylim() for ax in figure.axes}) == 1
-
-
-def test_curves_of_one_method(records):
-    rows = records[records["method"] == "pruned"]
-    ax = plot_learning_curves(rows, base=1.0, ax=plt.figure().gca())
-    lines = {line.get_label(): list(line.get_ydata()) for line in ax.get_lines()}
-    assert lines["10"] == [4.0, 2.0, 1.0] and lines["20"] == [2.0, 1.5, 0.5]
-    smooth = plot_learning_curves(rows, smooth=True, ax=plt.figure().gca())
-    assert len(smooth.get_lines()) == 4
-    (gain, _) = plot_gains(teacher_gains(records), ax=plt.figure().gca()).get_lines()
-    assert list(gain.get_ydata()) == [0.25]
-    assert [short_number(value) for value in (35, 164_160, 1.2e6, 6e9)] == ["35", "164k", "1.2M", "6B"]

@@ -18,7 +18,6 @@ from narrowlib.llm import costs as llm_costs
 from narrowlib.llm.costs import flops_per_token
 from narrowlib.llm.distillation import Distillation, soft_targets
 from narrowlib.llm.models import LanguageModel
-from narrowlib.llm.settings import LLMTrainingConfig
 from narrowlib.llm.students import new_student, student_config
 from narrowlib.llm.training import recover
 from narrowlib.llm.units import n_parameters_of
@@ -180,13 +179,3 @@ def test_energy_is_what_the_device_counts_or_absent(monkeypatch):
     assert llm_costs.joules_so_far(torch.device("cuda", 0)) == 2.5
     monkeypatch.setitem(sys.modules, "pynvml", None)  # the package is not there
     assert math.isnan(llm_costs.joules_so_far(torch.device("cuda", 0)))
-
-
-def test_held_out_losses_may_be_rarer_than_records():
-    config = LLMTrainingConfig(
-        n_steps=4, batch_size=2, micro_batch_size=2, precision="float32", record_every=1, evaluate_every=3
-    )
-    frame = recover(tiny_llama(), blocks(4), config, held_out=blocks(2, seed=1), tells_costs=True, progress=False)
-    assert frame.query("split == 'held out'")["step"].tolist() == [0, 3, 4]
-    train = frame.query("split == 'train'")
-    assert train["step"].tolist() == [1, 2, 3, 4] and train["seconds"].diff().dropna().gt(0).all()

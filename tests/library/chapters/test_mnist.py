@@ -1,7 +1,6 @@
 """The MNIST comparison on drawn digits: grids, counts, what is kept, and the tables that decide the claims."""
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -19,11 +18,10 @@ from narrowlib.chapters.mnist.config import (
     TeacherConfig,
     even_goal,
 )
-from narrowlib.chapters.mnist.experiment import Comparison, compare
+from narrowlib.chapters.mnist.experiment import compare
 from narrowlib.chapters.mnist.lasso import padded, prune_while_training
-from narrowlib.chapters.mnist.methods import attribution, prune_by_attribution, train_teacher
+from narrowlib.chapters.mnist.methods import attribution, train_teacher
 from narrowlib.chapters.mnist.outcomes import (
-    best_networks,
     best_settings,
     dominance,
     forgetting,
@@ -105,6 +103,8 @@ def test_networks_are_those_of_the_table(digits, comparison):
             assert found == pytest.approx(rows["accuracy"].tolist())
             kept = sum((weight != 0).any(1).sum(1) for weight in list(stack.weights)[:-1])
             assert kept.tolist() == [neurons] * stack.n_runs
+    cut = comparison.outcomes["attribution"].networks
+    assert {n: stack.sizes[1:3] for n, stack in cut.items()} == {8: (4, 4), 16: (8, 8)}
 
 
 def test_samples_for_scores_count(digits, comparison):
@@ -125,11 +125,6 @@ def test_attribution_is_activation_times_gradient(digits, comparison):
     for name, hidden in (("hidden 1", first), ("hidden 2", second)):
         (gradient,) = torch.autograd.grad(loss, hidden, retain_graph=True)
         torch.testing.assert_close(scores[name][0], (hidden * gradient).abs().mean(0), rtol=1e-4, atol=1e-7)
-
-
-def test_cut_networks_have_equal_layers(digits, comparison):
-    outcome = prune_by_attribution(CONFIG.replace(max_points=300), comparison.teacher, digits.only(EVEN))
-    assert {n: stack.sizes[1:3] for n, stack in outcome.networks.items()} == {8: (4, 4), 16: (8, 8)}
 
 
 def test_group_lasso_comes_down_to_every_target(comparison):
@@ -186,12 +181,6 @@ def test_forgetting_measures_before_and_after(digits, comparison):
     assert odd.loc["teacher", "narrowed"] > 0.9
     assert odd.loc["from scratch", "narrowed"] < 0.05  # never told that there are such digits
     assert odd.loc["attribution", "relearned"] > odd.loc["attribution", "narrowed"] + 0.2
-
-
-def test_best_networks_are_those_of_the_best_setting(comparison):
-    for outcome in comparison.outcomes.values():
-        for neurons, repeats, stack in best_networks(outcome):
-            assert stack.n_runs == len(repeats) and neurons in outcome.networks
 
 
 def test_mistakes_are_wrong(digits, comparison):
@@ -254,10 +243,3 @@ def test_regained_targets():
     best = best_settings(runs(("group lasso", 8, 0.1, (None, 10)), ("group lasso", 16, 0.1, (10, 10))))
     assert share_regained(best, [8, 16]) == 0.5 and smallest_regained(best, 64) == 0.25
     assert math.isnan(smallest_regained(best, 64, "attribution"))
-
-
-def test_a_method_without_a_run_does_not_stop_the_tables(comparison):
-    empty = replace(comparison.outcomes["group lasso"], runs=comparison.runs.iloc[:0], networks={})
-    some = Comparison(comparison.teacher, {**comparison.outcomes, "group lasso": empty}, comparison.paths)
-    assert set(best_settings(some.runs)["method"]) == {"from scratch", "distillation", "attribution"}
-    assert best_networks(empty) == []

@@ -9,20 +9,9 @@ from narrowlib.chapters.two_trees import curves as recovery
 from narrowlib.chapters.two_trees import networks as two_trees
 from narrowlib.chapters.two_trees import nonlocality
 from narrowlib.chapters.two_trees.attribution import agreement, neuron_attributions, paired
-from narrowlib.chapters.two_trees.config import OTHER, RECORDED_SPARSITIES, WANTED, NonlocalityConfig, spaced_widths
-from narrowlib.chapters.two_trees.curves import (
-    cut_out,
-    kept_sparsity,
-    learned,
-    pruning_curves,
-    regained,
-)
-from narrowlib.chapters.two_trees.networks import (
-    SCORE_SEED,
-    copies,
-    held_out,
-    train_networks,
-)
+from narrowlib.chapters.two_trees.config import OTHER, WANTED, NonlocalityConfig
+from narrowlib.chapters.two_trees.curves import cut_out, kept_sparsity, learned, pruning_curves, regained
+from narrowlib.chapters.two_trees.networks import SCORE_SEED, copies, held_out, train_networks
 from narrowlib.chapters.two_trees.nonlocality import neuron_scores, pruning_outcome, sharing, tables
 from narrowlib.cmsp import task_name
 from narrowlib.pruning import ablated, keep_masks
@@ -70,13 +59,6 @@ def test_pruning_nothing_costs_nothing(networks, curves):
     assert len(whole) == 4 and (whole["accuracy"] > 0.95).all()
 
 
-def test_table_is_complete_and_recovery_helps(curves):
-    assert not curves.duplicated(["width", "seed", "sparsity", "task", "stage"]).any()
-    assert len(curves) == 2 * 3 * 2 * 2
-    loss = curves.query("task == '{0,1,2}' and sparsity == 0.5").groupby("stage")["loss"].mean()
-    assert loss["recovered"] < loss["pruned"]
-
-
 @pytest.fixture
 def masks(networks):
     """The two networks keep different numbers of units in each layer."""
@@ -106,11 +88,6 @@ def test_units_that_fill_up_stay_zero_under_training(networks, masks):
     for group in small.units:
         norms = unit_norms(group, dict(small.named_parameters()))
         assert torch.equal(norms == 0, is_filled[group.name])
-
-
-def test_a_layer_may_lose_all_its_units(networks):
-    masks = {"hidden 1": torch.zeros(2, 16, dtype=torch.bool), "hidden 2": torch.ones(2, 16, dtype=torch.bool)}
-    assert cut_out(networks, [0, 1], masks).sizes == (networks.sizes[0], 1, 16, 2)
 
 
 def test_networks_of_like_size_train_together(monkeypatch):
@@ -238,13 +215,6 @@ def test_agreement_by_hand():
     assert paired(scores, attributions)["attribution"].tolist() == attributions["score"].tolist()
 
 
-def test_agreement_has_a_row_per_network_task_and_variant(networks):
-    scores, attributions = neuron_scores(networks, CONFIG), neuron_attributions(networks, CONFIG)
-    table = agreement(scores.assign(width=16), attributions.assign(width=16))
-    assert not table.duplicated(["width", "seed", "task", "variant"]).any() and len(table) == 2 * 8 * 3
-    assert (table["n_neurons"] == 32).all()
-
-
 QUICK = nonlocality.Config(
     **TINY,
     batch_size=8,
@@ -268,13 +238,6 @@ def test_tables_hold_every_width_and_seed():
     assert "scores" in tables(QUICK.replace(narrow_width=32, wide_width=32), **TABLES)
 
 
-def test_defaults_of_the_paper():
-    assert RECORDED_SPARSITIES[:2] == (0.0, 0.01) and RECORDED_SPARSITIES[-1] == 0.98 and len(RECORDED_SPARSITIES) == 99
-    assert nonlocality.Config().widths == [32, 64, 128, 256, 512, 1024, 2048]
-    assert spaced_widths(8, 8, 3) == [8]
-
-
-@pytest.mark.parametrize("sparsities", [[], [1.0], [-0.1], [0.5, float("nan")]])
-def test_bad_sparsities_are_refused(networks, sparsities):
-    with pytest.raises(ValueError, match="each must be at least 0 and below 1"):
-        pruning_curves(networks, CONFIG, sparsities, progress=False)
+def test_a_layer_may_lose_all_its_units(networks):
+    masks = {"hidden 1": torch.zeros(2, 16, dtype=torch.bool), "hidden 2": torch.ones(2, 16, dtype=torch.bool)}
+    assert cut_out(networks, [0, 1], masks).sizes == (networks.sizes[0], 1, 16, 2)

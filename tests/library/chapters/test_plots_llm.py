@@ -1,13 +1,9 @@
 """Figures of language models: what they draw, by their data."""
 
-import math
-
 import matplotlib.pyplot as plt
-import pandas as pd
 import pytest
 
 from narrowlib.chapters.language.figures.block import plot_llama_block
-from narrowlib.chapters.language.figures.curves import plot_lasso_curves, plot_lasso_recovery
 from narrowlib.chapters.style import figure_data
 from narrowlib.llm.units import llama_units
 
@@ -20,20 +16,6 @@ def fresh_figure():
 
 def labels(ax):
     return [text.get_text() for text in ax.get_legend().get_texts()]
-
-
-def test_every_strength_has_a_line_and_the_model_as_it_was_is_dashed():
-    strengths = [0.1, 0.1, math.nan, math.nan, 0.0, 0.0]
-    frame = pd.DataFrame({"strength": strengths, "sparsity": [0.5, 0.0] * 3, "loss": [3.0, 2.0, 5.0, 1.0, 4.0, 1.5]})
-    ax = plot_lasso_curves(frame.assign(standard_error=math.nan))
-    lines = dict(zip(labels(ax), (bars.lines[0] for bars in ax.containers)))
-    assert list(lines) == ["none", "$\\lambda$ = 0 (training alone)", "$\\lambda$ = 0.1"]
-    assert lines["none"].get_linestyle() == "--" and lines["none"].get_ydata().tolist() == [1.0, 5.0]
-    assert len({line.get_marker() for line in lines.values()}) == 3
-    plt.figure()
-    ax = plot_lasso_recovery(frame.rename(columns={"sparsity": "tokens"}), base=1.7)
-    assert labels(ax) == [*lines, "whole model, before"]
-    assert len(figure_data(ax.figure)) == 6
 
 
 def test_the_drawing_of_a_block_shows_what_units_own():

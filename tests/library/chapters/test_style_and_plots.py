@@ -10,7 +10,6 @@ import io
 import pkgutil
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 import pytest
 
@@ -18,24 +17,10 @@ from narrowlib import chapters
 from narrowlib.chapters.hierarchy.config import HierarchyConfig
 from narrowlib.chapters.hierarchy.experiment import converged_runs, counted_runs, learning_curves
 from narrowlib.chapters.hierarchy.figures import plot_composite_curves, plot_converged, plot_task_curves
-from narrowlib.chapters.methods import example_samples, plot_samples
-from narrowlib.chapters.mnist.figures import (
-    plot_digits,
-    plot_forgetting,
-    plot_forgetting_panels,
-    plot_fronts,
-    plot_shrinking,
-)
+from narrowlib.chapters.mnist.figures import plot_fronts
 from narrowlib.chapters.style import book_theme, figure_data
-from narrowlib.chapters.two_trees.figures.curves import plot_pruning_curves, plot_pruning_panels, plot_strengths
-from narrowlib.chapters.two_trees.figures.neurons import (
-    plot_agreement,
-    plot_network,
-    plot_neuron_scores,
-    plot_norms,
-    plot_sharing,
-)
-from narrowlib.cmsp import CMSP
+from narrowlib.chapters.two_trees.figures.curves import plot_pruning_panels, plot_strengths
+from narrowlib.chapters.two_trees.figures.neurons import plot_agreement, plot_network, plot_neuron_scores
 
 
 @pytest.fixture(autouse=True)
@@ -65,17 +50,6 @@ def test_task_curves_show_every_task(curves):
     assert styles["{0}, atomic"] != styles["{0,1}, composite"]  # not by colour alone
 
 
-@pytest.mark.parametrize("x", ["n_samples", "n_composite_samples"])
-def test_composite_curves_show_every_run(curves, x):
-    deep = curves.query("depth == 3 and kind == 'composite'")
-    ax = plot_composite_curves(deep, x=x, threshold=0.1, ax=plt.figure().gca())
-    runs = [line for line in ax.get_lines() if len(line.get_xdata()) > 2]
-    assert len(runs) == 4  # two seeds, broad and narrow
-    assert {max(line.get_xdata()) for line in runs} == set(deep.groupby("data")[x].max())
-    assert set(labelled(ax)) == {"broad (2 seeds)", "narrow (2 seeds)"}
-    assert "samples" in ax.get_xlabel() and "(bits)" in ax.get_ylabel()
-
-
 def test_converged_shows_shares_and_the_papers(curves):
     table = converged_runs(curves)
     paper = counted_runs({"broad, depth 3": (27, 40), "of another experiment": (1, 2)})
@@ -85,17 +59,6 @@ def test_converged_shows_shares_and_the_papers(curves):
     assert theirs.get_xdata()[0] == 27 / 40 and pd.isna(theirs.get_xdata()[1:]).all()
     assert [label.get_text() for label in ax.get_yticklabels()] == table["setting"].tolist()
     assert [text.get_text() for text in ax.texts] == ["0 of 2\n27 of 40 (paper)", *["0 of 2"] * 3]
-
-
-def test_samples_show_every_bit():
-    samples = example_samples(CMSP(2, 2, 6, [(0,), (0, 1)]), 3)
-    assert len(samples) == 6 * 8
-    counted = samples[samples["counted"]]
-    assert counted.groupby("sample")["bit"].sum().mod(2).tolist() == samples.groupby("sample")["label"].first().tolist()
-    ax = plot_samples(samples, ax=plt.figure().gca())
-    assert len(ax.patches) == len(samples)
-    texts = [text.get_text() for text in ax.texts]
-    assert sum(text.startswith("label ") for text in texts) == 6
 
 
 def test_neurons_are_ordered_by_the_tree_they_serve():
@@ -108,42 +71,6 @@ def test_neurons_are_ordered_by_the_tree_they_serve():
     shown = ax.collections[0].get_array().reshape(2, 3)
     assert shown[0].tolist() == [0.5, 0.3, 1e-4] and shown[1].tolist() == [1e-4, 0.3, 0.5]
     assert [label.get_text() for label in ax.get_yticklabels()] == ["{0}", "{3}"]
-
-
-def test_sharing_has_a_line_per_width_and_layer():
-    shares = pd.DataFrame(
-        [(w, layer, s, t, 0.1 * w) for w in (1, 2) for layer in "ab" for s in (0, 1) for t in (0.01, 0.1)],
-        columns=["width", "layer", "seed", "threshold", "share"],
-    )
-    ax = plot_sharing(shares, ax=plt.figure().gca())
-    lines = [line for line in ax.get_lines() if len(line.get_xdata()) == 2]
-    assert len(lines) == 4 and {round(line.get_ydata()[0], 3) for line in lines} == {0.1, 0.2}
-
-
-def test_pruning_curves_show_every_network():
-    rows = [(n, s, stage, 0.9 - s / 2) for n in (0, 1) for s in (0.0, 0.5, 0.9) for stage in ("pruned", "recovered")]
-    ax = plot_pruning_curves(
-        pd.DataFrame(rows, columns=["seed", "sparsity", "stage", "accuracy"]), ax=plt.figure().gca()
-    )
-    runs = [line for line in ax.get_lines() if list(line.get_xdata()) == [0.0, 0.5, 0.9]]
-    assert len(runs) == 4 and set(labelled(ax)) == {"right after pruning", "after recovery"}
-    at = ax.transData.transform([(0.0, 0.5), (0.9, 0.5), (0.99, 0.5)])[:, 0]
-    assert at[1] - at[0] == pytest.approx(at[2] - at[1])  # a tenth left, then a tenth of that
-
-
-def test_norms_have_a_line_per_neuron():
-    norms = pd.DataFrame(
-        [(s, n, 1.0 + n - s / 10) for n in range(3) for s in (0, 5)], columns=["step", "neuron", "norm"]
-    )
-    ax = plot_norms(norms, ax=plt.figure().gca())
-    assert [line.get_ydata().tolist() for line in ax.get_lines()] == [[1, 0.5], [2, 1.5], [3, 2.5]]
-
-
-def test_strengths_show_networks_and_their_mean():
-    sweep = pd.DataFrame({"method": "subgradient", "strength": [0.1, 0.1, 1.0, 1.0], "sparsity": [0.2, 0.4, 0.8, 1.0]})
-    lines = labelled(plot_strengths(sweep, y="sparsity", ax=plt.figure().gca()))
-    assert lines["subgradient, a network"].get_ydata().tolist() == [0.2, 0.4, 0.8, 1.0]
-    assert lines["subgradient, mean"].get_ydata().tolist() == pytest.approx([0.3, 0.9])
 
 
 def test_control_stands_apart_and_methods_side_by_side():
@@ -194,18 +121,6 @@ def test_network_draws_every_weight_that_counts():
     assert ends == {((0.25, 1.0), (0.5, 2.0)), ((0.75, 1.0), (0.5, 2.0))}  # neuron 0 stands above input 0
     assert [text.get_text() for text in ax.texts] == ["control", "{0}"]
     assert [text.get_text() for text in ax.get_yticklabels()] == ["inputs", "hidden 1\n2 neurons", "labels"]
-
-
-def test_network_has_neurons_above_what_they_are_tied_to():
-    rows = [
-        (0, source, target, 1.0 if source + target == 2 else 0.0, "{0}") for source in range(3) for target in range(3)
-    ]
-    rows += [(1, source, 0, 1.0, "") for source in range(3)]
-    ax = plot_network(
-        pd.DataFrame(rows, columns=["layer", "source", "target", "weight", "group"]), ax=plt.figure().gca()
-    )
-    for (below, _), (above, _) in ax.collections[0].get_segments():
-        assert abs(below - above) < 0.2
 
 
 @pytest.mark.parametrize(("n_values", "shape"), [(3, (2, 3)), (5, (5, 2))])
@@ -288,46 +203,3 @@ def test_fronts_show_every_size_and_a_line_per_method():
     assert ax.get_xscale() == ax.get_yscale() == "log"
     assert set(labelled(ax)) == {"attribution", "from scratch", "goal missed in a repeat"}
     assert [label.get_text() for label in ax.get_xticklabels()] == ["16", "64"]
-
-
-def test_methods_differ_not_by_colour_alone():
-    lines = labelled(plot_fronts(BEST, BEST, ax=plt.figure().gca()))
-    first, second = lines["attribution"], lines["from scratch"]
-    assert first.get_marker() != second.get_marker() and first.get_linestyle() != second.get_linestyle()
-
-
-def test_shrinking_shows_every_run_and_where_it_ends():
-    rows = [(s, 0.1, r, p, 32 - p, 0.9 + s) for s in (0.01, 0.02) for r in (0, 1) for p in (0, 8, 16)]
-    columns = ["strength", "learning_rate", "repeat", "points", "neurons", "accuracy"]
-    ends = pd.DataFrame({"neurons": [16, 16], "accuracy": [0.98, 0.95]})
-    ax = plot_shrinking(pd.DataFrame(rows, columns=columns), ends, goal=0.97, ax=plt.figure().gca())
-    runs = [line for line in ax.get_lines() if list(line.get_xdata()) == [32, 24, 16]]
-    assert len(runs) == 4
-    assert set(labelled(ax)) == {"0.01", "0.02", "after recovery", "after recovery, goal missed"}
-    assert ax.get_xlim()[0] > ax.get_xlim()[1]  # from many neurons to few
-    assert [label.get_text() for label in ax.get_xticklabels()] == ["16", "32"]
-
-
-def test_forgetting_has_a_line_per_method_and_the_teacher():
-    rows = [(m, n, 0.1 * r + 0.3) for m in ("attribution", "group lasso") for n in (8, 32) for r in (0, 1)]
-    table = pd.DataFrame([*rows, ("teacher", 64, 0.9)], columns=["method", "neurons", "odd"])
-    ax = plot_forgetting(table, y="odd", ax=plt.figure().gca())
-    means = [line for line in ax.get_lines() if list(line.get_xdata()) == [8, 32]]
-    assert len(means) >= 2 and any(np.allclose(line.get_ydata(), 0.35) for line in means)
-    assert set(ax.get_legend_handles_labels()[1]) == {"teacher", "attribution", "group lasso"}
-
-
-def test_forgetting_shows_each_stage_by_its_own_measure():
-    rows = [("narrowed", "attribution", 8, 0.0, 0.6), ("relearned", "attribution", 8, 0.7, 0.9)]
-    table = pd.DataFrame(rows, columns=["stage", "method", "neurons", "odd", "among_odd"])
-    shown = [ax.get_lines()[0].get_ydata().tolist() for ax in plot_forgetting_panels(table).axes]
-    assert shown == [[0.6], [0.7]]
-
-
-def test_digits_show_their_pixels_and_both_names():
-    index = pd.MultiIndex.from_product([range(2), range(4), range(4)], names=["picture", "row", "column"])
-    pixels = pd.DataFrame({"ink": np.linspace(0, 1, 32), "label": 4, "predicted": 6}, index=index).reset_index()
-    ax = plot_digits(pixels, ax=plt.figure().gca())
-    first, second = (image.get_array() for image in ax.get_images())
-    assert first[0, 0] == 0 and second[3, 3] == 1 and first.shape == (4, 4)
-    assert [text.get_text() for text in ax.texts] == ["is 4\nsaid 6"] * 2

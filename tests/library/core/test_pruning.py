@@ -82,10 +82,6 @@ def test_every_run_ranks_its_own():
     ("scores", "options", "says"),
     [
         ({"a": torch.tensor([1.0, float("nan")])}, {}, "'a' hold 1 NaN"),
-        ({"a": torch.ones(2)}, {"scope": "layer"}, "all, per_layer"),
-        ({"a": torch.ones(2)}, {"sparsity": True}, "sparsity is True; .* from 0 to 1"),
-        ({}, {}, "at least one group"),
-        ({"a": torch.ones(2), "b": torch.ones(1, 2)}, {}, "as many runs"),
         ({"a": torch.ones(2)}, {"n_kept": 1}, "exactly one of them"),
         ({"a": torch.ones(2)}, {"sparsity": None}, "exactly one of them"),
         ({"a": torch.ones(2)}, {"sparsity": None, "n_kept": 3}, "n_kept is 3; .* from 0 to 2"),

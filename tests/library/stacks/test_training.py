@@ -6,25 +6,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from plain_networks import as_sequential, assert_same_parameters
+from plain_networks import PROBLEM, SIZES, as_sequential, assert_same_parameters, train
 from torch.nn import functional as F
 
-from narrowlib.cmsp import CMSP, broad_tasks, sample_batch
+from narrowlib.cmsp import sample_batch
 from narrowlib.devices import pick_device
 from narrowlib.stacks.cohort import runs_per_chunk
 from narrowlib.stacks.networks import MLPStack
 from narrowlib.stacks.training import TrainingConfig, make_generators, record_steps, train_stack
-
-PROBLEM = CMSP(2, 2, 8, broad_tasks(2))
-SIZES = (PROBLEM.n_inputs, 16, 16, 2)
-
-
-def train(seeds, n_steps=60, record_every=20, batch_size=32, **more):
-    generators = make_generators(seeds, "cpu")
-    stack = MLPStack(SIZES, generators)
-    draw_batch = partial(sample_batch, PROBLEM, batch_size)
-    config = TrainingConfig(n_steps=n_steps, learning_rate=3e-3, record_every=record_every)
-    return train_stack(stack, draw_batch, generators, config, progress=False, **more), stack
 
 
 def test_stack_member_trains_as_it_would_alone():
@@ -91,16 +80,6 @@ def test_runs_that_leave_stay_as_they_were_and_do_not_disturb_the_others():
         assert_same_parameters(stack, run, unbroken, run)
     for run, n_steps in ((1, 20), (3, 40)):
         assert_same_parameters(stack, run, train((run,), n_steps=n_steps)[1], 0)
-
-
-def test_training_ends_when_all_runs_have_left():
-    losses, _ = train((0, 1), leave=lambda record: torch.ones(2, dtype=torch.bool))
-    assert losses.isnan().all(-1).all(-1).tolist() == [False, True, True]
-
-
-def test_runs_cannot_leave_a_penalty_or_constraint():
-    with pytest.raises(ValueError, match="leave is given together with a penalty or constraint"):
-        train((0,), leave=lambda record: record, constraint=lambda: None)
 
 
 def test_devices(monkeypatch):
