@@ -10,7 +10,6 @@ from plain_networks import PROBLEM, SIZES, as_sequential, assert_same_parameters
 from torch.nn import functional as F
 
 from narrowlib.cmsp import sample_batch
-from narrowlib.devices import pick_device
 from narrowlib.stacks.cohort import runs_per_chunk
 from narrowlib.stacks.networks import MLPStack
 from narrowlib.stacks.training import TrainingConfig, make_generators, record_steps, train_stack
@@ -80,22 +79,6 @@ def test_runs_that_leave_stay_as_they_were_and_do_not_disturb_the_others():
         assert_same_parameters(stack, run, unbroken, run)
     for run, n_steps in ((1, 20), (3, 40)):
         assert_same_parameters(stack, run, train((run,), n_steps=n_steps)[1], 0)
-
-
-def test_devices(monkeypatch):
-    assert pick_device("cpu") == torch.device("cpu")
-    with pytest.raises(ValueError, match="device is 'tpu'; it must be one of auto, cpu, cuda"):
-        pick_device("tpu")
-    with monkeypatch.context() as patch:
-        patch.setattr(torch.cuda, "is_available", lambda: False)
-        assert pick_device("auto") == torch.device("cpu")
-        with pytest.raises(ValueError, match="torch finds no GPU"):
-            pick_device("cuda")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.delenv("LOCAL_RANK", raising=False)
-    assert pick_device("auto") == pick_device("cuda") == torch.device("cuda")
-    monkeypatch.setenv("LOCAL_RANK", "3")  # each process of several has its own
-    assert pick_device("auto") == pick_device("cuda") == torch.device("cuda", 3)
 
 
 def test_chunks_shrink_with_the_work_and_never_vanish(monkeypatch):

@@ -5,8 +5,8 @@ import math
 import pandas as pd
 import pytest
 import torch
-from datasets import Dataset
-from tiny_llamas import TINY, tiny_llama, tiny_tokenizer
+from tiny_llamas import TINY, random_skill, tiny_llama, tiny_tokenizer
+from tiny_llamas import random_blocks as blocks
 
 from narrowlib.chapters.language import config as language_config
 from narrowlib.chapters.language import lasso, llm_pruning, llm_scores, recovery
@@ -34,19 +34,9 @@ TEXT = {"block_length": 8, "n_score_blocks": 3, "n_held_out_blocks": 4}
 CONFIG = LLMPruningConfig(**TEXT, recovery=STEPS, lasso=STEPS)
 
 
-def blocks(n_blocks, seed=0, length=8):
-    ids = torch.randint(3, 61, (n_blocks, length), generator=torch.Generator().manual_seed(seed))
-    return Dataset.from_dict({"input_ids": ids.tolist()})
-
-
 @pytest.fixture(autouse=True)
 def no_packages(monkeypatch):
-    """Random blocks in place of those out of packages."""
-
-    def skill_blocks(tokenizer, skill, *, n_tokens, split, block_length, **options):
-        return blocks(n_tokens // block_length, seed=len(skill) + (100 if split == "train" else 0))
-
-    monkeypatch.setattr(language_config, "skill_blocks", skill_blocks)
+    monkeypatch.setattr(language_config, "skill_blocks", random_skill)
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ import types
 import pandas as pd
 import pytest
 import torch
-from datasets import Dataset
-from tiny_llamas import tiny_llama, tiny_tokenizer
+from tiny_llamas import random_blocks as blocks
+from tiny_llamas import random_skill, tiny_llama, tiny_tokenizer
 
 from narrowlib.chapters.frontier import experiment
 from narrowlib.chapters.frontier.config import Config, pieces, runs_of
@@ -29,19 +29,10 @@ CONFIG = Config(
 )  # fmt: skip
 
 
-def blocks(n_blocks, seed=0, length=8):
-    ids = torch.randint(3, 61, (n_blocks, length), generator=torch.Generator().manual_seed(seed))
-    return Dataset.from_dict({"input_ids": ids.tolist()})
-
-
 @pytest.fixture(autouse=True)
 def tiny_study(monkeypatch):
     """Random blocks in place of those out of packages, and a random base model."""
-
-    def skill_blocks(tokenizer, skill, *, n_tokens, split, block_length, **options):
-        return blocks(n_tokens // block_length, seed=100 if split == "train" else 0)
-
-    monkeypatch.setattr(language_config, "skill_blocks", skill_blocks)
+    monkeypatch.setattr(language_config, "skill_blocks", random_skill)
     loaded = LanguageModel(tiny_llama(), tiny_tokenizer(), "tiny")
     monkeypatch.setattr(experiment, "load_causal_lm", lambda name, device: loaded)
 
