@@ -135,15 +135,6 @@ def test_downloads_deliver(visit, ending):
     assert Path(download.value.path()).stat().st_size > 100
 
 
-@pytest.mark.parametrize(("scheme", "look"), [("light", "none"), ("dark", "invert(1) hue-rotate(180deg)")])
-def test_figures_follow_the_theme(visit, scheme, look):
-    """One file for both: the dark theme turns the lightness over and keeps the hues."""
-    tab = visit("book/hierarchy", scheme=scheme)
-    assert set(tab.evaluate("[...document.querySelectorAll('figure img')].map(i => getComputedStyle(i).filter)")) == {
-        look
-    }
-
-
 def test_search_finds_a_term(visit):
     tab = visit("search")
     tab.goto(tab.url + "?q=parity", wait_until="networkidle")

@@ -114,13 +114,6 @@ def test_running_mean():
         smoothed(pd.Series([1.0]), 0)
 
 
-def test_bad_questions_are_refused(records):
-    with pytest.raises(ValueError, match="target_loss is nan"):
-        frontier(records, math.nan)
-    with pytest.raises(ValueError, match="records hold no loss of the split 'test'"):
-        frontier(records, 1.0, split="test")
-
-
 def drawn(ax):
     marks = [line for line in ax.get_lines() if line.get_linestyle() == "None" and len(line.get_xdata())]
     return {(x, y) for line in marks for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True)}

@@ -15,14 +15,6 @@ BOOK = ROOT / "book"
 
 
 @pytest.mark.parametrize(
-    ("value", "rule", "holds"),
-    [(1, "> 1", False), (1, ">= 1", True), (0.5, "< 1", True), (2, "<= 1", False), (float("nan"), "> 0", False)],
-)
-def test_rules(value, rule, holds):
-    assert satisfies(value, rule) is holds
-
-
-@pytest.mark.parametrize(
     ("broad", "narrow", "expected"), [(0.9, 0.0, "reproduced"), (0.9, 0.5, "partly"), (0.1, 0.5, "not")]
 )
 def test_verdicts(broad, narrow, expected):

@@ -44,13 +44,6 @@ def test_a_unit_may_be_a_block_of_indices(runs):
     assert along.flatten()[:12].tolist() == [0] * 4 + [1] * 4 + [2] * 4
 
 
-def test_several_mappings_are_combined_entry_by_entry():
-    group = UnitGroup("neurons", 3, IN_OUT)
-    a, b = {"up": normal(3, 5), "down": normal(4, 3)}, {"up": normal(3, 5) + 1, "down": normal(4, 3) - 1}
-    product = {name: a[name] * b[name] for name in a}
-    torch.testing.assert_close(unit_sums(group, a, b, of=torch.mul), unit_sums(group, product))
-
-
 def test_half_precision_is_summed_in_full():
     group = UnitGroup("neurons", 1, (Slice("w", 0),))
     ones = torch.ones(1, 4099, dtype=torch.bfloat16)

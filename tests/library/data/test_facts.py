@@ -77,13 +77,6 @@ def test_facts_are_halved_within_categories_and_have_four_choices():
     assert len(some) == 3 * len(counts) and set(some) <= set(facts("test"))
 
 
-def test_facts_that_are_not_there_are_refused():
-    with pytest.raises(ValueError, match="half is 'both'; it must be one of train, test"):
-        facts("both")
-    with pytest.raises(ValueError, match="per_category is 0; it must be at least 1"):
-        facts(per_category=0)
-
-
 def test_blocks_hold_every_fact_before_any_comes_again(tokenizer):
     some = facts("train", per_category=1)
     sentences = [[*tokenizer(fact.sentence)["input_ids"], 1] for fact in some]

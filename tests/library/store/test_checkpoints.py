@@ -70,19 +70,14 @@ def test_resumed_is_uninterrupted_whoever_has_left(tmp_path, monkeypatch, always
     assert not path.exists()
 
 
-@pytest.mark.parametrize("harm", ["truncated", "seeds", "settings", "shape", "tensors"])
-def test_a_checkpoint_that_is_damaged_or_of_another_training_starts_anew(tmp_path, monkeypatch, always_save, harm):
-    path, seeds, more = tmp_path / "run.safetensors", (0, 1), {}
+@pytest.mark.parametrize("harm", ["seeds", "settings", "shape", "tensors"])
+def test_a_checkpoint_of_another_training_starts_anew(tmp_path, monkeypatch, always_save, harm):
+    path, seeds = tmp_path / "run.safetensors", (5, 6) if harm == "seeds" else (0, 1)
     with monkeypatch.context() as patch:
-        if harm == "seeds":
-            seeds = (5, 6)
-        if harm == "settings":
-            more = {"n_steps": 61}
         if harm == "shape":
             patch.setattr(plain_networks, "SIZES", (*plain_networks.SIZES[:1], 17, 2))
-        killed(monkeypatch, 40, plain_networks.train, seeds, checkpoint=Checkpoint(path), **more)
-    if harm == "truncated":
-        path.write_bytes(path.read_bytes()[:-9])
+        n_steps = 61 if harm == "settings" else 60
+        killed(monkeypatch, 40, plain_networks.train, seeds, n_steps, checkpoint=Checkpoint(path))
     if harm == "tensors":  # of this training by its name, but not by what it holds
         save_under_its_name(path)
     steps = count_steps(monkeypatch)
