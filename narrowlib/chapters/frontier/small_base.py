@@ -14,7 +14,12 @@ from narrowlib.devices import pick_device, prepare_torchvision
 from narrowlib.llm.models import LanguageModel
 from narrowlib.llm.settings import LLMTrainingConfig
 from narrowlib.llm.training import recover
-from narrowlib.settings import Count, Rate, Settings
+from narrowlib.settings import (
+    Count,
+    Rate,
+    Seed,
+    Settings,
+)
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -17,6 +17,7 @@ from narrowlib.settings import (
     Numbers,
     Positive,
     Rate,
+    Seed,
     Settings,
     Share,
     Weight,

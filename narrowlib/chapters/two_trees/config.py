@@ -7,7 +7,15 @@ from typing import Literal, Self, get_args
 from pydantic import Field, model_validator
 
 from narrowlib.cmsp import CMSP
-from narrowlib.settings import AutoPrecision, Device, NotNegative, Rate, Settings, part
+from narrowlib.settings import (
+    AutoPrecision,
+    Device,
+    NotNegative,
+    Rate,
+    Seed,
+    Settings,
+    part,
+)
 from narrowlib.stacks.training import TrainingConfig
 
 WANTED, OTHER = (0, 1, 2), (3, 4, 5)  # the composites of the two trees
