@@ -16,13 +16,9 @@ from companion.collect import Figure
 FIGURES = "book/_figures"  # of the stage: figures that are shown again
 PAGES = f"{FIGURES}/heroes.json"  # of the stage: the picture of every page, for who links to it
 CARD = "book/appendix/scorecard"
-KINDS = {"reproduced": "good", "partly": "part", "in part": "part", "not": "bad", "not reproduced": "bad"}
+KINDS = dict(zip(scorecard.DECIDED, ("good", "part", "bad"), strict=True))
 SIGNS = {"good": "✓", "part": "◐", "bad": "✗", "open": "○"}
-SCALES = {
-    scorecard.PAPER: "from a record at the paper's scale",
-    scorecard.REDUCED: "from a record at a reduced scale",
-    None: "nothing has run yet",
-}
+SCALES = {"record": "from a record", "record, reduced": "from a record of reduced scale"}
 RUNS = {"paper_scale": "The record", "page": "This page's run"}
 Card = Mapping[str, Any]
 Figures = Mapping[str, Figure]
@@ -35,7 +31,7 @@ def kind(verdict: str) -> str:
 
 def told(verdict: str) -> str:
     """A verdict with its sign, as chips and tiles show it."""
-    return f"{SIGNS[kind(verdict)]} {scorecard.IN_TEXT.get(verdict, verdict)}"
+    return f"{SIGNS[kind(verdict)]} {verdict}"
 
 
 def lightest(figure: Figure) -> str:
@@ -85,14 +81,15 @@ def of(chapter: str, card: Card, figures: Figures) -> Figure | None:
 def sentence(row: Mapping[str, Any]) -> str:
     """What decided on a claim, from its data: the first quantity that fails its rule, else the first."""
     values = [(quantity, quantity["paper_scale"] or quantity["page"]) for quantity in row["quantities"]]
-    known = [(quantity, found) for quantity, found in values if found]
+    known = [(quantity, found) for quantity, found in values if found and found["ours"] is not None]
     if not known:
         return ""
     quantity, found = next((one for one in known if not one[1]["holds"]), known[0])
-    here, there = (scorecard._value(value) for value in (found["ours"], quantity["paper"]))
+    here, there = (scorecard.shown(value) for value in (found["ours"], quantity["paper"]))
     scale = SCALES.get(row["decided_at"], "from this page's run")
     compared = "" if quantity["paper"] is None else f", {there} in the paper"
-    return f"{quantity['what']}: **{here}** here{compared} ({scale})"
+    lacks = f"; the record lacks {'; '.join(row['reasons'])}" if row["reasons"] else ""
+    return f"{quantity['what']}: **{here}** here{compared} ({scale}{lacks})"
 
 
 def chips(chapter: str, card: Card) -> str:

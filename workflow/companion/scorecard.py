@@ -210,9 +210,9 @@ def mentioned(text: str, card: Mapping[str, Any]) -> str:
         if name not in quantities:
             raise ValueError(f"a page mentions {name!r} of claim {claim}; it must be one of {', '.join(quantities)}")
         if kind == "papers":
-            return _value(quantities[name]["paper"])
+            return shown(quantities[name]["paper"])
         found = quantities[name]["paper_scale"] or quantities[name]["page"]
-        return "(not known here)" if not found or found["ours"] is None else _value(found["ours"])
+        return "(not known here)" if not found or found["ours"] is None else shown(found["ours"])
 
     return _MENTION.sub(told, text)
 
@@ -275,13 +275,14 @@ def _verdict(row: Mapping[str, Any]) -> str:
     return f"**{row['verdict']}**" + (f" ({row['decided_at']})" if row["decided_at"] else "")
 
 
-def _value(value: float | None) -> str:
+def shown(value: float | None) -> str:
+    """A number as tables and sentences show it."""
     return "none" if value is None else f"{value:.3g}"
 
 
 def _papers(quantity: Mapping[str, Any]) -> str:
     value, tolerance = quantity["paper"], quantity["tolerance"]
-    told = _value(value) + ("" if value is None or tolerance is None else f" ± {tolerance:.3g}")
+    told = shown(value) + ("" if value is None or tolerance is None else f" ± {tolerance:.3g}")
     return told + (" (in pixels)" if quantity["read"] == "pixels" else "")
 
 
@@ -290,11 +291,11 @@ def _ours(found: Mapping[str, Any] | None) -> str:
         return "not yet run"
     if found["ours"] is None:
         return "not measured"
-    bounds = "" if found["low"] is None else f" [{_value(found['low'])}, {_value(found['high'])}]"
+    bounds = "" if found["low"] is None else f" [{shown(found['low'])}, {shown(found['high'])}]"
     marks = ["holds" if found["holds"] else "direction only" if found["direction"] else "fails"]
     if found["near"] is not None:
         marks.append("near" if found["near"] else "far")
-    return f"{_value(found['ours'])}{bounds} ({', '.join(marks)})"
+    return f"{shown(found['ours'])}{bounds} ({', '.join(marks)})"
 
 
 def badge(card: Mapping[str, Any]) -> dict[str, Any]:
