@@ -25,21 +25,18 @@ def check_conditions(conditions: Any, where: str) -> None:
 
 
 def amount(condition: Mapping[str, Any], frame: pd.DataFrame, config: Mapping[str, Any]) -> float:
-    """How much a record has of what a condition asks for; 0 where it lacks the setting or a column, but 1 distinct value
-    where nothing tells rows apart.
+    """How much a record has of what a condition asks for; 0 where it lacks the setting or a column.
+
+    A column that the table lacks has one distinct value: nothing tells rows apart.
 
     Parameters
     ----------
     condition : mapping
-        One of these says where it is read:
-
-        - ``setting``, a parameter of the run, or ``product``, the product of several
-        - ``distinct``, a column of the table: how many values of it there are
-        - ``most``, a column: its largest value
-        - ``items``, a column of lists: how many the shortest holds
-
-        With ``per``, a list of columns: in the group that has least of it.  With ``where``: in the rows for which that
-        expression is true.  A product or the largest value is taken as a multiple of the column ``over``, if named.
+        One of these says where it is read: ``setting``, a parameter of the run; ``product``, the product of several;
+        ``distinct``, a column of the table, how many values of it there are; ``most``, a column, its largest value;
+        ``items``, a column of lists, how many each holds.  With ``per``, a list of columns: in the group that has
+        least of it.  With ``where``, in the rows for which that expression is true.  A product or the largest value is
+        taken as a multiple of the column ``over``, if that is named.
     frame : DataFrame
     config : mapping
     """

@@ -1,4 +1,4 @@
-"""Intervals for what claims are decided on: bootstrap over runs, blocks or facts; shares; the log-rank test."""
+"""Intervals that claims are decided on: by bootstrap over runs, blocks or facts; of shares; and the log-rank test."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def share(are: Any, confidence: float = CONFIDENCE) -> Interval:
 
 
 def least(intervals: list[Interval]) -> Interval:
-    """The smallest value, lower bound and upper bound of several intervals: all exceed what this one exceeds."""
+    """The smallest value, lower and upper bound of several intervals: all of them exceed what this one exceeds."""
     return (
         Interval(*(float(np.min(column)) for column in zip(*intervals, strict=True)))
         if intervals

@@ -14,6 +14,7 @@ from sphinx.application import Sphinx
 from sphinx.config import Config
 
 BRANCH = "notebooks"
+_JAPANESE = re.compile(r"[\u3040-\u30ff\u4e00-\u9fff](?:[^<>]*[\u3000-\u30ff\u4e00-\u9fff\uff00-\uffef])?")
 _JAPANESE_TERM = re.compile(r'<dt( id="[^"]*">[^<]*[\u3040-\u30ff\u4e00-\u9fff])')
 _BLOCK = re.compile(r"<pre>(.*?)</pre>", re.DOTALL)
 _TAG = re.compile(r"<[^>]*>")
@@ -53,13 +54,18 @@ def rewrite_buttons(app: Sphinx, page: str, _template: str, context: dict[str, A
                 button["url"] = button["url"].removesuffix(".ipynb") + (".md" if is_notebook else "")
     make_contents = context.get("generate_toctree_html")
     if make_contents:
-        context["generate_toctree_html"] = lambda *given, **named: _with_names(make_contents(*given, **named))
+        context["generate_toctree_html"] = lambda *given, **named: _japanese(
+            _with_names(make_contents(*given, **named))
+        )
     if "body" in context:
         if 'class="math' not in context["body"]:
             context["script_files"] = [
                 file for file in context.get("script_files", ()) if "mathjax" not in str(file).lower()
             ]
+        language = (context.get("meta") or {}).get("lang")
         context["body"] = _said_right(context["body"])
+        if language != "ja":
+            context["body"] = _japanese(context["body"])
     language = (context.get("meta") or {}).get("lang")
     if language:
         context["language"] = language
@@ -98,6 +104,12 @@ def _said_right(body: str) -> str:
     body = body.replace("<th></th>", "<td></td>").replace('role="doc-biblioentry"', 'role="listitem"')
     body = _JAPANESE_TERM.sub(r'<dt lang="ja"\1', body)
     return _BLOCK.sub(_reachable, body)
+
+
+def _japanese(text: str) -> str:
+    """A page with its runs of Japanese said to be Japanese, but for terms, which are said so whole."""
+    parts = re.split(r'(<dt lang="ja".*?</dt>|<pre.*?</pre>|<script.*?</script>|<[^>]*>)', text, flags=re.DOTALL)
+    return "".join(part if part[:1] == "<" else _JAPANESE.sub(r'<span lang="ja">\g<0></span>', part) for part in parts)
 
 
 def _reachable(block: re.Match[str]) -> str:

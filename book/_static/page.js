@@ -36,3 +36,39 @@
     }
   });
 })();
+// Blocks that tell one thing twice, from the record and from this page's run, become tabs.
+(() => {
+  const panelsOf = runs => [...runs.querySelectorAll(":scope > .run")];
+  const show = (tabs, panels, chosen) => panels.forEach((panel, number) => {
+    panel.hidden = number !== chosen;
+    tabs[number].setAttribute("aria-selected", number === chosen);
+    tabs[number].tabIndex = number === chosen ? 0 : -1;
+  });
+  document.addEventListener("DOMContentLoaded", () => document.querySelectorAll(".runs").forEach((runs, place) => {
+    const panels = panelsOf(runs), list = document.createElement("div");
+    list.setAttribute("role", "tablist");
+    list.setAttribute("aria-label", "Where the figure comes from");
+    const tabs = panels.map((panel, number) => {
+      const tab = document.createElement("button"), name = panel.querySelector(".run-name");
+      Object.assign(tab, { type: "button", textContent: name.textContent, id: `run-${place}-${number}` });
+      tab.setAttribute("role", "tab");
+      panel.id = `${tab.id}-shown`;
+      tab.setAttribute("aria-controls", panel.id);
+      panel.setAttribute("role", "tabpanel");
+      panel.setAttribute("aria-labelledby", tab.id);
+      tab.addEventListener("click", () => show(tabs, panels, number));
+      name.hidden = true;
+      list.append(tab);
+      return tab;
+    });
+    list.addEventListener("keydown", event => {
+      const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+      if (!step) return;
+      const next = (tabs.indexOf(document.activeElement) + step + tabs.length) % tabs.length;
+      show(tabs, panels, next);
+      tabs[next].focus();
+    });
+    runs.prepend(list);
+    show(tabs, panels, 0);
+  }));
+})();

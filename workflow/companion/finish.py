@@ -11,16 +11,18 @@ import posixpath
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from companion import chapters, stage
+from companion import chapters, lighten, stage
 from narrowlib.store.files import replacing
 
 HTML = chapters.BUILD / "html"
 UNNUMBERED = ("#", "#top")  # of a page itself
 PDF = "narrow-ai.pdf"
+SITEMAP = "sitemap.xml"
 _LINK = re.compile(r"<!-- pdf -->.*?<!-- /pdf -->", re.DOTALL)  # its place on the first page
 
 
@@ -32,12 +34,15 @@ class Page(HTMLParser):
         self.links: set[str] = set()
         self.targets: set[str] = set()
         self.numbers: dict[str, str] = {}
+        self.canonical = ""
         self._figure, self._in_number = "", False
         self.feed(text)
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         given = {name: value or "" for name, value in attributes}
         self.targets |= {given[name] for name in ("id", "name") if name in given}
+        if tag == "link" and given.get("rel") == "canonical":
+            self.canonical = given.get("href", "")
         self.links |= {given[name] for name in ("href", "src") if name in given and tag != "base"}
         if tag == "figure":
             self._figure = given.get("id", "")
@@ -112,6 +117,16 @@ def link_pdf(site: Path = HTML) -> None:
     chapters.write_if_changed(first, text)
 
 
+def write_sitemap(pages: dict[str, Page], site: Path = HTML) -> None:
+    """List the addresses of all pages of the book for search engines, where the address of the site is known."""
+    addresses = sorted(page.canonical for name, page in pages.items() if name.startswith("book/") and page.canonical)
+    (site / SITEMAP).unlink(missing_ok=True)
+    if addresses:
+        listed = "".join(f"<url><loc>{escape(address)}</loc></url>\n" for address in addresses)
+        told = f'<urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9">\n{listed}</urlset>\n'
+        chapters.write_if_changed(site / SITEMAP, f'<?xml version="1.0" encoding="UTF-8"?>\n{told}')
+
+
 @contextmanager
 def new_pdf() -> Iterator[Path]:
     """A path to write the PDF at; then it is in the site, and linked."""
@@ -126,6 +141,8 @@ def finish() -> list[str]:
     (HTML / PDF).unlink(missing_ok=True)
     link_pdf()
     remove_left()
+    lighten.lighten(HTML)
     pages = read_pages()
     put_beside(pages)
+    write_sitemap(pages)
     return broken_links(pages)

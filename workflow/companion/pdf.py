@@ -50,7 +50,7 @@ PREPARE = """(title) => {
   const article = document.querySelector("article");
   article.querySelectorAll(".headerlink, .toggle-button, .interactive-figure, .copybtn").forEach(one => one.remove());
   article.querySelectorAll("[loading]").forEach(one => one.removeAttribute("loading"));
-  article.querySelectorAll("details").forEach(one => { one.open = true; });
+  article.querySelectorAll("details:not(.hide)").forEach(one => { one.open = true; });
   article.querySelectorAll("a[href]").forEach(link => {
     const target = link.getAttribute("href").replace(/^book\\/[^#]*#/, "#"), there = target.startsWith("#");
     if (there ? !document.getElementById(target.slice(1)) : !/^[a-z]+:/.test(target))

@@ -88,7 +88,8 @@ def _sorted(claim: str, found: list[dict[str, Any]]) -> tuple[dict[str, Any] | N
     if len(pages) > 1 or len(set(names)) < len(names):
         raise ValueError(
             f"claim {claim} is assessed {len(pages)} times on its page and from the records "
-            f"{', '.join(names) or 'none'}; it must be once of each, and with assess(..., record=record) where the values come from a record"
+            f"{', '.join(names) or 'none'}; it must be once of each, and with "
+            f"assess(..., record=record) where the values come from a record"
         )
     records.sort(key=lambda each: (each["verdict"] not in DECIDED, len(each["reasons"])))
     return (pages or [None])[0], records
@@ -129,8 +130,9 @@ def sentence(card: Mapping[str, Any]) -> str:
     told = [f"{count} {verdict}" for verdict, count in card["counts"].items() if count]
     n_decided = sum(card["counts"][verdict] for verdict in DECIDED)
     return (
-        f"Of {len(card['claims'])} claims: {', '.join(told)}. Records decide {n_decided} of them. For the others "
-        f"the scorecard lists what their records lack, or which way these pages point in the profile *{card['profile']}*."
+        f"Of {len(card['claims'])} claims: {', '.join(told)}. A record decides {n_decided} of them; of the others "
+        f"it is said what their records lack, or which way these pages point, executed in the profile "
+        f"*{card['profile']}*."
     )
 
 
@@ -208,9 +210,9 @@ def mentioned(text: str, card: Mapping[str, Any]) -> str:
         if name not in quantities:
             raise ValueError(f"a page mentions {name!r} of claim {claim}; it must be one of {', '.join(quantities)}")
         if kind == "papers":
-            return _value(quantities[name]["paper"])
+            return shown(quantities[name]["paper"])
         found = quantities[name]["paper_scale"] or quantities[name]["page"]
-        return "(not known here)" if not found or found["ours"] is None else _value(found["ours"])
+        return "(not known here)" if not found or found["ours"] is None else shown(found["ours"])
 
     return _MENTION.sub(told, text)
 
@@ -273,13 +275,14 @@ def _verdict(row: Mapping[str, Any]) -> str:
     return f"**{row['verdict']}**" + (f" ({row['decided_at']})" if row["decided_at"] else "")
 
 
-def _value(value: float | None) -> str:
+def shown(value: float | None) -> str:
+    """A number as tables and sentences show it."""
     return "none" if value is None else f"{value:.3g}"
 
 
 def _papers(quantity: Mapping[str, Any]) -> str:
     value, tolerance = quantity["paper"], quantity["tolerance"]
-    told = _value(value) + ("" if value is None or tolerance is None else f" ± {tolerance:.3g}")
+    told = shown(value) + ("" if value is None or tolerance is None else f" ± {tolerance:.3g}")
     return told + (" (in pixels)" if quantity["read"] == "pixels" else "")
 
 
@@ -288,11 +291,11 @@ def _ours(found: Mapping[str, Any] | None) -> str:
         return "not yet run"
     if found["ours"] is None:
         return "not measured"
-    bounds = "" if found["low"] is None else f" [{_value(found['low'])}, {_value(found['high'])}]"
+    bounds = "" if found["low"] is None else f" [{shown(found['low'])}, {shown(found['high'])}]"
     marks = ["holds" if found["holds"] else "direction only" if found["direction"] else "fails"]
     if found["near"] is not None:
         marks.append("near" if found["near"] else "far")
-    return f"{_value(found['ours'])}{bounds} ({', '.join(marks)})"
+    return f"{shown(found['ours'])}{bounds} ({', '.join(marks)})"
 
 
 def badge(card: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,6 @@ laid out too.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from functools import cached_property
@@ -18,12 +17,14 @@ from typing import Any
 import nbformat
 import yaml
 
-from companion import api, chapters, collect, differences, facts, interactive, offered, scorecard
+from companion import api, chapters, collect, differences, facts, heroes, interactive, myst, offered, scorecard
+from narrowlib.store.files import visible_files
 
 STAGE = chapters.BUILD / "stage"
 BESIDE = chapters.BUILD / "beside"  # published beside the pages
 SHARED = ("book/references.bib", "book/_static/**/*", "book/_templates/**/*", "book/_ext/*.py", "_toc.yml")  # copied
-FIGURES = "book/_figures"  # of the stage: figures that a page without code shows
+FIGURES = heroes.FIGURES
+OPEN = {"exercise", "install"}  # tags of cells whose code is not folded; nor is that of a cell with the metadatum open
 _HERE = re.compile(r"^% here: (\S+(?: \S+)?)$", flags=re.M)
 Files = dict[Path, str | bytes]
 
@@ -54,21 +55,43 @@ class Book:
             "differences": differences.listing(),
             "status": facts.status(self.facts),
             "modules": api.listing(),
-            **{f"figure {figure.name}": shown_again(figure) for figure in self.figures},
+            "tiles": heroes.tiles(self.card),
+            "buttons": heroes.buttons(),
+            **{f"figure {figure.name}": heroes.shown_again(figure) for figure in self.figures},
         }
+
+    @cached_property
+    def named(self) -> dict[str, collect.Figure]:
+        """Its figures by name."""
+        return {figure.name: figure for figure in self.figures}
+
+    def pictures(self) -> dict[str, str]:
+        """The picture that stands for a page, by page, as a path in the site; the first page has the one it shows."""
+        chosen = {f"book/{name}": heroes.of(name, self.card, self.named) for name in self.notebooks}
+        first = chapters.pages()[0]
+        shown = re.search(
+            r"^% here: figure (\S+)$", chapters.source_path(first.removeprefix("book/")).read_text("utf-8"), re.M
+        )
+        chosen[first] = self.named.get(shown[1]) if shown else None
+        return {page: one.files["png"] for page, one in chosen.items() if one and "png" in one.files}
 
     def chapter(self, name: str) -> Any:
         """The page of a chapter: its cells, and between them what is known of their making."""
         own = {figure.name: figure for figure in self.figures if figure.chapter == name}
         moving = {figure: interactive.block(one) for figure, one in own.items()}
         links = {figure: facts.figure_links(one, self.facts[name]) for figure, one in own.items()}
-        cells = []
+        others = heroes.pairs(name, self.card, self.named)
+        first = heroes.of(name, self.card, self.named)
+        cells: list[Any] = []
         for cell in collect.stripped(self.notebooks[name]).cells:
             if cell.cell_type == "markdown":
-                cell = {**cell, "source": scorecard.mentioned(cell.source, self.card)}
+                cell.source = scorecard.mentioned(cell.source, self.card)
+            if not cells:
+                cell.source = _opened(cell.source, heroes.opening(name, self.card, self.named))
             cells.append(cell)
-            if cell["cell_type"] != "code":
+            if cell.cell_type != "code":
                 continue
+            fold(cell)
             figure = cell.metadata.get("mystnb", {}).get("figure", {}).get("name")
             is_declaring = "parameters" in cell.metadata.get("tags", [])
             more = {
@@ -77,7 +100,15 @@ class Book:
                 "files": links.get(figure, ""),
                 "library": api.used(cell.source),
             }
-            cells += [_prose(text, f"{cell.id}-{what}") for what, text in more.items() if text]
+            after = [_prose(text, f"{cell.id}-{what}") for what, text in more.items() if text]
+            record = others.get(figure)
+            if record and record != first.name:
+                before, behind = heroes.around(self.named[record])
+                cells[-1:] = [_prose(before, f"{cell.id}-runs"), cell]
+                after.append(_prose(behind, f"{cell.id}-ran"))
+            cells += after
+            if figure in own and heroes.lightest(own[figure]) == "png":
+                _without_vectors(cell)
         made = facts.block(self.facts[name], self.profile)
         cells.append(_prose(made, f"{name.replace('/', '-')}-made"))
         return nbformat.from_dict({**self.notebooks[name], "cells": cells})
@@ -100,20 +131,26 @@ def _prose(text: str, cell_id: str) -> Any:
     return nbformat.v4.new_markdown_cell(text, id=cell_id)
 
 
-def image_of(figure: collect.Figure) -> str:
-    """Where the stage holds a figure that is shown again; another name for another content."""
-    return f"{FIGURES}/{figure.name}-{hashlib.sha256(figure.contents['svg']).hexdigest()[:8]}.svg"
+def fold(cell: Any) -> None:
+    """Have a page show the code of a cell only when it is asked for, unless the cell is to be read or filled in."""
+    tags = cell.metadata.get("tags", [])
+    if not OPEN & set(tags) and not cell.metadata.get("open"):
+        cell.metadata["tags"] = [*tags, "hide-input"]
 
 
-def shown_again(figure: collect.Figure) -> str:
-    """A figure of a chapter on a page without code, in Markdown, with its caption and the way to where it stands."""
-    return f""":::{{container}} shown-again
-```{{image}} /{image_of(figure)}
-:alt: {figure.alt}
-```
+def _without_vectors(cell: Any) -> None:
+    """Leave a figure its bitmap alone, where that is the lighter one."""
+    for output in cell.outputs:
+        if collect.BITMAP in output.get("data", {}):
+            output["data"].pop(collect.VECTOR, None)
 
-{{numref}}`{figure.name}`, in {{doc}}`/book/{figure.chapter}`. {figure.caption}
-:::"""
+
+def _opened(text: str, opening: str) -> str:
+    """The first text of a chapter with what it opens with, below its claim or, without one, below its title."""
+    lines = text.splitlines()
+    ends = [token.map[1] for token in myst.fences(text) if token.map and "{admonition}" in token.info]
+    place = ends[0] if ends else next((number + 1 for number, line in enumerate(lines) if line[:2] == "# "), 0)
+    return "\n".join([*lines[:place], "", opening, "", *lines[place:]])
 
 
 def filled(text: str, made: dict[str, str]) -> str:
@@ -141,17 +178,19 @@ def pages(book: Book) -> Files:
     for page in chapters.pages():
         name = page.removeprefix("book/")
         if name in book.notebooks:
-            files[STAGE / f"{page}.ipynb"] = nbformat.writes(book.chapter(name))
+            text = files[STAGE / f"{page}.ipynb"] = nbformat.writes(book.chapter(name))
             files |= offered.downloads_of(name, book.notebooks[name], STAGE)
         else:
             text = files[STAGE / f"{page}.md"] = book.page(name)
-            files |= {STAGE / image_of(one): one.contents["svg"] for one in book.figures if image_of(one) in text}
+        shown = {heroes.image_of(one): one for one in book.figures}
+        files |= {STAGE / path: one.contents[heroes.lightest(one)] for path, one in shown.items() if path in text}
+    files[STAGE / heroes.PAGES] = json.dumps(book.pictures(), indent=1) + "\n"
     return files
 
 
 def shared() -> Files:
     """Configuration, table of contents, bibliography, style sheets, scripts and extensions."""
-    found = {path for pattern in SHARED for path in chapters.ROOT.glob(pattern) if path.is_file()}
+    found = {path for pattern in SHARED for path in visible_files(chapters.ROOT, pattern)}
     files: Files = {STAGE / path.relative_to(chapters.ROOT): path.read_bytes() for path in sorted(found)}
     return {**files, STAGE / "_config.yml": configuration()}
 

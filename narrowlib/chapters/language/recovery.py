@@ -88,8 +88,8 @@ def recovery_curves(
     -------
     DataFrame
         One row per variant, pair and record: ``variant``, ``neuron_sparsity``, ``residual_sparsity``,
-        ``n_parameters``, ``step``, ``tokens``, ``split`` (train or held out), ``loss`` in nats, ``block_losses``
-        (a list, of every held-out block, at the first and the last record).
+        ``n_parameters``, ``step``, ``tokens``, ``split`` (train or held out), ``loss`` in nats, ``block_losses`` (a
+        list of every held-out block, at the first and the last record).
 
     Notes
     -----

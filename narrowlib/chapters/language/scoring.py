@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 SAMPLE_SEED = 0  # of the units that are ablated
 
 # Blocks go through the model one by one here, where "absolute per batch" would be "absolute per sequence".
-COMPARED = tuple(variant for variant in VARIANTS if variant != "absolute per batch")
+LEFT_OUT = ("absolute per batch", "absolute per sequence", "signed activation", "absolute activation per batch")
+COMPARED = tuple(variant for variant in VARIANTS if variant not in LEFT_OUT)  # each differs much from its neighbours
 
 Scores = Mapping[str, Mapping[str, Tensor]]  # by variant, then by group
 
@@ -224,7 +225,8 @@ def proxy_measures(table: pd.DataFrame, *, variant: str = "signed") -> dict[str,
     -------
     dict
         With intervals over units, ``neurons`` and ``neurons_log``: Pearson's r with ablation, raw and between
-        logarithms (of the units in which both are positive).  ``exceed_log``: the second less the same of residual dimensions.
+        logarithms (of the units in which both are positive).  ``exceed_log``: the second less the same of
+        residual dimensions.
     """
     pairs = {kind: units[[variant, "ablation"]].to_numpy(float).T for kind, units in table.groupby("kind")}
     logs = {kind: np.log(pair[:, (pair > 0).all(0)]) for kind, pair in pairs.items()}

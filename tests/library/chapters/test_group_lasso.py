@@ -54,16 +54,6 @@ def test_penalty_shrinks_neurons_and_leaves_the_start_alone(networks):
     assert norms["step"].min() == 0 and norms["step"].nunique() == 51
 
 
-def test_each_network_has_its_own_strength(networks):
-    mixed, _ = regularise(networks, CONFIG, LASSO, strengths=[0.0, 1e-2], progress=False)
-    same, _ = regularise(networks, CONFIG, LASSO, strengths=[1e-2, 1e-2], progress=False)
-    torch.testing.assert_close(mixed.weights[0][1], same.weights[0][1])
-    assert not torch.allclose(mixed.weights[0][0], same.weights[0][0])
-    for wrong in ([0.1], [0.1, -0.1]):
-        with pytest.raises(ValueError, match="for 2 networks; it must hold a number of at least 0 for each"):
-            regularise(networks, CONFIG, LASSO, strengths=wrong, progress=False)
-
-
 def test_norms_are_those_of_the_step_they_name(networks, monkeypatch):
     """Every 10 of 25 steps: the log is written at every step, and the rest after the last interval is dropped."""
     monkeypatch.setattr(config, "N_NORMS", 2)
@@ -169,11 +159,6 @@ def test_tables_hold_both_states_of_every_network(recorded):
     assert len(curves) == 2 * 2 * 2 * 2 * 2 and set(curves["state"]) == set(STATES)
     assert set(recorded["sweep"]["method"]) == set(METHODS)
     assert set(recorded["edges"]["state"]) == set(STATES) and recorded["edges"]["sparsity"].isin([0, 0.5]).all()
-
-
-def test_page_is_recorded_for_its_own_width_too():
-    page = SMALL.replace(wide_width=4, width=5, n_seeds=1)
-    assert set(tables(page, **TABLES)["curves"]["width"]) == {4, 5}
 
 
 def test_one_network_is_drawn_however_the_seeds_are_shared_out(monkeypatch, recorded):

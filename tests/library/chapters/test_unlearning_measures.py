@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from narrowlib.chapters.unlearning.figures import plot_before_after, plot_relearning
 from narrowlib.chapters.unlearning.measures import (
     accuracies,
     arrows,
@@ -96,19 +95,3 @@ def test_arrows_keep_the_order_of_methods():
     table = arrows(paper_table(), "benchmark")
     assert table.columns[0] == "CounterFact" and table.index[0] == ("base", 0.0) and table.index[-1] == ("lasso", 0.8)
     assert table.loc[("attribution", 0.3), "ARC-Easy"] == "0.355\N{NO-BREAK SPACE}→\N{NO-BREAK SPACE}0.688"
-
-
-def test_figures_show_what_they_are_given():
-    from matplotlib import pyplot as plt
-
-    table = accuracies(ANSWERS).query("measure == 'choice'")
-    _, ax = plt.subplots()
-    ax = plot_before_after(table, chance=0.25, ax=ax)
-    names = [label.get_text() for label in ax.get_yticklabels()]
-    assert names == ["base", "random, 30%", "attribution, 30%", "random, 80%", "attribution, 80%"]
-    diamonds = [line.get_xdata()[0] for line in ax.lines if line.get_marker() == "D"]
-    assert diamonds == table["after"].tolist()
-    curves = ANSWERS.groupby(["method", "sparsity", "tokens"], sort=False)[["choice"]].mean().reset_index()
-    _, ax = plt.subplots()
-    lines = {line.get_label(): list(line.get_ydata()) for line in plot_relearning(curves, chance=0.25, ax=ax).lines}
-    assert lines["random, 30%"] == [0.0, 0.2, 0.3] and lines["chance"] == [0.25, 0.25]

@@ -5,8 +5,8 @@ import math
 import pandas as pd
 import pytest
 import torch
-from datasets import Dataset
-from tiny_llamas import tiny_llama, tiny_tokenizer, token_ids
+from tiny_llamas import random_blocks as blocks
+from tiny_llamas import random_skill, tiny_llama, tiny_tokenizer
 
 from narrowlib.chapters.language import config as language_config
 from narrowlib.chapters.language.config import BEFORE, RANKED_BY, LLMPruningConfig
@@ -32,18 +32,9 @@ STEPS = LLMTrainingConfig(
 CONFIG = LLMPruningConfig(block_length=8, n_score_blocks=3, n_held_out_blocks=4, recovery=STEPS, lasso=STEPS)
 
 
-def blocks(n_blocks, seed=0):
-    return Dataset.from_dict({"input_ids": token_ids(n_blocks, 8, seed=seed).tolist()})
-
-
 @pytest.fixture(autouse=True)
 def no_packages(monkeypatch):
-    """Random blocks in place of those out of packages."""
-
-    def skill_blocks(tokenizer, skill, *, n_tokens, block_length, **options):
-        return blocks(n_tokens // block_length)
-
-    monkeypatch.setattr(language_config, "skill_blocks", skill_blocks)
+    monkeypatch.setattr(language_config, "skill_blocks", random_skill)
 
 
 @pytest.fixture(scope="module")
