@@ -130,8 +130,8 @@ def sentence(card: Mapping[str, Any]) -> str:
     told = [f"{count} {verdict}" for verdict, count in card["counts"].items() if count]
     n_decided = sum(card["counts"][verdict] for verdict in DECIDED)
     return (
-        f"Of {len(card['claims'])} claims: {', '.join(told)}. A record decides {n_decided} of them; of the others "
-        f"it is said what their records lack, or which way these pages point, executed in the profile "
+        f"Of {len(card['claims'])} claims: {', '.join(told)}. Records decide {n_decided} of them. For the others "
+        f"the scorecard lists what their records lack, or which way these pages point in the profile "
         f"*{card['profile']}*."
     )
 
