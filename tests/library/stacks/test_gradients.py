@@ -83,7 +83,7 @@ def test_illegal_numbers_are_named():
         with pytest.raises(ValueError, match=says):
             distillation_loss(logits, logits, labels, temperature, hard_weight)
     stack = MLPStack((5, 2), make_generators((0,), "cpu"))
-    with pytest.raises(ValueError, match="precision is 'half'; it must be one of float32, bfloat16"):
+    with pytest.raises(ValueError, match="precision is 'half'; it must be one of auto, float32, bfloat16"):
         StackGradient(stack, 4, precision="half")
     with pytest.raises(ValueError, match="max_norm is nan"):
         clip_gradients_(stack, math.nan)
