@@ -81,7 +81,7 @@ def _log_rank(first: pd.DataFrame, second: pd.DataFrame) -> float:
 
 
 def said(answer: pd.Series) -> str:
-    """One answer of `answers` as a sentence: its verdict, the ratio with its interval, and the counts."""
+    """A row of a table of comparisons as a sentence: its verdict, the ratio with its interval, and the counts."""
     bound = "at least " if answer["learned_second"] < answer["n_second"] else ""
     learned = [f"{answer[f'learned_{one}']} of {answer[f'n_{one}']}" for one in ("first", "second")]
     return (

@@ -32,7 +32,8 @@ def learning_summary(times: pd.DataFrame) -> pd.DataFrame:
     -------
     DataFrame
         ``question``, ``setting``, ``task``, ``n_bits``, ``has_parts``, ``atomic_share``, ``learned``, ``n_seeds``,
-        ``median`` (samples; infinite when fewer than half of the runs learned) and ``mean_spent``, see `spent`.
+        ``median`` (samples; infinite when fewer than half of the runs learned) and ``mean_spent``, see
+        `narrowlib.chapters.censored.spent`.
     """
     keys = ["question", "setting", "task", "n_bits", "has_parts", "atomic_share"]
     grouped = times.assign(spent=spent(times), all=times["samples"].fillna(np.inf)).groupby(
@@ -52,7 +53,7 @@ def answers(times: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Indexed by ``question`` in words; columns as `compare` returns them.
+        Indexed by ``question`` in words; columns as `narrowlib.chapters.censored.compare` returns them.
     """
     runs = dict(iter(times.groupby(["question", "setting"])))
     rows = {said: compare(runs[first], runs[second]) for said, (first, second) in PAIRS.items()}

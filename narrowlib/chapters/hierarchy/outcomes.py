@@ -50,5 +50,5 @@ def composite_times(curves: pd.DataFrame, threshold: float = LEARNED_BITS) -> pd
 
 
 def outcome(curves: pd.DataFrame) -> dict[str, dict[str, Interval]]:
-    """The quantities of the three claims, by claim, from `learning_curves`."""
+    """The quantities of the three claims, by claim, from the learning curves."""
     return {"H1": order_outcome(curves), "H2": breadth_outcome(curves), "H3": depth_outcome(curves)}

@@ -113,7 +113,7 @@ def sparsity_curves(
 
 
 def skill_losses(model: PreTrainedModel, held_out: Mapping[str, Dataset], **how: Any) -> pd.DataFrame:
-    """Loss on blocks of each skill: ``skill``, ``loss``, ``standard_error``, ``block_losses``, see `block_losses`."""
+    """Loss on blocks of each skill: ``skill``, ``loss``, ``standard_error``, ``block_losses``."""
     rows = []
     for skill, blocks in held_out.items():
         losses = block_losses(model, blocks, description=skill, **how).double()

@@ -38,7 +38,7 @@ def points_to_goal(config: Config, digits: Digits, *, progress: bool = True) -> 
 
     Parameters
     ----------
-    config : Config
+    config : narrowlib.chapters.ranking.config.Config
     digits : Digits
         All ten.
     progress : bool

@@ -17,7 +17,7 @@ from narrowlib.chapters.unlearning import measures
 from narrowlib.claims import assess, load_claims
 
 CLAIMS = load_claims()
-N_DRAWS, N_WITH_EFFECT, MOST = 200, 10, 0.05
+N_DRAWS, N_WITH_EFFECT, MOST = 100, 10, 0.05
 WANTED, OTHER = "{0,1,2}", "{3,4,5}"
 
 
