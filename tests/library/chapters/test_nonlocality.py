@@ -102,7 +102,7 @@ def test_units_that_fill_up_stay_zero_under_training(networks, masks):
     assert all(is_filled[name].any() for name in masks)  # else there is nothing to see
     before = small.weights[1].clone()
     generators = recovery.make_generators([0, 1], "cpu")
-    draw = two_trees.sampler(CONFIG, CONFIG.problem.only(OTHER), 64)
+    draw = two_trees.sampler(CONFIG, CONFIG.problem.only(OTHER), 64, torch.device("cpu"))
     recovery.train_stack(small, draw, generators, CONFIG.recovery, progress=False)
     assert not torch.equal(small.weights[1], before)
     for group in small.units:
