@@ -36,9 +36,8 @@ T = TypeVar("T")
 S = TypeVar("S", bound="Settings")
 _LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below", "multiple_of": "divisible by"}
 _KINDS = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
-_SURPRISES = re.compile(
-    r"[-+]?0[\dxb_].*|.*:.*|\d+-\d+-\d.*|yes|no|on|off", re.I
-)  # octal, base 60, dates, truth values
+# Octal, hexadecimal, base 60, dates, truth values, and what YAML 1.1 has no reader for.
+_SURPRISES = re.compile(r"[-+]?0[\dxb_].*|.*:.*|\d+-\d+-\d.*|yes|no|on|off|=", re.I)
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 80
 
@@ -208,7 +207,7 @@ class _Loader(yaml.SafeLoader):
         return f"{tag.rpartition(':')[0]}:str" if is_surprise else tag
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        names = [self.construct_object(name, deep=True) for name, _ in node.value]
+        names = [str(self.construct_object(name, deep=True)).replace("-", "_") for name, _ in node.value]
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"it holds {name!r} more than once")

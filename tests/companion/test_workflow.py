@@ -25,6 +25,7 @@ found = [keys(), {name: chapters.key(name, parameters.of_profile(name, "paper"))
 for file, old, new in json.loads(sys.argv[1]):
     text = Path(file).read_text() if old else ""
     assert old in text
+    Path(file).parent.mkdir(parents=True, exist_ok=True)
     Path(file).write_text(text.replace(old, new, 1) if old else new)
     found.append(keys())
 print(json.dumps(found))
@@ -84,12 +85,13 @@ EDITS = [
     ("constraints.txt", "2.13.0", "2.14.0", set(CHAPTERS)),
     ("book/claims.yaml", "", "X1: {chapter: third, statement: so}\n", {"third"}),
     ("results/paper/second/curves.json", "", "{}", {"second"}),
+    ("results/paper/second/.DS_Store", "", "hidden", set()),
+    ("results/paper/second/.ipynb_checkpoints/curves.json", "", "hidden", set()),
 ]
 
 
 def test_a_key_changes_with_all_that_a_chapter_depends_on_and_nothing_else(tmp_path):
     make_tiny_project(tmp_path)
-    (tmp_path / "results" / "paper" / "second").mkdir(parents=True)
     done = python(tmp_path, KEYS, json.dumps([edit[:3] for edit in EDITS]))
     assert done.returncode == 0, done.stderr
     before, paper, *after = json.loads(done.stdout)

@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from pydantic import Field, model_validator
 
 from narrowlib.settings import (
+    AutoPrecision,
     Count,
     Numbers,
     Pairs,
-    Precision,
     Rate,
+    Seed,
     Settings,
     SettingsError,
     Share,
@@ -31,7 +32,7 @@ from narrowlib.settings import (
 class Lasso(Settings):
     n_steps: Annotated[int, Field(ge=1, le=100)] = 5
     learning_rate: Rate = 1e-3
-    precision: Precision = "float32"
+    precision: AutoPrecision = "float32"
     n_records: Count = 1
 
 
@@ -46,7 +47,7 @@ class Config(Settings):
     strengths: Numbers[float] = (1e-3,)
     units: tuple[str, ...] = ()
     compiled: bool = False
-    precision: Precision = "float32"
+    precision: AutoPrecision = "float32"
     checkpoints: str = ""
     lasso_steps: int = 4
 
@@ -87,7 +88,7 @@ REFUSED = [
         "sparsities holds 2.0; it must hold pairs a/b of numbers of at least 0 and below 1, each once",
     ),
     ({"compiled": 1}, "compiled is 1; it must be true or false"),
-    ({"precision": "float16"}, "precision is 'float16'; it must be one of float32, bfloat16"),
+    ({"precision": "float16"}, "precision is 'float16'; it must be one of auto, float32, bfloat16"),
     ({"n_sedes": 3}, f"n_sedes is not a parameter; did you mean n_seeds? (legal: {LEGAL})"),
     ({"zzz": 3}, f"zzz is not a parameter; (legal: {LEGAL})"),
     ({"lasso_steps": 101}, "lasso_steps is 101; it must be a whole number of at least 1 and at most 100"),
@@ -176,7 +177,7 @@ def test_table_of_parameters():
     rows = {row.name: row[1:] for row in Config.parameters_table()}
     assert rows["n_seeds"] == ("int", 4, "a whole number of at least 1", "runs of every setting")
     assert rows["sparsities"][:2] == ("str", "0.5/0.2 0.8/0.5")
-    assert rows["precision"] == ("str", "float32", "one of float32, bfloat16", "")
+    assert rows["precision"] == ("str", "float32", "one of auto, float32, bfloat16", "")
     assert list(rows) == list(Config.model_fields)
 
 
@@ -201,6 +202,43 @@ def test_an_error_in_a_yaml_file_names_the_file(tmp_path):
             Config.from_yaml(file)
     with pytest.raises(SettingsError, match="cannot be read: No such file"):
         Config.from_yaml(tmp_path / "other.yaml")
+
+
+@pytest.mark.parametrize(
+    ("content", "read"),
+    [
+        ("n_seeds: 010", {"n_seeds": 10}),  # not octal
+        ("n_seeds: 1_000", {"n_seeds": 1000}),
+        ("learning-rate: 1e-3\ncompiled: True", {"learning_rate": 1e-3, "compiled": True}),
+        ("checkpoints: no", {"checkpoints": "no"}),
+        ("checkpoints: 2020-01-02", {"checkpoints": "2020-01-02"}),
+        ("n_seeds: 12:30", "n_seeds is '12:30'; it must be a whole number"),
+        ("n_seeds: 0x10", "n_seeds is '0x10'; it must be a whole number"),
+        ("compiled: yes", "compiled is 'yes'; it must be true or false"),
+        ("n_seeds: 1\nn_seeds: 2", "it holds 'n_seeds' more than once"),
+        ("n_seeds: 1\nn-seeds: 2", "it holds 'n_seeds' more than once"),
+        ("n_seeds: =", "n_seeds is '='"),
+    ],
+)
+def test_yaml_is_read_as_meant_or_refused(tmp_path, content, read):
+    (tmp_path / "mine.yaml").write_text(content)
+    if isinstance(read, dict):
+        assert Config.from_yaml(tmp_path / "mine.yaml") == Config(**read)
+        return
+    with pytest.raises(SettingsError, match=read):
+        Config.from_yaml(tmp_path / "mine.yaml")
+
+
+@pytest.mark.parametrize("value", [2**31, "4294967296"])
+def test_a_seed_that_a_generator_would_refuse_later_is_refused_at_once(value):
+    class Seeded(Settings):
+        seed: Seed = 0
+
+    assert Seeded(seed=2**31 - 1).seed == 2**31 - 1
+    with pytest.raises(
+        SettingsError, match=f"seed is '?{value}'?; it must be a whole number of at least 0 and at most"
+    ):
+        Seeded(seed=value)
 
 
 PAGE = (

@@ -10,6 +10,7 @@ import pandas as pd
 import plain_networks
 import pytest
 from faults import full_disk, read_only
+from filelock import Timeout
 
 from narrowlib.store import files, unfinished
 from narrowlib.store.downloads import UnavailableError, made
@@ -47,6 +48,39 @@ def test_it_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
         temporary.write_text("new")
         monkeypatch.setattr(Path, "replace", lambda path, target: names.append("renamed"))
     assert names == [str(temporary), "renamed"]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_without_locks_in_a_file_system_those_of_the_machine_serve(tmp_path, monkeypatch, code):
+    import fcntl
+
+    real, temporary = fcntl.flock, tmp_path / "machine"
+    temporary.mkdir()
+
+    def flock(file, how):
+        where = Path(f"/proc/self/fd/{file if isinstance(file, int) else file.fileno()}").readlink()
+        if temporary not in where.parents:
+            raise OSError(code, os.strerror(code))
+        return real(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    files._has_locks.cache_clear()
+    first, second, other = (files.lock_of(tmp_path / name, timeout=0) for name in ("a.lock", "a.lock", "b.lock"))
+    files._has_locks.cache_clear()
+    with first, other, pytest.raises(Timeout):
+        second.acquire()
+    with second:
+        assert not list(tmp_path.glob("*.lock"))
+
+
+@pytest.mark.parametrize("stray", [".ipynb_checkpoints/curves.json", ".DS_Store", "deep/.git/x.json", ".#lock"])
+def test_hidden_files_do_not_count(tmp_path, stray):
+    (tmp_path / stray).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / stray).write_text("")
+    (tmp_path / "curves.json").write_text("")
+    (tmp_path / "folder.d").mkdir()
+    assert files.visible_files(tmp_path) == files.visible_files(tmp_path, "*.*") == [tmp_path / "curves.json"]
 
 
 @pytest.mark.parametrize("name", ["../up", "a/../../up", "/tmp/absolute", "..", "link/up"])

@@ -61,23 +61,30 @@ def test_provenance_is_json_and_says_where():
     assert about["device"] and about["n_threads"] >= 1
 
 
-def test_the_commit_is_that_of_this_checkout_only(tmp_path):
+def test_the_commit_is_that_of_this_checkout_only(tmp_path, monkeypatch):
     """A tarball unpacked inside another repository must not take that repository's commit for its own."""
 
     def git(*words):
         identity = ["-c", "user.name=t", "-c", "user.email=t@localhost"]
         subprocess.run(["git", "-C", tmp_path, *identity, *words], check=True, capture_output=True)
 
-    (tmp_path / "unpacked").mkdir()
-    assert git_state(tmp_path) == {"commit": None, "dirty": None}
+    nothing, ours = {"commit": None, "dirty": None}, tmp_path / "narrowlib" / "__init__.py"
+    for folder in ("unpacked", "narrowlib"):
+        (tmp_path / folder).mkdir()
+    ours.write_text("1")
+    (tmp_path / "theirs").write_text("1")
+    assert git_state(tmp_path) == nothing
     git("init")
-    (tmp_path / "file").write_text("1")
-    git("add", "file")
+    git("add", "theirs")
     git("commit", "-m", "first")
+    assert git_state(tmp_path) == nothing  # unpacked into the root of another repository
+    git("add", "narrowlib")
+    git("commit", "-m", "second")
     assert len(git_state(tmp_path)["commit"]) == 40 and git_state(tmp_path)["dirty"] is False
-    (tmp_path / "file").write_text("2")
+    ours.write_text("2")
     assert git_state(tmp_path)["dirty"] is True
-    assert git_state(tmp_path / "unpacked") == {"commit": None, "dirty": None}
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / ".git"))  # as a hook of another repository has it
+    assert git_state(tmp_path / "unpacked") == nothing
 
 
 def test_origin_names_what_made_a_record_and_where_it_departs():
