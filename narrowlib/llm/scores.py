@@ -217,7 +217,7 @@ class _Totals:
 
     def score(self, variant: str, n_predicted: int) -> Tensor:
         if variant == "wanda" and self.squares:
-            return sum(self.per_unit(layer.weight.float().abs().sum(0) * (squares / self.n_tokens).sqrt())
+            return sum(self.per_unit(layer.weight.detach().float().abs().sum(0) * (squares / self.n_tokens).sqrt())
                        for layer, squares in self.squares.items())  # fmt: skip
         if variant not in self.sums:
             raise ValueError(

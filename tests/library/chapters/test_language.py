@@ -126,7 +126,7 @@ def test_scores_and_ablation_of_a_record_see_the_same_blocks(loaded, model):
     units = table[table["kind"] == "neurons"]
     expected = [float(same[row.group][row.unit]) for row in units.itertuples()]
     assert units["signed"].tolist() == pytest.approx(expected, rel=1e-4)
-    assert len(table.columns.intersection(COMPARED)) == len(COMPARED) == 8
+    assert len(table.columns.intersection(COMPARED)) == len(COMPARED) == 9
 
 
 @pytest.mark.parametrize("family", TINY)
