@@ -54,7 +54,9 @@ def rewrite_buttons(app: Sphinx, page: str, _template: str, context: dict[str, A
                 button["url"] = button["url"].removesuffix(".ipynb") + (".md" if is_notebook else "")
     make_contents = context.get("generate_toctree_html")
     if make_contents:
-        context["generate_toctree_html"] = lambda *given, **named: _japanese(_with_names(make_contents(*given, **named)))
+        context["generate_toctree_html"] = lambda *given, **named: _japanese(
+            _with_names(make_contents(*given, **named))
+        )
     if "body" in context:
         if 'class="math' not in context["body"]:
             context["script_files"] = [
@@ -107,9 +109,7 @@ def _said_right(body: str) -> str:
 def _japanese(text: str) -> str:
     """A page with its runs of Japanese said to be Japanese, but for terms, which are said so whole."""
     parts = re.split(r'(<dt lang="ja".*?</dt>|<pre.*?</pre>|<script.*?</script>|<[^>]*>)', text, flags=re.DOTALL)
-    return "".join(
-        part if part[:1] == "<" else _JAPANESE.sub(r'<span lang="ja">\g<0></span>', part) for part in parts
-    )
+    return "".join(part if part[:1] == "<" else _JAPANESE.sub(r'<span lang="ja">\g<0></span>', part) for part in parts)
 
 
 def _reachable(block: re.Match[str]) -> str:

@@ -17,7 +17,9 @@ SCRIPT = "_static/scripts/fontawesome.js"
 SHEET = "_static/icons.css"
 FONTS = "_static/vendor/fontawesome/webfonts"
 _LINK = re.compile(r'<script defer src="(?P<up>[^"]*)_static/scripts/fontawesome\.js[^"]*"></script>')
-_SEARCH = re.compile(r'\s*<script src="[^"]*(?:_static/searchtools|_static/language_data|searchindex)\.js[^"]*"></script>')
+_SEARCH = re.compile(
+    r'\s*<script src="[^"]*(?:_static/searchtools|_static/language_data|searchindex)\.js[^"]*"></script>'
+)
 _CLASS = re.compile(r'class="([^"]*\bfa-[^"]*)"')
 _NAME = re.compile(r"\bfa-([a-z0-9-]+)")
 _DRAWING = re.compile(
@@ -25,6 +27,7 @@ _DRAWING = re.compile(
 )
 RULES = """.fa-solid,.fas,.fa-brands,.fab,.fa-regular,.far{background:currentColor;display:inline-block;height:1em;
 mask:var(--icon) center/contain no-repeat;vertical-align:-.125em;width:1.25em}
+.fa-solid::before,.fas::before,.fa-brands::before,.fab::before,.fa-regular::before,.far::before{content:none!important}
 .fa-lg{font-size:1.25em}
 """
 
@@ -45,7 +48,9 @@ def drawings(script: str) -> dict[str, str]:
 def sheet(names: set[str], script: str) -> str:
     """The style sheet of the icons with these names."""
     known = drawings(script)
-    lines = [f'.fa-{name}{{--icon:url("data:image/svg+xml,{quote(known[name])}")}}' for name in sorted(names & set(known))]
+    lines = [
+        f'.fa-{name}{{--icon:url("data:image/svg+xml,{quote(known[name])}")}}' for name in sorted(names & set(known))
+    ]
     return RULES + "\n".join(lines) + "\n"
 
 
@@ -76,7 +81,11 @@ def lighten(site: Path) -> None:
         chapters.write_if_changed(path, text if path.name == "search.html" else _SEARCH.sub("", text))
     if not script.is_file():
         return
-    asked = "".join(path.read_text(encoding="utf-8") for path in sorted((site / "_static").rglob("*.css")) if path.name != "pydata-sphinx-theme.css")
+    asked = "".join(
+        path.read_text(encoding="utf-8")
+        for path in sorted((site / "_static").rglob("*.css"))
+        if path.name != "pydata-sphinx-theme.css"
+    )
     own = re.findall(r"\\(f[0-9a-f]{3})\b", asked)
     theme = (site / "_static/styles/pydata-sphinx-theme.css").read_text(encoding="utf-8")
     own += re.findall(r"\\(f[0-9a-f]{3})\b", re.sub(r"\.fa-[^{}]*\{[^}]*\}", "", theme))
