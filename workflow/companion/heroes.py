@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping
 from functools import cache
 from html import escape
+from pathlib import PurePosixPath
 from typing import Any
 
 from companion import chapters, scorecard
@@ -18,13 +19,9 @@ MOST_BYTES = 120_000  # compressed, of a drawing that a page shows as such
 FIGURES = "book/_figures"  # of the stage: figures that are shown again
 PAGES = f"{FIGURES}/heroes.json"  # of the stage: the picture of every page, for who links to it
 CARD = "book/appendix/scorecard"
-KINDS = {"reproduced": "good", "partly": "part", "in part": "part", "not": "bad", "not reproduced": "bad"}
+KINDS = {"reproduced": "good", "in part": "part", "not reproduced": "bad"}
+NAMES = {"partly": "in part", "not": "not reproduced"}
 SIGNS = {"good": "✓", "part": "◐", "bad": "✗", "open": "○"}
-SCALES = {
-    scorecard.PAPER: "from a record at the paper's scale",
-    scorecard.REDUCED: "from a record at a reduced scale",
-    None: "nothing has run yet",
-}
 RUNS = {"paper_scale": "The record", "page": "This page's run"}
 Card = Mapping[str, Any]
 Figures = Mapping[str, Figure]
@@ -32,12 +29,12 @@ Figures = Mapping[str, Figure]
 
 def kind(verdict: str) -> str:
     """The colour and sign of a verdict: ``good``, ``part``, ``bad``, or ``open`` for what decides nothing."""
-    return KINDS.get(verdict, "open")
+    return KINDS.get(NAMES.get(verdict, verdict), "open")
 
 
 def told(verdict: str) -> str:
     """A verdict with its sign, as chips and tiles show it."""
-    return f"{SIGNS[kind(verdict)]} {scorecard.IN_TEXT.get(verdict, verdict)}"
+    return f"{SIGNS[kind(verdict)]} {NAMES.get(verdict, verdict)}"
 
 
 @cache
@@ -79,13 +76,13 @@ def shown_again(figure: Figure, where: bool = True) -> str:
 
 
 def pairs(chapter: str, card: Card, figures: Figures) -> dict[str, str]:
-    """Figures of a chapter's records by the figure of the page that shows the same claim, in the order of the claims."""
+    """The figures of a chapter's records, each by the figure of the page that shows the same claim."""
     found: dict[str, str] = {}
     for row in card["claims"]:
         page, record = ((row[where] or {}).get("figure") for where in ("page", "paper_scale"))
-        if row["chapter"] == chapter and page in figures and record in figures and page != record:
-            if page not in found and record not in found.values():
-                found[page] = record
+        are_there = row["chapter"] == chapter and page in figures and record in figures and page != record
+        if are_there and page not in found and record not in found.values():
+            found[page] = record
     return found
 
 
@@ -104,10 +101,10 @@ def sentence(row: Mapping[str, Any]) -> str:
     if not known:
         return ""
     quantity, found = next((one for one in known if not one[1]["holds"]), known[0])
-    here, there = (scorecard._value(value) for value in (found["ours"], quantity["paper"]))
-    scale = SCALES.get(row["decided_at"], "from this page's run")
+    here, there = ("none" if value is None else f"{value:.3g}" for value in (found["ours"], quantity["paper"]))
+    source = "a record" if quantity["paper_scale"] else "this page's run"
     compared = "" if quantity["paper"] is None else f", {there} in the paper"
-    return f"{quantity['what']}: **{here}** here{compared} ({scale})"
+    return f"{quantity['what']}: **{here}** here{compared} (from {source})"
 
 
 def chips(chapter: str, card: Card) -> str:
@@ -149,7 +146,7 @@ def opening(chapter: str, card: Card, figures: Figures) -> str:
 
 def tiles(card: Card) -> str:
     """The claims of the book with their verdicts as links, in html, for the first page."""
-    home = os.path.dirname(chapters.pages()[0])
+    home = PurePosixPath(chapters.pages()[0]).parent
     links = []
     for row in card["claims"]:
         address = os.path.relpath(row["url"] or f"{CARD}.html#{scorecard.label(row['claim'])}", home)

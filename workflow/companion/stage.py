@@ -65,13 +65,16 @@ class Book:
         """Its figures by name."""
         return {figure.name: figure for figure in self.figures}
 
+    @staticmethod
+    def source(page: str) -> str:
+        """The text of a page without code, as it is written."""
+        return chapters.source_path(page.removeprefix("book/")).read_text(encoding="utf-8")
+
     def pictures(self) -> dict[str, str]:
         """The picture that stands for a page, by page, as a path in the site; the first page has the one it shows."""
         chosen = {f"book/{name}": heroes.of(name, self.card, self.named) for name in self.notebooks}
         first = chapters.pages()[0]
-        shown = re.search(
-            r"^% here: figure (\S+)$", chapters.source_path(first.removeprefix("book/")).read_text("utf-8"), re.M
-        )
+        shown = re.search(r"^% here: figure (\S+)$", self.source(first), re.M)
         chosen[first] = self.named.get(shown[1]) if shown else None
         return {page: one.files["png"] for page, one in chosen.items() if one and "png" in one.files}
 
@@ -113,7 +116,7 @@ class Book:
 
     def page(self, name: str) -> str:
         """A page without code, with the tables and figures that it asks for, and what it mentions of the scorecard."""
-        text = chapters.source_path(name).read_text(encoding="utf-8")
+        text = self.source(f"book/{name}")
         return filled(scorecard.mentioned(text, self.card), self.tables)
 
     def beside(self) -> Files:
