@@ -4,7 +4,7 @@ import json
 
 import pytest
 from bs4 import BeautifulSoup
-from companion import chapters, collect, finish, interactive, pdf, scorecard, stage
+from companion import chapters, collect, finish, interactive, pdf, scorecard, heroes, stage
 
 CSV = "skill,sparsity,rise,error\nc <b>,0,0,\npython,0,0,0.1\npython,0.5,1.5,0.2\nc <b>,0.5,,0.2\n"
 ASKED = {"x": "sparsity", "y": "rise", "series": "skill", "slider": "sparsity", "error": "error"}
@@ -63,7 +63,7 @@ def test_cells_say_what_moves():
 
 
 def test_figures_are_shown_again_with_caption_and_way():
-    text = stage.shown_again(figure(None))
+    text = heroes.shown_again(figure(None))
     assert "/book/_figures/fig-one-" in text and ":alt: What it shows" in text
     assert "{numref}`fig-one`, in {doc}`/book/first`. A caption." in text
     assert stage.filled("% here: figure fig-one\n", {"figure fig-one": text}) == text + "\n"

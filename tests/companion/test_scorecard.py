@@ -228,7 +228,7 @@ def test_every_public_module_has_a_page():
 
 def test_imports_are_linked_but_for_values():
     told = api.used("import torch\nfrom narrowlib.claims import MEDIA_TYPE, assess\nfrom torch import nn\nx = 1")
-    assert told == "From the library: {py:obj}`~narrowlib.claims.assess`."
+    assert told == "```{dropdown} From the library\n{py:obj}`~narrowlib.claims.assess`.\n```"
     assert api.used("x = 1") == api.used("%magic (") == ""
 
 

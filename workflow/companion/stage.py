@@ -87,6 +87,8 @@ class Book:
         first = heroes.of(name, self.card, self.named)
         cells: list[Any] = []
         for cell in collect.stripped(self.notebooks[name]).cells:
+            if cell.cell_type == "markdown":
+                cell.source = scorecard.mentioned(cell.source, self.card)
             if not cells:
                 cell.source = _opened(cell.source, heroes.opening(name, self.card, self.named))
             cells.append(cell)
