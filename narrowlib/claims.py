@@ -11,9 +11,16 @@ from typing import Any, ClassVar
 import pandas as pd
 import yaml
 
+from narrowlib.deciding import check_conditions, shortfalls
+from narrowlib.intervals import Interval
+
 _PACKAGE = Path(__file__).resolve().parent
 _PLACES = (_PACKAGE.parent / "book" / "claims.yaml", _PACKAGE / "_book" / "claims.yaml")  # checkout, wheel
 _COMPARE = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
+READ = ("pixels", "outputs", "table", "scripts")  # how a value of the paper was read
+REPRODUCED, IN_PART, NOT_REPRODUCED = "reproduced", "in part", "not reproduced"  # of a record that decides
+UNDECIDED = "undecided at this scale"  # of a record that does not
+SEEN, NOT_SEEN = "direction seen", "direction not seen"  # of the run of a page
 MEDIA_TYPE = "application/vnd.narrowlib.claims+json"  # beside the table, where a notebook shows an assessment
 
 
@@ -78,6 +85,7 @@ def _check(claims: Any, path: Path) -> None:
                 raise ValueError(f"{where} has no {name}; it must be a text")
         if not isinstance(about.get("quantities"), dict) or not about["quantities"]:
             raise ValueError(f"{where} has no quantities; it must have at least one")
+        check_conditions(about.get("decided_by"), where)
         for quantity, each in about["quantities"].items():
             _check_quantity(each, f"{quantity!r} of {where}")
 
@@ -89,6 +97,8 @@ def _check_quantity(about: Any, where: str) -> None:
         value = about.get(name)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ValueError(f"{name} of {where} is {value!r}; it must be a number, or .nan for none")
+    if about.get("read", READ[0]) not in READ:
+        raise ValueError(f"read of {where} is {about['read']!r}; it must be one of {', '.join(READ)}")
     try:
         _parsed(about.get("holds", ""))
     except ValueError as error:
@@ -96,29 +106,33 @@ def _check_quantity(about: Any, where: str) -> None:
 
 
 def assess(
-    claim: str, ours: Mapping[str, float], *, record: Any = None, claims: Mapping[str, dict[str, Any]] | None = None
+    claim: str,
+    ours: Mapping[str, Interval | float],
+    *,
+    record: Any = None,
+    claims: Mapping[str, dict[str, Any]] | None = None,
 ) -> Assessment:
-    """Compare our values with the paper's and with the rule that says when the claim holds.
+    """Hold our values against the rules that say when the claim holds.
 
     Parameters
     ----------
     claim : str
         Id of the claim, ``"H2"``.
     ours : mapping
-        A value for every quantity that the claim names, no more and no less.
+        For every quantity that the claim names, no more and no less, its value with an interval, see
+        `narrowlib.intervals`.  A number alone has no interval.
     record : Record, optional
         The record that the values come from, see `narrowlib.store.records.paper_record`; without one they are of this
-        run. At the paper's scale, when the record departs from it in nothing, a value has to be near the paper's own as
-        well.
+        run.
     claims : mapping, optional
         By default those of the book.
 
     Returns
     -------
     Assessment
-        A table with one row per quantity: ``quantity`` (in words), ``paper``, ``ours``, ``rule``, ``holds``; at the
-        paper's scale also ``tolerance`` and ``near``, whether ours is that near to the paper's (None where the paper
-        has no value).
+        A table with one row per quantity: ``quantity`` (in words), ``paper``, ``ours``, ``low``, ``high``, ``rule``,
+        ``direction`` (whether the value obeys the rule), ``holds`` (whether all of the interval does), and ``near``
+        (whether the interval reaches to within the tolerance of the paper's value; None where the paper has none).
 
     Raises
     ------
@@ -131,29 +145,37 @@ def assess(
     quantities = claims[claim]["quantities"]
     if set(ours) != set(quantities):
         raise ValueError(f"ours holds {sorted(ours)}; claim {claim} is about {sorted(quantities)}")
-    rows, is_full = [], record is not None and not record.provenance.get("departures")
-    for name, about in quantities.items():
-        value, rule = float(ours[name]), about["holds"]
-        row = {"quantity": about["what"], "paper": about["paper"], "ours": value, "rule": rule}
-        row["holds"] = satisfies(value, rule)
-        if is_full:
-            row |= {"tolerance": about["tolerance"], "near": is_near(value, about["paper"], about["tolerance"])}
-        rows.append(row)
+    rows = [_row(about, ours[name]) for name, about in quantities.items()]
+    reasons = []
+    if record is not None:
+        reasons = shortfalls(claims[claim].get("decided_by", ()), record.frame, record.config)
+        reasons += [f"not measured: {row['quantity']}" for row in rows if math.isnan(row["ours"])]
+    table = pd.DataFrame(rows)
     found = {
         "claim": claim,
-        "scale": "this page" if record is None else "paper",
-        "verdict": verdict(pd.DataFrame(rows)),
+        "scale": "this page" if record is None else "record",
+        "verdict": _direction(table) if record is None else UNDECIDED if reasons else _decided(table),
+        "reasons": reasons,
         "quantities": {
-            name: {key: _json_value(row[key]) for key in ("ours", "holds", "near") if key in row}
+            name: {key: _json_value(row[key]) for key in ("ours", "low", "high", "direction", "holds", "near")}
             for name, row in zip(quantities, rows, strict=True)
         },
-        "record": None if record is None else dict(record.provenance),
+        "record": None if record is None else {"name": record.name, **record.provenance},
     }
-    return Assessment(rows, [found])
+    return Assessment(table, [found])
+
+
+def _row(about: Mapping[str, Any], ours: Interval | float) -> dict[str, Any]:
+    value, low, high = map(float, ours if isinstance(ours, tuple) else Interval(ours))
+    rule, paper, tolerance = about["holds"], about["paper"], about["tolerance"]
+    row = {"quantity": about["what"], "paper": paper, "ours": value, "low": low, "high": high, "rule": rule}
+    row["direction"] = satisfies(value, rule)
+    row["holds"] = row["direction"] and satisfies(low, rule) and satisfies(high, rule)
+    return row | {"near": is_near(Interval(value, low, high), paper, tolerance)}
 
 
 def assess_all(
-    ours: Mapping[str, Mapping[str, float]],
+    ours: Mapping[str, Mapping[str, Interval | float]],
     *,
     record: Any = None,
     claims: Mapping[str, dict[str, Any]] | None = None,
@@ -170,6 +192,51 @@ def assess_all(
     tables = {claim: assess(claim, values, record=record, claims=claims) for claim, values in ours.items()}
     rows = pd.concat(tables, names=["claim", None]).droplevel(1)
     return Assessment(rows, [found for table in tables.values() for found in table.judged])
+
+
+def verdict(assessed: Assessment, claim: str | None = None) -> str:
+    """What `assess` found, in a word.
+
+    Parameters
+    ----------
+    assessed : Assessment
+    claim : str, optional
+        Of which claim, where several were assessed.
+
+    Returns
+    -------
+    str
+        Of a record that has what ``decided_by`` asks for: ``"reproduced"`` when the interval of every quantity obeys
+        its rule and none is far from the paper's value; ``"in part"`` when some obey; else ``"not reproduced"``.  Of
+        another record: ``"undecided at this scale"``.  Of the run of a page: ``"direction seen"`` when every value
+        obeys its rule, else ``"direction not seen"``.
+
+    Raises
+    ------
+    ValueError
+        When the claim was not assessed, or several were and none is named.
+    """
+    found = {each["claim"]: each["verdict"] for each in assessed.judged}
+    if claim is None and len(found) == 1:
+        return next(iter(found.values()))
+    if claim not in found:
+        raise ValueError(f"claim is {claim!r}; it must be one of {', '.join(found)}")
+    return found[claim]
+
+
+def reasons(assessed: Assessment) -> list[str]:
+    """What records lack to decide on the claims that were assessed: a sentence for each claim that is undecided."""
+    return [f"{each['claim']}: {'; '.join(each['reasons'])}" for each in assessed.judged if each["reasons"]]
+
+
+def _direction(table: pd.DataFrame) -> str:
+    return SEEN if table["direction"].all() else NOT_SEEN
+
+
+def _decided(table: pd.DataFrame) -> str:
+    if table["holds"].all() and not any(near is False for near in table["near"]):
+        return REPRODUCED
+    return IN_PART if table["holds"].any() else NOT_REPRODUCED
 
 
 def satisfies(value: float, rule: str) -> bool:
@@ -190,26 +257,12 @@ def _parsed(rule: str) -> tuple[str, float]:
     return comparison, number
 
 
-def is_near(ours: float, paper: float, tolerance: float) -> bool | None:
-    """Whether our value is within the tolerance of the paper's; None where the paper has no value."""
+def is_near(ours: Interval, paper: float, tolerance: float) -> bool | None:
+    """Whether our interval reaches to within the tolerance of the paper's value; None where the paper has no value."""
     if math.isnan(paper) or math.isnan(tolerance):
         return None
-    return bool(abs(ours - paper) <= tolerance)
-
-
-def verdict(table: pd.DataFrame) -> str:
-    """What `assess` found, in a word.
-
-    Returns
-    -------
-    str
-        ``"reproduced"`` when every quantity obeys its rule and, at the paper's scale, none is far from the paper's
-        value; ``"partly"`` when some obey their rules; else ``"not"``.
-    """
-    far = "near" in table and any(near is False for near in table["near"])
-    if table["holds"].all() and not far:
-        return "reproduced"
-    return "partly" if table["holds"].any() else "not"
+    low, high = (ours.value if math.isnan(bound) else bound for bound in ours[1:])
+    return bool(low <= paper + tolerance and high >= paper - tolerance)
 
 
 def _json_value(value: Any) -> Any:

@@ -193,32 +193,49 @@ class CMSPSampler:
     Parameters
     ----------
     problem : CMSP
-        The problem; its ``tasks`` all get the same number of samples.
+        The problem; without ``parts``, all its ``tasks`` get the same number of samples.
     batch_size : int
-        Samples B per task; at least 1.
+        Samples B per task, or per part; at least 1.
     dtype : torch.dtype
         Of the inputs; zeros and ones are exact in all of them.
+    parts : tuple of int, optional
+        For every task how many parts of a batch it has; 0 for none.  What has the shape (..., n_tasks, ...) without it
+        then has one place per part, in the order of the tasks.
     """
 
     problem: CMSP
     batch_size: int
     dtype: torch.dtype = torch.float32
+    parts: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.batch_size, bool) or not isinstance(self.batch_size, int) or self.batch_size < 1:
             raise ValueError(f"batch_size is {self.batch_size!r}; it must be a whole number of at least 1")
+        n_tasks, parts = self.problem.n_tasks, self.parts
+        if parts is not None and (len(parts) != n_tasks or min(parts) < 0 or not any(parts)):
+            raise ValueError(f"parts is {parts}; it must hold counts of {n_tasks} tasks, one of them above 0")
+
+    @property
+    def n_parts(self) -> int:
+        """Number of parts of a batch, each of one task."""
+        return self.problem.n_tasks if self.parts is None else sum(self.parts)
+
+    def task_of_part(self) -> Tensor:
+        """Numbers of the tasks of all parts: int64 (n_parts)."""
+        counts = torch.ones(self.n_parts, dtype=torch.int64) if self.parts is None else torch.tensor(self.parts)
+        return torch.repeat_interleave(counts)
 
     def draw(self, n_steps: int, generators: Sequence[torch.Generator]) -> Tensor:
         """Task bits of the next steps, 64 in a word: int64 (n_runs, n_steps, n_tasks, batch_size, n_words).
 
         Each run draws from its own generator, so what a run sees does not depend on its neighbours.
         """
-        shape = (n_steps, self.problem.n_tasks, self.batch_size, self.problem.n_words)
+        shape = (n_steps, self.n_parts, self.batch_size, self.problem.n_words)
         return torch.stack([draw_words(shape, generator) for generator in generators])
 
     def assemble(self, words: Tensor) -> tuple[Tensor, Tensor]:
         """Inputs and labels of one step: (n_runs, n_tasks, batch_size, n_inputs) and (n_runs, n_tasks, batch_size)."""
-        control, masks = _constants(self.problem, words.device, self.dtype)
+        control, masks = _constants(self, words.device)
         bits = unpack_bits(words, self.dtype)[..., : self.problem.n_task_bits]
         return torch.cat([control.expand(*bits.shape[:-1], -1), bits], dim=-1), word_parity(words & masks)
 
@@ -228,9 +245,10 @@ class CMSPSampler:
 
 
 @cache
-def _constants(problem: CMSP, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Control bits (n_tasks, 1, n_subtasks) and parity masks (n_tasks, 1, n_words), on the device."""
-    return problem.control_bits.to(device, dtype)[:, None], problem.parity_masks.to(device)[:, None]
+def _constants(sampler: CMSPSampler, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Control bits (n_parts, 1, n_subtasks) and parity masks (n_parts, 1, n_words), on the device."""
+    problem, tasks = sampler.problem, sampler.task_of_part()
+    return problem.control_bits[tasks, None].to(device, sampler.dtype), problem.parity_masks[tasks, None].to(device)
 
 
 def sample_batch(

@@ -7,6 +7,7 @@ import importlib.util
 
 import torch
 
+PRECISIONS = ("auto", "float32", "bfloat16")
 SCHEMAS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
@@ -33,6 +34,19 @@ def pick_device(device: str) -> torch.device:
         return torch.device("cpu")
     rank = torch.distributed.get_node_local_rank(fallback_rank=-1) if torch.distributed.is_available() else -1
     return torch.device("cuda", rank) if rank >= 0 else torch.device("cuda")
+
+
+def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """The type that matrix products are taken in; see `is_bfloat16` for the precisions.
+
+    Raises
+    ------
+    ValueError
+        For an unknown precision.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision is {precision!r}; it must be one of {', '.join(PRECISIONS)}")
+    return torch.bfloat16 if is_bfloat16(precision, device) else torch.float32
 
 
 def is_bfloat16(precision: str, device: torch.device) -> bool:

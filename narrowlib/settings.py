@@ -36,6 +36,9 @@ T = TypeVar("T")
 S = TypeVar("S", bound="Settings")
 _LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below", "multiple_of": "divisible by"}
 _KINDS = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
+_SURPRISES = re.compile(
+    r"[-+]?0[\dxb_].*|.*:.*|\d+-\d+-\d.*|yes|no|on|off", re.I
+)  # octal, base 60, dates, truth values
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 80
 
@@ -49,6 +52,7 @@ def _each_once(values: tuple, info: ValidationInfo) -> tuple:
 
 Count = Annotated[int, Field(ge=1)]
 Whole = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]  # numpy takes less than 2**32, and to some a few are added
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0, le=1)]  # step size of an optimiser
@@ -56,7 +60,6 @@ Weight = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]  # such as a sparsity
 Part = Annotated[float, Field(gt=0, lt=1)]  # a share that is not nothing
 Device = Literal["auto", "cpu", "cuda"]
-Precision = Literal["float32", "bfloat16"]
 AutoPrecision = Literal["auto", "float32", "bfloat16"]  # see `narrowlib.devices.is_bfloat16`
 _EACH_ONCE = AfterValidator(_each_once)
 Numbers = Annotated[tuple[T, ...], Field(min_length=1), _EACH_ONCE]  # also as text: "30 50 70"
@@ -178,19 +181,38 @@ class Settings(BaseModel):
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """Values by name from a YAML file; ``-`` in a name counts as ``_``.
 
+    Numbers are decimal, ``010`` is text as well as ``12:30``, and only ``true`` and ``false`` are truth values: what
+    YAML 1.1 makes of them, 8, 750 and False of ``no``, nobody means.
+
     Raises
     ------
     SettingsError
-        When it cannot be read or holds no mapping.
+        When it cannot be read, holds no mapping, or a name twice.
     """
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:  # an impossible date is a ValueError
+        values = yaml.load(Path(path).read_text(encoding="utf-8-sig"), _Loader)  # noqa: S506 (it is a safe one)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise SettingsError(f"{str(path)!r} cannot be read: {reason}") from error
     if not isinstance(values, dict):
         raise SettingsError(f"{str(path)!r} must hold lines of the form name: value")
     return {str(name).replace("-", "_"): value for name, value in values.items()}
+
+
+class _Loader(yaml.SafeLoader):
+    """Scalars as whoever wrote them means them, and every name once."""
+
+    def resolve(self, kind: type[yaml.Node], value: Any, implicit: Any) -> str:
+        tag = super().resolve(kind, value, implicit)
+        is_surprise = kind is yaml.ScalarNode and not tag.endswith(("str", "null")) and _SURPRISES.fullmatch(value)
+        return f"{tag.rpartition(':')[0]}:str" if is_surprise else tag
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [self.construct_object(name, deep=True) for name, _ in node.value]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"it holds {name!r} more than once")
+        return super().construct_mapping(node, deep)
 
 
 def add_flags(parser: argparse.ArgumentParser, model: type[Settings], names: Iterable[str] | None = None) -> None:

@@ -26,17 +26,6 @@ def full_disk(n_bytes: int) -> Iterator[None]:
 
 
 @contextmanager
-def small_disk(folder: Path, size: str) -> Iterator[None]:
-    """A file system of that size at ``folder``; skips where none may be mounted."""
-    folder.mkdir(exist_ok=True)
-    _mount("-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder))
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
-
-
-@contextmanager
 def read_only(folder: Path) -> Iterator[None]:
     """A folder that can only be read, also by root."""
     if os.geteuid():

@@ -24,10 +24,15 @@ from narrowlib.scores import random_scores, weight_norm_scores
 from narrowlib.units import UnitGroup, check, unit_sums
 
 FROM_TOKENS = ("signed", "absolute per batch", "absolute per sequence", "absolute per token")
-FROM_READS = ("signed activation", "activation norm")
-FROM_WEIGHTS = ("absolute per weight",)
+FROM_READS = ("signed activation", "absolute activation per batch", "absolute activation per token")
+FORWARD_ONLY = ("activation norm", "wanda")
+OF_WEIGHTS = {  # what is summed over the weights of a unit and over batches, from weight and gradient
+    "absolute per weight": lambda weight, gradient: (weight * gradient).abs(),
+    "weights times mean absolute gradient": lambda weight, gradient: weight * gradient.abs(),
+}
+FROM_WEIGHTS = tuple(OF_WEIGHTS)
 WITHOUT_DATA = ("weight norm", "random")
-VARIANTS = (*FROM_TOKENS, *FROM_READS, *FROM_WEIGHTS, *WITHOUT_DATA)
+VARIANTS = (*FROM_TOKENS, *FROM_READS, *FORWARD_ONLY, *FROM_WEIGHTS, *WITHOUT_DATA)
 
 Scores = dict[str, Tensor]
 
@@ -51,12 +56,23 @@ def score_units(
         \text{absolute per batch} &= \tfrac1N \textstyle\sum_b \lvert \sum_{t \in b} c_{t,u} \rvert \\
         \text{absolute per sequence} &= \tfrac1N \textstyle\sum_s \lvert \sum_{t \in s} c_{t,u} \rvert &
         \text{absolute per token} &= \tfrac1N \textstyle\sum_t \lvert c_{t,u} \rvert \\
-        \text{absolute per weight} &= \tfrac1N \textstyle\sum_b \sum_{j \in u} \lvert \theta_j\, g_{b,j} \rvert
+        \text{absolute per weight} &= \tfrac1N \textstyle\sum_b \sum_{j \in u} \lvert \theta_j\, g_{b,j} \rvert &
+        \text{weights times mean absolute gradient} &=
+            \tfrac1N \lvert \textstyle\sum_{j \in u} \theta_j \sum_b \lvert g_{b,j} \rvert \rvert
 
-    each at least as large as the one before it in its chain of absolute values.  *signed activation* is *signed* over
-    the columns alone, those that read the unit: for a neuron :math:`\lvert \sum_t h_t\, \partial L / \partial h_t
-    \rvert`.  *activation norm* is the root mean square of what these columns read.  *weight norm* and *random* need no
-    data.
+    all but the last at least as large as the one before it in its chain of absolute values.  The variants with
+    *activation* in place of the whole share take the columns alone, those that read the unit: for a neuron with
+    activation h, *signed activation* is :math:`\tfrac1N \lvert \sum_t h_t\, \partial L / \partial h_t \rvert`,
+    *absolute activation per batch* takes the absolute value within each batch, *absolute activation per token* within
+    each token.
+
+    Two variants need no loss and no gradient, with x the input that a column W_u reads, over all tokens:
+
+    .. math::
+        \text{activation norm} = \sqrt{\overline{x_u^2}} \qquad
+        \text{wanda} = \textstyle\sum_{W} \sum_i \lvert W_{iu} \rvert\, \sqrt{\overline{x_u^2}}
+
+    *weight norm* and *random* need no data.
 
     Parameters
     ----------
@@ -87,9 +103,10 @@ def score_units(
 
     Notes
     -----
-    Source: Michaud, Parker-Sartori and Tegmark (2025), section 5: *signed* is their Fig 11, *absolute per weight* what
-    Fig 5 and 6 were made with.  Only *absolute per weight* needs gradients of weights; they are used up and freed one
-    parameter at a time.
+    Source: Michaud, Parker-Sartori and Tegmark (2025), section 5.  By their public code, *signed* is Fig 11, *absolute
+    activation per batch* Fig 5 left and the unlearning models, *weights times mean absolute gradient* Fig 6, 12 and 13.
+    *wanda* is the structured form of Sun et al. (2024).  Only the variants of `FROM_WEIGHTS` need gradients of weights;
+    they are used up and freed one parameter at a time.
     """
     if isinstance(variants, str) or not variants or not set(variants) <= set(VARIANTS):
         raise ValueError(f"variants is {variants!r}; it must be a sequence of some of {', '.join(VARIANTS)}")
@@ -121,20 +138,32 @@ def _scores_from_data(
 ) -> dict[str, Scores]:
     totals = {group.name: _Totals(group, variants) for group in groups}
     device = next(model.parameters()).device
-    n_predicted = 0
+    n_predicted, body = 0, _without_head(model, groups)
     with _prepared(model), ExitStack() as hooks:
         for handle in _hooks(model, groups, totals, variants):
             hooks.callback(handle.remove)
         for ids in tqdm(batches, desc="score units", unit="batch", disable=not progress):
             ids = ids.to(device)  # (sequences, tokens)
-            loss = next_token_loss(model(input_ids=ids, use_cache=False).logits, ids, reduction="sum")
-            loss.backward()
+            if set(variants) <= set(FORWARD_ONLY):
+                with torch.no_grad():
+                    body(input_ids=ids, use_cache=False)
+            else:
+                logits = model(input_ids=ids, use_cache=False).logits
+                next_token_loss(logits, ids, reduction="sum").backward()
             n_predicted += ids.shape[0] * (ids.shape[1] - 1)
             for each in totals.values():
-                each.end_batch()
+                each.end_batch(ids.numel())
     if not n_predicted:
         raise ValueError("batches is empty; it must hold at least one batch of at least two tokens")
     return {variant: {name: each.score(variant, n_predicted) for name, each in totals.items()} for variant in variants}
+
+
+def _without_head(model: nn.Module, groups: Sequence[UnitGroup]) -> nn.Module:
+    """What there is to compute for scores without a loss: all, where a unit has columns of the head."""
+    parameters = dict(model.named_parameters())
+    concerned = {id(parameters[each.parameter]) for group in groups for each in group.slices}
+    head = model.get_output_embeddings()
+    return model if id(head.weight) in concerned else model.base_model
 
 
 class _Totals:
@@ -144,20 +173,18 @@ class _Totals:
         self.group, self.variants = group, variants
         self.sums: dict[str, Tensor] = {}
         self.shares: Tensor | None = None  # (sequences, tokens, units) of this batch, over all that belongs to a unit
-        self.reads: Tensor | None = None  # (units,) of this batch, over the columns alone
+        self.reads: Tensor | None = None  # the same over the columns alone
+        self.squares: dict[nn.Module, Tensor] = {}  # (channels,) of what each linear layer reads, summed over tokens
         self.read: tuple[Tensor, Tensor] | None = None  # the last input that columns read, and the alias they saw
-        self.n_awaited = self.n_read = 0
+        self.n_awaited = self.n_read = self.n_tokens = 0
 
     def add_share(self, values: Tensor, gradient: Tensor, *, is_read: bool) -> None:
         """Product of an activation and its gradient; the last one of a batch closes it, so little is held at once."""
         product = self.per_unit(values.detach().float() * gradient.float())
-        if is_read and "signed activation" in self.variants:
-            reads = product.sum((0, 1))
-            self.reads = reads if self.reads is None else self.reads + reads
-        if self.shares is None:
-            self.shares = product
-        else:
-            self.shares += product
+        if is_read and _asks(self.variants, FROM_READS):
+            self.reads = product if self.reads is None else self.reads + product
+        if _asks(self.variants, FROM_TOKENS):
+            self.shares = product if self.shares is None else self.shares + product
         self.n_awaited -= 1
         if not self.n_awaited:
             self._close()
@@ -171,21 +198,27 @@ class _Totals:
         self.sums[variant] = self.sums[variant] + values if variant in self.sums else values
 
     def _close(self) -> None:
-        per_sequence = self.shares.sum(1)
-        per_batch = per_sequence.sum(0)
-        self.add("signed", per_batch)
-        self.add("absolute per batch", per_batch.abs())
-        self.add("absolute per sequence", per_sequence.abs().sum(0))
-        if "absolute per token" in self.variants:
+        if self.shares is not None:
+            per_sequence = self.shares.sum(1)
+            per_batch = per_sequence.sum(0)
+            self.add("signed", per_batch)
+            self.add("absolute per batch", per_batch.abs())
+            self.add("absolute per sequence", per_sequence.abs().sum(0))
             self.add("absolute per token", self.shares.abs_().sum((0, 1)))
         if self.reads is not None:
-            self.add("signed activation", self.reads)
+            per_batch = self.reads.sum((0, 1))
+            self.add("signed activation", per_batch)
+            self.add("absolute activation per batch", per_batch.abs())
+            self.add("absolute activation per token", self.reads.abs().sum((0, 1)))
         self.shares = self.reads = None
 
-    def end_batch(self) -> None:
-        self.read, self.n_awaited = None, 0
+    def end_batch(self, n_tokens: int) -> None:
+        self.read, self.n_awaited, self.n_tokens = None, 0, self.n_tokens + n_tokens
 
     def score(self, variant: str, n_predicted: int) -> Tensor:
+        if variant == "wanda" and self.squares:
+            return sum(self.per_unit(layer.weight.float().abs().sum(0) * (squares / self.n_tokens).sqrt())
+                       for layer, squares in self.squares.items())  # fmt: skip
         if variant not in self.sums:
             raise ValueError(
                 f"variants has {variant!r}, which units of group {self.group.name!r} have not: no column reads them"
@@ -218,8 +251,7 @@ def _hooks(
 ) -> Iterator[torch.utils.hooks.RemovableHandle]:
     """Hooks that feed the totals; parameters are told apart by identity, so that tied ones count at both places."""
     parameters = dict(model.named_parameters())
-    needs_shares = any(variant in FROM_TOKENS for variant in variants) or "signed activation" in variants
-    if needs_shares or "activation norm" in variants:
+    if _asks(variants, (*FROM_TOKENS, *FROM_READS, *FORWARD_ONLY)):
         places: dict[int, list[tuple[nn.Module, str]]] = {}
         for module in model.modules():
             for name, parameter in module.named_parameters(recurse=False):
@@ -227,8 +259,8 @@ def _hooks(
         for group in groups:
             for each in group.slices:
                 for module, name in places[id(parameters[each.parameter])]:
-                    yield _share_hook(totals[group.name], module, name, each.axis, needs_shares)
-    if "absolute per weight" in variants:
+                    yield _share_hook(totals[group.name], module, name, each.axis)
+    if _asks(variants, FROM_WEIGHTS):
         by_parameter: dict[str, list[UnitGroup]] = {}
         for group in groups:
             for name in group.axes:
@@ -237,10 +269,14 @@ def _hooks(
             yield _weight_hook(parameters[name].requires_grad_(), name, concerned, totals)
 
 
-def _share_hook(totals: _Totals, module: nn.Module, name: str, axis: int, needs_shares: bool):
+def _asks(variants: Sequence[str], some: Sequence[str]) -> bool:
+    return any(variant in some for variant in variants)
+
+
+def _share_hook(totals: _Totals, module: nn.Module, name: str, axis: int):
     is_linear = isinstance(module, nn.Linear)
     if is_linear and name == "weight" and axis == 1:
-        return module.register_forward_pre_hook(_reader(totals, needs_shares))
+        return module.register_forward_pre_hook(_reader(totals))
     is_embedding = isinstance(module, nn.Embedding) and axis == 1
     is_vector = getattr(module, name).ndim == 1  # the weight of a norm, a bias
     if not (is_embedding or is_vector or (is_linear and axis == 0)):
@@ -252,7 +288,7 @@ def _share_hook(totals: _Totals, module: nn.Module, name: str, axis: int, needs_
     is_bias = name == "bias"
 
     def watch(module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        if not needs_shares:
+        if not _asks(totals.variants, FROM_TOKENS):
             return
         totals.n_awaited += 1
         values = output.detach()  # a hook that held the output itself would keep it, and all behind it, for good
@@ -265,16 +301,19 @@ def _share_hook(totals: _Totals, module: nn.Module, name: str, axis: int, needs_
     return module.register_forward_hook(watch)
 
 
-def _reader(totals: _Totals, needs_shares: bool):
-    def watch(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        x = inputs[0]  # (sequences, tokens, units)
+def _reader(totals: _Totals):
+    def watch(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        x = inputs[0]  # (sequences, tokens, channels)
+        if "wanda" in totals.variants:
+            squares = x.detach().float().square().sum((0, 1))
+            totals.squares[module] = totals.squares[module] + squares if module in totals.squares else squares
         if totals.read is None or totals.read[0] is not x:  # queries, keys and values read the same
             alias = x.view_as(x)  # its gradient is what flows back through these columns alone
             totals.read = x, alias
             if "activation norm" in totals.variants:
                 totals.add("activation norm", totals.per_unit(x.detach().float().square().sum((0, 1))))
                 totals.n_read += x.shape[0] * x.shape[1]
-            if needs_shares:
+            if _asks(totals.variants, (*FROM_TOKENS, *FROM_READS)):
                 totals.n_awaited += 1
                 alias.register_hook(lambda gradient: totals.add_share(x, gradient, is_read=True))
         return (totals.read[1], *inputs[1:])
@@ -287,8 +326,9 @@ def _weight_hook(parameter: Tensor, name: str, groups: Sequence[UnitGroup], tota
     def use_up(parameter: Tensor) -> None:
         for group in groups:
             part = UnitGroup(group.name, group.n_units, tuple(s for s in group.slices if s.parameter == name))
-            sums = unit_sums(part, {name: parameter}, {name: parameter.grad}, of=lambda w, g: (w * g).abs())
-            totals[group.name].add("absolute per weight", sums)
+            for variant, of in OF_WEIGHTS.items():
+                sums = unit_sums(part, {name: parameter}, {name: parameter.grad}, of=of)
+                totals[group.name].add(variant, sums)
         parameter.grad = None
 
     return parameter.register_post_accumulate_grad_hook(use_up)

@@ -104,6 +104,8 @@ def _seconds(
             seconds[name] = training("whole", n_tokens)
     n_scored = config.score_tokens * config.rounds * (2 if config.lose_weight else 1)
     seconds["scores"] = n_scored * rates["whole"]["train"]
+    if config.refit != "off":
+        seconds["refit"] = config.rounds * 3 * config.score_tokens * rates["whole"]["read"]  # passes of both models
     if config.recovery_tokens:
         per_round = config.recovery_tokens // config.rounds
         seconds["recovery"] = config.rounds * training("small", per_round)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pandas as pd
 import torch
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
@@ -20,6 +20,7 @@ from narrowlib.llm.distillation import Distillation
 from narrowlib.llm.export import export_vanilla, sliced
 from narrowlib.llm.losses import block_losses
 from narrowlib.llm.models import DEFAULT_NAME, DEFAULT_ON_HUB, LanguageModel, load_causal_lm
+from narrowlib.llm.refit import refit
 from narrowlib.llm.training import recover, train_group_lasso
 from narrowlib.llm.units import llama_units, n_parameters_of
 from narrowlib.recipe import cut
@@ -29,7 +30,7 @@ from narrowlib.recipe.report import Report, losses_of, shape_of, speed_of, write
 from narrowlib.recipe.settings import RecipeConfig
 from narrowlib.store.digests import digest_of
 from narrowlib.store.downloads import UnavailableError
-from narrowlib.store.files import replacing
+from narrowlib.store.files import lock_of, replacing
 from narrowlib.store.kept import Kept
 from narrowlib.store.provenance import provenance
 
@@ -40,7 +41,8 @@ if TYPE_CHECKING:
 _MODEL = "model"
 T = TypeVar("T")
 Loader = Callable[[], LanguageModel]
-Trained = tuple["PreTrainedModel", pd.DataFrame]  # a model, and the losses while it was trained
+Trained = tuple["PreTrainedModel", pd.DataFrame, dict[str, Any]]  # a model, its losses in training, what else to say
+SELECT_TOKENS = 4_096  # that decide whether a refit is taken
 
 
 def narrow(
@@ -126,6 +128,7 @@ class _Narrowing:
         self.curves: list[dict[str, Any]] = []
         self.rounds: list[dict[str, Any]] = []
         self.seconds: dict[str, float] = {}
+        self.about: dict[str, Any] = {}  # of the last change
         self.n_seen = 0  # tokens of training so far
         n_steps = 2 + (config.finetune_tokens > 0) + (config.lasso_tokens > 0) + 2 * config.rounds
         self.bar = tqdm(total=n_steps, unit="step", disable=not progress)
@@ -181,6 +184,7 @@ class _Narrowing:
             is_kept = config.target_loss is None or loss <= config.target_loss
             n_parameters = n_parameters_of(self.whole, cut.first_masks(self.whole, counts))
             about = {"round": number, "counts": counts, "parameters": n_parameters, "loss": loss, "kept": is_kept}
+            about["refit"] = self.about
             self.rounds.append(about)
             if not is_kept:
                 self.load = load_last
@@ -196,27 +200,50 @@ class _Narrowing:
         lose = self._blocks("lose", "train", self.config.score_tokens) if self.config.lose_weight else None
         return cut.masks_for(self.load().model, counts, keep, lose, self.config, progress=self.progress)
 
+    def _refitted(self, whole: PreTrainedModel, masks: cut.Masks) -> tuple[PreTrainedModel, dict[str, Any]]:
+        """The model without what the masks remove, refitted where that is asked for or lowers the loss, and the losses.
+
+        The losses are read on blocks that neither scores nor the refit have seen; a text of one block has none.
+        """
+        plain = sliced(whole, masks)
+        if self.config.refit == "off" or not masks:
+            return plain, {}
+        blocks = self._blocks("keep", "train", self.config.score_tokens + SELECT_TOKENS)
+        n_blocks = len(blocks)
+        n_fit = min(-(-self.config.score_tokens // self.config.block_length), -(-3 * n_blocks // 4))
+        model = sliced(whole, masks)
+        refit(model, whole, masks, blocks.select(range(n_fit)), progress=self.progress)
+        if n_fit == n_blocks:
+            return (model, {}) if self.config.refit == "on" else (plain, {})
+        unseen = blocks.select(range(n_fit, n_blocks))
+        losses = {name: block_losses(each, unseen, batch_size=4, progress=self.progress).mean().item()
+                  for name, each in (("plain", plain), ("refit", model))}  # fmt: skip
+        takes = self.config.refit == "on" or losses["refit"] < losses["plain"]
+        return (model if takes else plain), {**losses, "taken": "refit" if takes else "plain"}
+
     def _tuned(self, load: Loader, **options: Any) -> Trained:
         model, training = load().model, self.config.training(self.config.finetune_tokens)
-        return model, recover(model, self._train, training, keep_best=True, **options)
+        return model, recover(model, self._train, training, keep_best=True, **options), {}
 
     def _regularised(self, load: Loader, **options: Any) -> Trained:
         config, model = self.config, load().model
         groups = [group for kind in config.units for group in llama_units(model, kind)]
         how = {"groups": groups, "strength": config.lasso_strength, **options}
-        return model, train_group_lasso(model, self._train, config.training(config.lasso_tokens, seed=1), **how)
+        return model, train_group_lasso(model, self._train, config.training(config.lasso_tokens, seed=1), **how), {}
 
     def _cut_by(self, masks: cut.Masks, number: int, load_teacher: Loader, load: Loader, **options: Any) -> Trained:
         """The model without what the masks remove, trained again; only measured where no training is asked for."""
-        config, model = self.config, sliced(load().model, masks)
+        config = self.config
+        model, about = self._refitted(load().model, masks)
         if not config.recovery_tokens:
             loss = block_losses(model, self._held_out["keep"], progress=self.progress).mean().item()
-            return model, pd.DataFrame({"step": [0], "tokens": [0], "split": ["held out"], "loss": [loss]})
+            row = {"step": [0], "tokens": [0], "split": ["held out"], "loss": [loss]}
+            return model, pd.DataFrame(row), about
         if config.distillation:
             weights = Distillation(temperature=config.temperature, hard_weight=1 - config.distillation)
             options |= {"teacher": load_teacher().model, "distillation": weights}
         training = config.training(config.recovery_tokens // config.rounds, seed=1 + number)
-        return model, recover(model, self._train, training, keep_best=True, **options)
+        return model, recover(model, self._train, training, keep_best=True, **options), about
 
     def _change(self, name: str, train: Callable[..., Trained]) -> float:
         """A step that makes another model of the one that there is; its loss on what is kept.
@@ -229,12 +256,13 @@ class _Narrowing:
         def work(folder: Path) -> dict[str, Any]:
             checkpoint = self.store.checkpoint("training").path.parent
             options = {"held_out": self._held_out["keep"], "checkpoint": checkpoint, "progress": self.progress}
-            model, curve = train(load, **options)
+            model, curve, about = train(load, **options)
             export_vanilla(LanguageModel(model, self.tokenizer, self.config.model), {}, folder / _MODEL)
-            return {"curve": curve.to_dict("records")}
+            return {"curve": curve.to_dict("records"), "about": about}
 
         kept = partial(self.store.folder_of, f"{name}-model", work)
-        curve = self._step(name, lambda: kept()[1]["curve"])
+        found = self._step(name, lambda: {part: kept()[1][part] for part in ("curve", "about")})
+        curve, self.about = found["curve"], found["about"]
         self.load = lambda: load_causal_lm(kept()[0] / _MODEL, device=self.config.device)
         rows = [{**row, "tokens": self.n_seen + row["tokens"], "stage": name} for row in curve]
         self.n_seen = rows[-1]["tokens"]
@@ -276,9 +304,9 @@ def _workplace(out: Path) -> Iterator[Path]:
         When it cannot be written, or another process has it.
     """
     folder = out.parent / f".{out.name}.unfinished"
-    lock = FileLock(folder.with_name(f"{folder.name}.lock"), timeout=0)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        lock = lock_of(folder.with_name(f"{folder.name}.lock"), timeout=0)
         lock.acquire()
     except Timeout as error:
         raise UnavailableError(f"out is {str(out)!r}, on which another process is at work; wait for it") from error

@@ -10,7 +10,19 @@ from pydantic import Field, model_validator
 from narrowlib.data.documents import SKILLS
 from narrowlib.llm.scores import VARIANTS, WITHOUT_DATA
 from narrowlib.llm.settings import LLMTrainingConfig
-from narrowlib.settings import AutoPrecision, Count, Device, NotNegative, Part, Positive, Settings, Weight, Whole, Words
+from narrowlib.settings import (
+    AutoPrecision,
+    Count,
+    Device,
+    NotNegative,
+    Part,
+    Positive,
+    Seed,
+    Settings,
+    Weight,
+    Whole,
+    Words,
+)
 
 FURTHEST = 0.9  # sparsity that a target_loss without a sparsity goes up to
 N_RECORDS, N_CHECKPOINTS = 8, 4  # of every training
@@ -39,7 +51,10 @@ class RecipeConfig(Settings):
         0.0, description="how much a score on what may be lost counts against a unit; try 0.2 first"
     )
     rounds: Count = Field(1, description="equal parts to cut in, with new scores and some of the recovery after each")
-    score_tokens: AtLeastTwo = Field(16_384, description="tokens that scores are computed on")
+    score_tokens: AtLeastTwo = Field(16_384, description="tokens that scores, and the refit, are computed on")
+    refit: Literal["auto", "on", "off"] = Field(
+        "auto", description="after a cut, least squares of what reads the kept units; auto: where the loss falls"
+    )
     finetune_tokens: Whole = Field(0, description="tokens of training on what is kept before anything is cut")
     lasso_tokens: Whole = Field(0, description="tokens of training under a group lasso before the cut")
     lasso_strength: NotNegative = Field(0.0, description="strength of the group lasso; both or neither are above 0")
@@ -53,7 +68,7 @@ class RecipeConfig(Settings):
     precision: AutoPrecision = Field("auto", description="of matrix products; auto: bfloat16 where it is fast")
     held_out_share: Part = Field(0.1, description="share of the documents that only losses are measured on")
     held_out_tokens: AtLeastTwo = Field(8_192, description="at most so many of their tokens are read at a time")
-    seed: Whole = Field(0, description="of the split, the order of blocks and random scores")
+    seed: Seed = Field(0, description="of the split, the order of blocks and random scores")
     device: Device = Field("auto", description="where it runs")
 
     @model_validator(mode="after")

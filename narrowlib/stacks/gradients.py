@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from narrowlib.devices import pick_dtype
 from narrowlib.stacks.networks import MLPStack
-
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 LossAndGradient = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -62,7 +61,7 @@ class StackGradient:
     loss : callable, optional
         From logits (n_runs, n, n_classes) and labels (n_runs, n) to per-sample losses and their gradient in the
         logits; `cross_entropy` by default.
-    precision : {"float32", "bfloat16"}
+    precision : {"auto", "float32", "bfloat16"}
         Of the matrix products and activations.  Parameters, their gradients, and losses stay float32.
 
     Raises
@@ -79,9 +78,7 @@ class StackGradient:
         loss: LossAndGradient = cross_entropy,
         precision: str = "float32",
     ) -> None:
-        if precision not in PRECISIONS:
-            raise ValueError(f"precision is {precision!r}; it must be one of {', '.join(PRECISIONS)}")
-        self.stack, self.loss, self.dtype = stack, loss, PRECISIONS[precision]
+        self.stack, self.loss, self.dtype = stack, loss, pick_dtype(precision, stack.weights[0].device)
         self.n_samples = n_samples
         shapes = [(stack.n_runs, n_samples, width) for width in stack.sizes[1:]]
         device = stack.weights[0].device

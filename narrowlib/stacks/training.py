@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from narrowlib.settings import Count, NotNegative, Positive, Precision, Settings, Share
+from narrowlib.settings import AutoPrecision, Count, NotNegative, Positive, Settings, Share
 from narrowlib.stacks.cohort import Cohort, run_chunks
 from narrowlib.stacks.gradients import LossAndGradient, cross_entropy
 from narrowlib.stacks.networks import MLPStack, accuracies
@@ -29,7 +29,7 @@ class TrainingConfig(Settings):
     learning_rate: Positive = Field(1e-3, description="step size of Adam")
     eps: Positive = Field(1e-5, description="added to Adam's denominator")
     record_every: Count = Field(100, description="steps between two records, each the mean loss since the last one")
-    precision: Precision = Field("float32", description="of matrix products and activations; all else is float32")
+    precision: AutoPrecision = Field("float32", description="of matrix products and activations; all else is float32")
 
 
 class StepConfig(Settings):

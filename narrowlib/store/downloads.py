@@ -13,15 +13,14 @@ import sys
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock
 from platformdirs import user_cache_path
 
 from narrowlib.store import files
-from narrowlib.store.files import sha256_of
+from narrowlib.store.files import lock_of, sha256_of
 
 CACHE_VARIABLE = "NARROWLIB_CACHE"  # environment variable that names another cache folder
 SECONDS_TO_FETCH = 1_800
@@ -145,17 +144,14 @@ def replacing(path: Path, remedy: str = _CHOOSE_CACHE) -> Iterator[Path]:
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Only one process at a time; a cache that can only be read needs no lock."""
-    lock = FileLock(path.with_name(f".{path.name}.lock"))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except OSError as error:
-        if not path.exists():
-            raise _unwritable(path.parent, error) from error
-    try:
+    with ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(lock_of(path.with_name(f".{path.name}.lock")))
+        except OSError as error:
+            if not path.exists():
+                raise _unwritable(path.parent, error) from error
         yield
-    finally:
-        lock.release()
 
 
 def _unwritable(folder: Path, error: OSError, remedy: str = _CHOOSE_CACHE) -> UnavailableError:

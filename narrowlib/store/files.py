@@ -7,6 +7,7 @@ never a half.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -14,8 +15,12 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
+from filelock import FileLock
+
+_WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # what some network file systems answer
 SECONDS_TO_WRITE = 86_400.0  # what a killed run left half-written is older than that when it is removed
 
 
@@ -52,6 +57,52 @@ def replacing(path: str | Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def lock_of(path: str | Path, timeout: float = -1) -> FileLock:
+    """The lock of this path, to be acquired; it is gone with the process that holds it.
+
+    On a file system without locks it lies in the temporary folder of the machine, under a hash of the path, and holds
+    among the processes of this machine only.
+
+    Parameters
+    ----------
+    path : path
+        Of the lock file; its folder is not made.
+    timeout : float
+        Seconds to wait; -1 for as long as it takes.
+    """
+    path = Path(path)
+    if path.parent.is_dir() and not _has_locks(path.parent):
+        name = hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:16]
+        path = Path(tempfile.gettempdir(), f"narrowlib-locks-{os.getuid()}", f"{name}.lock")
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+    return FileLock(path, timeout)
+
+
+@cache
+def _has_locks(folder: Path) -> bool:
+    """Whether the file system of a folder has locks, as far as may be tried."""
+    with suppress(ImportError):
+        import fcntl
+
+        try:
+            with tempfile.TemporaryFile(dir=folder) as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:  # others are said where the lock is acquired
+            return error.errno not in _WITHOUT_LOCKS
+    return True
+
+
+def visible_files(folder: str | Path, pattern: str = "**/*") -> list[Path]:
+    """Files of a folder in the order of their names, without hidden ones such as ``.ipynb_checkpoints/curves.json``."""
+    found = (path for path in Path(folder).glob(pattern) if path.is_file())
+    return sorted(path for path in found if not is_hidden(path.relative_to(folder)))
+
+
+def is_hidden(path: Path) -> bool:
+    """Whether a file, or a folder on the way to it, has a name that begins with a dot."""
+    return any(part.startswith(".") for part in path.parts)
 
 
 def sha256_of(path: str | Path) -> str:

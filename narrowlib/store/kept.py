@@ -20,12 +20,11 @@ from typing import Any, TypeVar
 
 import pandas as pd
 import torch
-from filelock import FileLock
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from narrowlib.store.digests import closure_of, described, digest_of, module_of, sources
-from narrowlib.store.files import replacing, sha256_of
+from narrowlib.store.files import lock_of, replacing, sha256_of, visible_files
 from narrowlib.store.records import are_several, is_first_process
 from narrowlib.store.unfinished import Checkpoint, counted, on_their_own
 
@@ -225,7 +224,7 @@ def _one_at_a_time(path: Path) -> AbstractContextManager[Any]:
     if not is_first_process():
         return nullcontext()
     path.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(path.with_name(f".{path.name}.lock"))
+    return lock_of(path.with_name(f".{path.name}.lock"))
 
 
 def _wait_for_all() -> None:
@@ -235,10 +234,7 @@ def _wait_for_all() -> None:
 
 def _checksums(folder: Path) -> dict[str, str]:
     """By name, of what was left in a folder; hidden files do not count."""
-    names = (path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file())
-    return {
-        str(name): sha256_of(folder / name) for name in names if not any(part.startswith(".") for part in name.parts)
-    }
+    return {str(path.relative_to(folder)): sha256_of(path) for path in visible_files(folder)}
 
 
 def _slug(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 import platform
 import subprocess
 from pathlib import Path
@@ -50,7 +51,8 @@ def git_state(root: Path = REPOSITORY) -> dict[str, Any]:
     Parameters
     ----------
     root : Path
-        The top folder of the checkout.  A folder somewhere inside another repository is no checkout of ours.
+        The top folder of the checkout.  A folder somewhere inside another repository is no checkout of ours, nor is the
+        top folder of one that does not track this library.
 
     Returns
     -------
@@ -58,7 +60,7 @@ def git_state(root: Path = REPOSITORY) -> dict[str, Any]:
         ``commit``, and ``dirty``: whether tracked files have uncommitted changes.  Both are None outside a checkout.
     """
     top = _git(root, "rev-parse", "--show-toplevel")
-    if top is None or Path(top).resolve() != root.resolve():
+    if top is None or Path(top).resolve() != root.resolve() or not _git(root, "ls-files", "narrowlib/__init__.py"):
         return {"commit": None, "dirty": None}
     changes = _git(root, "status", "--porcelain", "--untracked-files=no")
     return {"commit": _git(root, "rev-parse", "HEAD"), "dirty": None if changes is None else bool(changes)}
@@ -75,8 +77,10 @@ def processor_name() -> str:
 
 
 def _git(root: Path, *arguments: str) -> str | None:
+    named = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}  # a hook names its own
+    command = ["git", "-C", str(root), *arguments]
     try:
-        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True)
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=True, env=named)
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()

@@ -10,7 +10,7 @@ import nbformat
 import pytest
 from bs4 import BeautifulSoup
 from companion import chapters
-from trees import ROOT, environment_of, executed, make_book
+from trees import ROOT, environment_of
 
 MAX_CODE_WIDTH = 85  # columns that a page shows without scrolling
 MAX_CELL_LINES = 16
@@ -68,14 +68,6 @@ def test_pages_show_their_figures(smoke_book, chapter):
     assert "Traceback" not in page.get_text()
 
 
-@pytest.mark.parametrize("chapter", chapters.names())
-def test_figures_have_a_bitmap_beside_the_vectors(smoke_book, chapter):
-    (path,) = (smoke_book / "_build" / "executed" / chapter).glob("*.ipynb")
-    outputs = [output for cell in nbformat.read(path, as_version=4).cells for output in cell.get("outputs", [])]
-    images = [output.data for output in outputs if any(kind.startswith("image/") for kind in output.get("data", {}))]
-    assert images and all({"image/png", "image/svg+xml"} <= set(image) for image in images)
-
-
 def test_hierarchy_shows_its_numbers_beside_the_papers(smoke_book):
     text = page_of(smoke_book, "hierarchy").get_text(" ")
     for words in ("H1 at", "H2 at", "H3 at", "27 of 40", "0 of 40", "19 of 40", "16 of 40"):
@@ -88,13 +80,6 @@ def test_site_asks_no_other_host(smoke_book):
         loaded = [tag.get("src") for tag in page.select("script[src], img[src], iframe[src]")]
         loaded += [tag.get("href") for tag in page.select("link[href]:not([rel~=canonical])")]
         assert not [url for url in loaded if url.startswith(("http:", "https:", "//"))], file.name
-
-
-def test_nothing_of_the_machine_stands_in_the_site(smoke_book):
-    files = [
-        path for path in (smoke_book / "_build" / "html").rglob("*") if path.suffix in {".html", ".js", ".ipynb", ".md"}
-    ]
-    assert files and not [path.name for path in files if str(smoke_book.parent) in path.read_text()]
 
 
 @pytest.mark.parametrize("chapter", chapters.names())
@@ -131,15 +116,3 @@ def test_plain_papermill_runs_a_chapter(tmp_path):
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert json.loads((tmp_path / "mine.ipynb").read_text())["metadata"]["papermill"]["parameters"] == given
-
-
-def test_damaged_site_is_made_again(smoke_book, tmp_path):
-    """The executed notebooks are enough: without the site, nothing is executed again."""
-    tree = tmp_path / "tree"
-    shutil.copytree(smoke_book, tree)
-    shutil.rmtree(tree / "_build" / "html")
-    before = {path: path.stat().st_mtime_ns for path in executed(tree)}
-    result = make_book(tree, "smoke")
-    assert result.returncode == 0, result.stderr
-    assert {path: path.stat().st_mtime_ns for path in executed(tree)} == before
-    assert (tree / "_build" / "html" / "book" / "hierarchy.html").is_file()

@@ -4,11 +4,14 @@ import re
 import subprocess
 import sys
 
+import matplotlib
+import matplotlib.pyplot as plt
 import nbformat
 import pytest
-from companion import chapters, course, exercises, grade, myst
+from companion import chapters, course, exercises, grade, myst, parameters
 from trees import ROOT
 
+matplotlib.use("Agg")
 COURSE = [chapter for chapter in chapters.names() if exercises.read_exercises(chapter)]
 DISTINCT = 24  # characters that make a piece of a solution recognisable
 
@@ -34,7 +37,8 @@ def fragments(text):
 
 
 def test_every_chapter_has_exercises():
-    missing = [chapter for chapter in chapters.names() if not exercises.read_exercises(chapter)]
+    in_the_book = [chapter for chapter in chapters.names() if not chapter.startswith("appendix/")]
+    missing = [chapter for chapter in in_the_book if not exercises.read_exercises(chapter)]
     assert missing == []
 
 
@@ -83,34 +87,47 @@ def test_students_notebook_carries_no_output_and_says_what_to_do(chapter, notebo
     assert len(ids) == len(set(ids)) and all(re.fullmatch(r"[\w-]+", name) for name in ids)
 
 
+NONSENSE = -12345.678
+
+
 @pytest.mark.book
 @pytest.mark.parametrize("chapter", COURSE)
-def test_marks(chapter, notebooks, tmp_path, monkeypatch):
-    """The teacher's notebook gets every point that code can give; the student's, with nothing done to it, none."""
+def test_a_check_passes_the_solution_and_nothing_else(chapter, capsys):
+    """All cells of the chapter at smoke scale in this process; at each check no answer, nonsense, the solution."""
+    checked = {one.check.id: one for one in exercises.read_exercises(chapter) if one.is_checked}
+    names = {"__name__": "__main__", "display": lambda *_: None}
+    for cell in chapters.code_cells(chapter):
+        if cell.id in checked:
+            exercise = checked.pop(cell.id)
+            with pytest.raises((AssertionError, LookupError, TypeError)):
+                exec(cell.source, names | dict.fromkeys(exercise.names, NONSENSE))
+            solved = dict(names)
+            exec(exercise.code, solved)
+            exec(cell.source, solved)
+            capsys.readouterr()
+        exec(chapters.without_magics(cell.source), names)
+        if exercises.has_tag(cell, "check"):
+            assert capsys.readouterr().out == "no answer yet\n"
+        if exercises.has_tag(cell, "parameters"):
+            names |= parameters.of_profile(chapter, "smoke") | {"device": "cpu"}
+    plt.close("all")
+    assert not checked
+
+
+@pytest.mark.book
+def test_the_teachers_notebook_gets_full_marks(notebooks, tmp_path, monkeypatch):
+    """Every point that code can give, through the engine of `make grade`."""
+    chapter, path = "hierarchy", tmp_path / "teachers.ipynb"
     monkeypatch.setattr(course, "FOLDER", tmp_path / "course")
-    teachers, students = (nbformat.from_dict(notebook) for notebook in notebooks[chapter])
+    teachers = nbformat.from_dict(notebooks[chapter][0])
     chapters.write_if_changed(course.FOLDER / "instructor" / f"{chapter}.ipynb", nbformat.writes(teachers))
-    students.cells = [cell for cell in students.cells if "nbgrader" in cell.metadata]  # nothing else can earn a point
-    grader, marks = grade.Grader(600, 1800, []), {}
-    for name, notebook in (("teachers", teachers), ("students", students)):
-        path, row = tmp_path / f"{name}.ipynb", grade.Row(name, name)
-        nbformat.write(notebook, path)
-        marks[name], ran = grader.grade(row, path)
-        assert row.reason == ""
-        errors = [output for cell in ran.cells for output in cell.get("outputs", []) if output.output_type == "error"]
-        assert not errors or name == "students"
-    found = exercises.read_exercises(chapter)
-    assert [[mark.exercise for mark in each] for each in marks.values()] == [[one.label for one in found]] * 2
-    assert [mark.points for mark in marks["teachers"]] == [1.0 if one.is_checked else None for one in found]
-    assert [mark.points for mark in marks["students"]] == [0.0] * len(found)
-
-
-def test_wrong_answers_get_no_point():
-    """Each check refuses something: a number that no exercise asks for."""
-    for exercise in exercises.read_exercises("methods"):
-        names = dict.fromkeys(exercise.names, -12345.678)
-        with pytest.raises((AssertionError, TypeError)):
-            exec(exercise.check.source, {}, names)
+    nbformat.write(teachers, path)
+    row = grade.Row("teacher", "teacher")
+    marks, ran = grade.Grader(600, 1800, []).grade(row, path)
+    errors = [output for cell in ran.cells for output in cell.get("outputs", []) if output.output_type == "error"]
+    assert row.reason == "" and not errors
+    expected = [(one.label, 1.0 if one.is_checked else None) for one in exercises.read_exercises(chapter)]
+    assert [(mark.exercise, mark.points) for mark in marks] == expected
 
 
 BROKEN = {

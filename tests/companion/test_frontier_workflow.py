@@ -7,7 +7,6 @@ import threading
 from collections import Counter
 
 import pytest
-import yaml
 from companion import __main__ as companion
 from companion import record, with_gpus
 from trees import ROOT
@@ -38,12 +37,6 @@ def test_every_training_is_a_job_with_a_gpu_of_its_own(tmp_path):
     commands = [line for line in out.splitlines() if "--piece" in line]
     assert sum("torch.distributed.run --standalone --nproc-per-node=2" in line for line in commands) == 8
     assert sum("--piece prepare" in line for line in commands) == 1
-
-
-def test_the_profile_is_for_slurm():
-    profile = yaml.safe_load((SLURM / "config.yaml").read_text())
-    assert profile["executor"] == "slurm" and profile["retries"] >= 1
-    assert set(profile["default-resources"]) == {"runtime", "mem_mb", "cpus_per_task"}
 
 
 def test_the_paper_profile_asks_for_five_sizes_of_each_way_and_tens_of_millions_of_tokens():

@@ -4,7 +4,9 @@ import json
 
 import pytest
 from bs4 import BeautifulSoup
-from companion import chapters, collect, finish, interactive, pdf, scorecard, heroes, stage
+from companion import chapters, collect, finish, heroes, interactive, pdf, scorecard, stage
+
+from narrowlib import claims
 
 CSV = "skill,sparsity,rise,error\nc <b>,0,0,\npython,0,0,0.1\npython,0.5,1.5,0.2\nc <b>,0.5,,0.2\n"
 ASKED = {"x": "sparsity", "y": "rise", "series": "skill", "slider": "sparsity", "error": "error"}
@@ -80,17 +82,15 @@ CLAIM = {
 
 
 def card(share, ratio):
-    holds = {"share": share >= 0.5, "ratio": ratio > 1}
-    quantities = {name: {"ours": {"share": share, "ratio": ratio}[name], "holds": holds[name]} for name in holds}
-    verdict = "reproduced" if all(holds.values()) else "partly" if any(holds.values()) else "not"
-    found = {"claim": "A1", "scale": "this page", "verdict": verdict, "quantities": quantities}
-    assessed = {"first": [{**found, "figure": "fig-one", "record": None}]}
+    found = claims.assess("A1", {"share": share, "ratio": ratio}, claims={"A1": CLAIM}).judged
+    assessed = {"first": [{**each, "figure": "fig-one"} for each in found]}
     return scorecard.scorecard({"A1": CLAIM, "B1": {**CLAIM, "chapter": "other"}}, "quick", assessed)
 
 
 def test_text_mentions_what_the_scorecard_says():
     text = "{claim}`A1`: {ours}`A1 share`, {papers}`A1 share`, {papers}`A1 ratio`; {claim}`B1` {ours}`B1 share`; "
-    told = "{ref}`A1 <claim-a1>` (in part): 0.6, 0.7, none; {ref}`B1 <claim-b1>` (not yet run) (not known here); "
+    told = "{ref}`A1 <claim-a1>` (direction not seen): 0.6, 0.7, none; "
+    told += "{ref}`B1 <claim-b1>` (not yet run) (not known here); "
     assert scorecard.mentioned(text + "{claim}`Z9`", card(0.6, 0.5)) == told + "Z9 (not yet judged)"
     with pytest.raises(ValueError, match="a page mentions 'shore' of claim A1; it must be one of share, ratio"):
         scorecard.mentioned("{ours}`A1 shore`", card(0.6, 0.5))
@@ -98,9 +98,13 @@ def test_text_mentions_what_the_scorecard_says():
 
 def test_open_claims_come_with_the_values_against_them():
     text = scorecard.open_claims(card(0.6, 0.5))
-    assert "**partly** (quick)" in text and "ratio: 0.5 (fails); the rule is `>\u00a01`, the paper's value none" in text
+    assert (
+        "**direction not seen** (quick)" in text
+        and "ratio: 0.5 (fails); the rule is `>\u00a01`, the paper's value none" in text
+    )
     assert "share of runs" not in text and "B1 <claim-b1>" in text
     whole = card(0.6, 2)
+    whole["claims"][0]["verdict"] = "reproduced"
     whole["claims"].pop()
     assert scorecard.open_claims(whole).startswith("None: every claim was reproduced")
 

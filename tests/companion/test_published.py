@@ -71,10 +71,7 @@ def test_every_page_says_how_it_was_made(about, smoke_book, chapter):
     assert facts["versions"]["torch"] and facts["versions"]["python"]
     assert 50e6 < facts["peak_memory_bytes"] < 64e9
     assert {"commit", "dirty"} <= set(facts)  # both null here: the tree is a copy without git
-    assert facts["parameters"] == {
-        **parameters.quick(chapter),
-        **parameters.of_profile(chapter, "smoke"),
-    }
+    assert facts["parameters"] == {**parameters.quick(chapter), **parameters.of_profile(chapter, "smoke")}
     text = page_of(smoke_book, chapter).get_text(" ")
     for words in ("How this page was made", "Peak memory", "Versions", f"torch {facts['versions']['torch']}", "smoke"):
         assert words in text

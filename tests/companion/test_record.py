@@ -56,7 +56,6 @@ def test_a_record_says_what_made_it_and_how_that_departs_from_the_paper(tmp_path
     ("chapter", "settings", "says"),
     [
         ("intro", "", f"CHAPTER is 'intro'; it must be one of {', '.join(RECORDED)}"),
-        ("hierarchy", "n_seeds=0", "n_seeds is 0; it must be a whole number"),
         ("hierarchy", "leave_below=0.1", "leave_below is 0.1; it must be a number of at least 0 and below 0.1"),
         ("hierarchy", "device=cuda", "device is 'cuda', but torch finds no GPU"),
     ],

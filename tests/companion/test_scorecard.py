@@ -9,13 +9,26 @@ import pandas as pd
 import pytest
 from companion import api, chapters, collect, facts, finish, made, parameters, scorecard, stage
 
-from narrowlib import claims
+from narrowlib import claims, intervals
 from narrowlib.chapters import style as figures
 from narrowlib.store import records
 
-RULES = {"what": "share | of runs", "paper": 0.7, "source": "a table", "holds": ">= 0.5", "tolerance": 0.1}
+RULES = {
+    "what": "share | of runs",
+    "paper": 0.7,
+    "source": "a table",
+    "holds": ">= 0.5",
+    "tolerance": 0.1,
+    "read": "pixels",
+}
 CLAIMS = {
-    name: {"chapter": chapter, "where": "Fig. 1", "statement": "It works.", "quantities": {"share": RULES}}
+    name: {
+        "chapter": chapter,
+        "where": "Fig. 1",
+        "statement": "It works.",
+        "decided_by": [{"what": "runs", "least": 2, "distinct": "seed"}],
+        "quantities": {"share": RULES},
+    }
     for name, chapter in (("A1", "first"), ("A2", "first"), ("B1", "unwritten"))
 }
 
@@ -31,26 +44,29 @@ def figure_cell(name, **data):
 
 
 def assessing_cell(claim, value, record=None):
-    table = claims.assess(claim, {"share": value}, record=record, claims=CLAIMS)
+    ours = intervals.Interval(value, value - 0.1, value + 0.1)
+    table = claims.assess(claim, {"share": ours}, record=record, claims=CLAIMS)
     data = {"text/plain": "a table", **table._repr_mimebundle_()}
-    cell = nbformat.v4.new_code_cell("assess()", id=f"{claim}-{100 * value:.0f}-{record is None}")
+    cell = nbformat.v4.new_code_cell("assess()", id=f"{claim}-{100 * value:.0f}-{record and record.name}")
     cell.outputs = [nbformat.v4.new_output("execute_result", data=json.loads(json.dumps(data)))]
     return cell
 
 
 MADE = {"device": "a GPU", "commit": "abc", "departures": {}}
-RUN = records.Record("curves", pd.DataFrame(), provenance=MADE)
+RUNS = pd.DataFrame({"seed": [0, 1, 2]})
+RUN = records.Record("curves", RUNS, provenance=MADE)
 FEWER = {**MADE, "departures": {"n_seeds": {"here": 10, "paper": 40}}}
-SMALL_RUN = records.Record("curves", pd.DataFrame(), provenance=FEWER)
+SMALL_RUN = records.Record("fewer", RUNS, provenance=FEWER)
+TOO_FEW = records.Record("too-few", RUNS.head(1), provenance=MADE)
 
 
 @pytest.fixture
 def notebook():
     cells = [
         figure_cell("fig-one"),
-        assessing_cell("A1", 0.9),
+        assessing_cell("A1", 0.95),
         figure_cell("fig-two"),
-        assessing_cell("A1", 0.9, RUN),
+        assessing_cell("A1", 0.95, RUN),
     ]
     injected = nbformat.v4.new_code_cell("n = 1", metadata={"tags": ["injected-parameters"]}, id="injected")
     return nbformat.v4.new_notebook(cells=[injected, *cells])
@@ -96,19 +112,22 @@ def test_claims_stand_at_the_figure_before_them(notebook):
     found = collect.assessments(notebook)
     assert [(c["claim"], c["scale"], c["figure"]) for c in found] == [
         ("A1", "this page", "fig-one"),
-        ("A1", "paper", "fig-two"),
+        ("A1", "record", "fig-two"),
     ]
 
 
 @pytest.mark.parametrize(
     ("cells", "profile", "verdict", "decided_at"),
     [
-        ([assessing_cell("A1", 0.9)], "quick", "reproduced", "quick"),
-        ([assessing_cell("A1", 0.1)], "quick", "not", "quick"),
-        ([assessing_cell("A1", 0.1), assessing_cell("A1", 0.7, RUN)], "quick", "reproduced", "paper"),
-        ([assessing_cell("A1", 0.9), assessing_cell("A1", 0.9, RUN)], "quick", "partly", "paper"),
-        ([assessing_cell("A1", 0.9), assessing_cell("A1", 0.9, SMALL_RUN)], "quick", "reproduced", "paper, reduced"),
-        ([assessing_cell("A1", 0.9)], "paper", "reproduced", "paper"),
+        ([assessing_cell("A1", 0.9)], "quick", "direction seen", "quick"),
+        ([assessing_cell("A1", 0.1)], "paper", "direction not seen", "paper"),
+        ([assessing_cell("A1", 0.1), assessing_cell("A1", 0.7, RUN)], "quick", "reproduced", "record"),
+        ([assessing_cell("A1", 0.1), assessing_cell("A1", 0.1, RUN)], "quick", "not reproduced", "record"),
+        ([assessing_cell("A1", 0.95), assessing_cell("A1", 0.95, RUN)], "quick", "in part", "record"),
+        ([assessing_cell("A1", 0.7, SMALL_RUN)], "quick", "reproduced", "record, reduced"),
+        ([assessing_cell("A1", 0.7, TOO_FEW)], "quick", "undecided at this scale", "record"),
+        ([assessing_cell("A1", 0.7, TOO_FEW), assessing_cell("A1", 0.1, RUN)], "quick", "not reproduced", "record"),
+        ([assessing_cell("A1", 0.7, SMALL_RUN), assessing_cell("A1", 0.1, RUN)], "quick", "in part", "record, reduced"),
         ([assessing_cell("A2", 0.9)], "quick", "not yet run", None),
     ],
 )
@@ -118,25 +137,30 @@ def test_verdicts(cells, profile, verdict, decided_at):
 
 
 def test_values_of_a_record_do_not_pass_for_those_of_the_page():
-    with pytest.raises(ValueError, match=r"claim A1 is assessed 2 times at the scale 'this page'; .*record=record"):
+    with pytest.raises(ValueError, match=r"claim A1 is assessed 2 times on its page .*record=record"):
         card_of(assessing_cell("A1", 0.9), assessing_cell("A1", 0.7))
+    with pytest.raises(ValueError, match=r"from the records curves, curves"):
+        card_of(assessing_cell("A1", 0.9, RUN), assessing_cell("A1", 0.7, RUN))
 
 
-def test_a_record_with_fewer_runs_is_told_apart_from_the_papers_scale():
-    card = card_of(assessing_cell("A1", 0.9, SMALL_RUN))
-    assert card["claims"][0]["quantities"][0]["paper_scale"] == {"ours": 0.9, "holds": True}
-    assert "by a record that comes nearer to it than these pages: 1" in scorecard.sentence(card)
-    assert "`n_seeds` 10 in place of 40" in scorecard.sections(card)
+def test_every_record_of_a_claim_is_shown():
+    card = card_of(assessing_cell("A1", 0.7, TOO_FEW), assessing_cell("A1", 0.7, SMALL_RUN))
+    names = [each["name"] for each in card["claims"][0]["quantities"][0]["records"]]
+    assert names == ["fewer", "too-few"]  # what decides first
+    told = scorecard.sections(card)
+    assert "`n_seeds` 10 in place of 40" in told and "It lacks, of what decides: runs: 1 of 2." in told
+    assert scorecard.table(card).count("0.7 [0.6, 0.8] (holds, near)") == 2
+    assert "Records decide 1 of them" in scorecard.sentence(card)
 
 
 def test_scorecard_as_data(notebook):
     card = card_of(*notebook.cells)
-    assert card["counts"] == {"reproduced": 0, "partly": 1, "not": 0, "not yet run": 2}
+    assert {verdict: n for verdict, n in card["counts"].items() if n} == {"in part": 1, "not yet run": 2}
     row, _, unwritten = card["claims"]
     (quantity,) = row["quantities"]
     assert quantity["paper"] == 0.7 and quantity["rule"] == ">= 0.5" and quantity["tolerance"] == 0.1
-    assert quantity["page"] == {"ours": 0.9, "holds": True}
-    assert quantity["paper_scale"] == {"ours": 0.9, "holds": True, "near": False}
+    assert quantity["page"]["ours"] == 0.95 and quantity["page"]["holds"] is True
+    assert quantity["paper_scale"]["near"] is False and quantity["read"] == "pixels"
     assert row["paper_scale"]["record"]["device"] == "a GPU"
     assert unwritten["url"] is None and unwritten["page"] is None
 
@@ -152,17 +176,22 @@ def test_scorecard_as_markdown(notebook):
     card = card_of(*notebook.cells)
     table = scorecard.table(card).splitlines()
     assert len(table) == 2 + 3 and len({line.replace("\\|", "").count("|") for line in table}) == 1
-    assert "{ref}`A1 <claim-a1>`" in table[2] and "0.9 (holds, far)" in table[2] and "**partly** (paper)" in table[2]
+    assert (
+        "{ref}`A1 <claim-a1>`" in table[2]
+        and "0.95 [0.85, 1.05] (holds, far)" in table[2]
+        and "**in part** (record)" in table[2]
+    )
+    assert "0.7 ± 0.1 (in pixels)" in table[2]
     sections = scorecard.sections(card)
-    assert "(claim-a1)=\n### A1: partly" in sections and "{numref}`fig-two`" in sections
-    assert "departs from the paper: nowhere" in sections and "unwritten, is not written yet" in sections
-    assert "Of 3 claims: 1 partly, 2 not yet run." in scorecard.summary(card)
+    assert "(claim-a1)=\n### A1: in part" in sections and "{numref}`fig-two`" in sections
+    assert "departs from the paper: in no parameter" in sections and "unwritten, is not written yet" in sections
+    assert "Of 3 claims: 1 in part, 2 not yet run." in scorecard.summary(card)
 
 
 def test_badge(notebook):
-    card = card_of(assessing_cell("A1", 0.9))
+    card = card_of(assessing_cell("A1", 0.7, RUN))
     told = scorecard.badge(card)
-    assert (told["message"], told["color"]) == ("1 of 3", scorecard.COLOURS["not yet run"])
+    assert (told["message"], told["color"]) == ("1 of 3", scorecard.VERDICTS["not yet run"])
     picture = ElementTree.fromstring(scorecard.badge_svg(card))
     assert picture.get("aria-label") == "claims reproduced: 1 of 3"
 

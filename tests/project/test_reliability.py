@@ -7,7 +7,7 @@ import sys
 
 import pandas as pd
 import pytest
-from trees import ROOT
+from trees import ROOT, environment_of
 
 from narrowlib.store.kept import Kept
 
@@ -89,8 +89,8 @@ def test_a_killed_recording_comes_to_the_same_end():
     code = (
         "from reliability.kills import killed_chapter; import json; print(json.dumps(killed_chapter('hierarchy', 2)))"
     )
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env=environment)
+    environment = environment_of(ROOT) | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
     assert '"kills": 2' in done.stdout
     assert '"finished pieces made again": 0' in done.stdout and '"tables that differ": 0' in done.stdout

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from narrowlib.store.files import replacing
+from narrowlib.store.files import replacing, visible_files
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "_build"
@@ -129,7 +129,7 @@ def key(chapter: str, values: Mapping[str, Any]) -> str:
         "modules": {name: digest(module_path(name)) for name in modules(chapter)},
         "constraints": digest(ROOT / "constraints.txt"),
         "claims": {name: claim for name, claim in claims().items() if claim["chapter"] == chapter},
-        "records": {path.name: digest(path) for path in sorted(records.glob("*"))},
+        "records": {path.name: digest(path) for path in visible_files(records, "*")},
     }
     canonical = json.dumps(depends_on, sort_keys=True, default=str)
     return hashlib.sha256(canonical.encode()).hexdigest()[:KEY_LENGTH]

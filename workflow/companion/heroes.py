@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from functools import cache
 from html import escape
-from pathlib import PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from companion import chapters, scorecard
@@ -19,9 +19,9 @@ MOST_BYTES = 120_000  # compressed, of a drawing that a page shows as such
 FIGURES = "book/_figures"  # of the stage: figures that are shown again
 PAGES = f"{FIGURES}/heroes.json"  # of the stage: the picture of every page, for who links to it
 CARD = "book/appendix/scorecard"
-KINDS = {"reproduced": "good", "in part": "part", "not reproduced": "bad"}
-NAMES = {"partly": "in part", "not": "not reproduced"}
+KINDS = dict(zip(scorecard.DECIDED, ("good", "part", "bad"), strict=True))
 SIGNS = {"good": "✓", "part": "◐", "bad": "✗", "open": "○"}
+SCALES = {"record": "from a record", "record, reduced": "from a record of reduced scale"}
 RUNS = {"paper_scale": "The record", "page": "This page's run"}
 Card = Mapping[str, Any]
 Figures = Mapping[str, Figure]
@@ -29,12 +29,12 @@ Figures = Mapping[str, Figure]
 
 def kind(verdict: str) -> str:
     """The colour and sign of a verdict: ``good``, ``part``, ``bad``, or ``open`` for what decides nothing."""
-    return KINDS.get(NAMES.get(verdict, verdict), "open")
+    return KINDS.get(verdict, "open")
 
 
 def told(verdict: str) -> str:
     """A verdict with its sign, as chips and tiles show it."""
-    return f"{SIGNS[kind(verdict)]} {NAMES.get(verdict, verdict)}"
+    return f"{SIGNS[kind(verdict)]} {verdict}"
 
 
 @cache
@@ -76,12 +76,12 @@ def shown_again(figure: Figure, where: bool = True) -> str:
 
 
 def pairs(chapter: str, card: Card, figures: Figures) -> dict[str, str]:
-    """The figures of a chapter's records, each by the figure of the page that shows the same claim."""
+    """Figures of a chapter's records by the figure of the page that shows the same claim, in the claims' order."""
     found: dict[str, str] = {}
     for row in card["claims"]:
         page, record = ((row[where] or {}).get("figure") for where in ("page", "paper_scale"))
-        are_there = row["chapter"] == chapter and page in figures and record in figures and page != record
-        if are_there and page not in found and record not in found.values():
+        is_pair = row["chapter"] == chapter and page in figures and record in figures and page != record
+        if is_pair and page not in found and record not in found.values():
             found[page] = record
     return found
 
@@ -97,14 +97,15 @@ def of(chapter: str, card: Card, figures: Figures) -> Figure | None:
 def sentence(row: Mapping[str, Any]) -> str:
     """What decided on a claim, from its data: the first quantity that fails its rule, else the first."""
     values = [(quantity, quantity["paper_scale"] or quantity["page"]) for quantity in row["quantities"]]
-    known = [(quantity, found) for quantity, found in values if found]
+    known = [(quantity, found) for quantity, found in values if found and found["ours"] is not None]
     if not known:
         return ""
     quantity, found = next((one for one in known if not one[1]["holds"]), known[0])
-    here, there = ("none" if value is None else f"{value:.3g}" for value in (found["ours"], quantity["paper"]))
-    source = "a record" if quantity["paper_scale"] else "this page's run"
+    here, there = (scorecard.shown(value) for value in (found["ours"], quantity["paper"]))
+    scale = SCALES.get(row["decided_at"], "from this page's run")
     compared = "" if quantity["paper"] is None else f", {there} in the paper"
-    return f"{quantity['what']}: **{here}** here{compared} (from {source})"
+    lacks = f"; the record lacks {'; '.join(row['reasons'])}" if row["reasons"] else ""
+    return f"{quantity['what']}: **{here}** here{compared} ({scale}{lacks})"
 
 
 def chips(chapter: str, card: Card) -> str:
@@ -146,7 +147,7 @@ def opening(chapter: str, card: Card, figures: Figures) -> str:
 
 def tiles(card: Card) -> str:
     """The claims of the book with their verdicts as links, in html, for the first page."""
-    home = PurePosixPath(chapters.pages()[0]).parent
+    home = Path(chapters.pages()[0]).parent
     links = []
     for row in card["claims"]:
         address = os.path.relpath(row["url"] or f"{CARD}.html#{scorecard.label(row['claim'])}", home)

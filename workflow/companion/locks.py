@@ -6,9 +6,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from companion import chapters
+from narrowlib.store.files import lock_of
 
 
 @contextmanager
@@ -24,7 +25,7 @@ def one_at_a_time(name: str, waiting: str) -> Iterator[None]:
     """
     path = chapters.BUILD / "locks" / f"{name}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path)
+    lock = lock_of(path)
     try:
         lock.acquire(timeout=0)
     except Timeout:

@@ -70,7 +70,7 @@ def model(chapter: str) -> type[Settings]:
 
 def profile_names() -> list[str]:
     """Names of the profiles: the values of the pages, those of the paper, and a folder each."""
-    folders = {path.name for path in PROFILES.glob("*") if path.is_dir()}
+    folders = {path.name for path in PROFILES.glob("*") if path.is_dir() and path.name[0] != "."}
     return [QUICK, PAPER, *sorted(folders - {PAPER})]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from companion import chapters, parameters
+from narrowlib.store.files import visible_files
 
 FILE = chapters.BUILD / "plan.json"
 RENDERED = (
@@ -33,7 +34,7 @@ def make_plan(profile: str) -> dict[str, Any]:
         path = chapters.executed_path(chapter, parameters.of_profile(chapter, profile))
         _remove_if_damaged(path)
         executed[chapter] = str(path.relative_to(chapters.ROOT))
-    found = {path for folder, pattern in RENDERED for path in (chapters.ROOT / folder).glob(pattern)}
+    found = {path for folder, pattern in RENDERED for path in visible_files(chapters.ROOT / folder, pattern)}
     sources = {
         path.relative_to(chapters.ROOT).as_posix(): chapters.digest(path)
         for path in sorted(found)

@@ -30,7 +30,15 @@ from narrowlib.store.kept import Kept
 from narrowlib.store.provenance import provenance
 
 WHERE = ("device", "checkpoints")  # parameters that say where a run is made, not what
-NOT_THE_PAPERS = ("base_steps",)  # of what the paper does not have
+NOT_THE_PAPERS = (  # of what the paper does not have, or does not tell
+    "base_steps",
+    "compiled",
+    "evaluate_every",
+    "n_held_out_blocks",
+    "n_records",
+    "relearning_batch_size",
+    "relearning_steps",
+)
 
 
 def recorded() -> dict[str, ModuleType]:

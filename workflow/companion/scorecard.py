@@ -12,11 +12,18 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
-VERDICTS = ("reproduced", "partly", "not", "not yet run")
-COLOURS = {"reproduced": "#2e7d32", "partly": "#9a6700", "not": "#b3261e", "not yet run": "#5f6368"}
-IN_TEXT = {"reproduced": "reproduced", "partly": "in part", "not": "not reproduced", "not yet run": "not yet run"}
-PAPER = "paper"  # the scale of a record, and the name of the profile
-REDUCED = "paper, reduced"  # of a record that departs from the paper in some parameter
+VERDICTS = {  # of a claim, with the colour of the badge
+    "reproduced": "#2e7d32",
+    "in part": "#9a6700",
+    "not reproduced": "#b3261e",
+    "undecided at this scale": "#5f6368",
+    "direction seen": "#5f6368",
+    "direction not seen": "#5f6368",
+    "not yet run": "#5f6368",
+}
+DECIDED = ("reproduced", "in part", "not reproduced")
+NOT_YET = "not yet run"
+PAGE, RECORD = "this page", "record"  # what values come from
 _MENTION = re.compile(r"\{(claim|ours|papers)\}`([A-Z]\d+)(?: (\w+))?`")
 
 
@@ -36,20 +43,19 @@ def scorecard(claims: Mapping[str, Any], profile: str, assessed: Mapping[str, li
     -------
     dict
         ``profile``; ``counts``, how many claims have which verdict; ``claims``, a list.  The verdict of a claim is that
-        of the record where there is one, else that of the page.
+        of its records where there is one, see `_joint`, else that of the page.
 
     Raises
     ------
     ValueError
-        When a chapter assesses a claim twice at one scale.
+        When a chapter assesses a claim twice from its page, or twice from one record.
     """
     rows = []
     for name, claim in claims.items():
         chapter = claim["chapter"]
-        page, paper = (_found(assessed.get(chapter, ()), name, scale) for scale in ("this page", PAPER))
-        if profile == PAPER and paper is None:
-            paper = page
-        decisive = paper or page
+        found = [each for each in assessed.get(chapter, ()) if each["claim"] == name]
+        page, records = _sorted(name, found)
+        decisive = records[0] if records else page
         rows.append(
             {
                 "claim": name,
@@ -57,13 +63,13 @@ def scorecard(claims: Mapping[str, Any], profile: str, assessed: Mapping[str, li
                 "url": f"book/{chapter}.html" if chapter in assessed else None,
                 "where": claim.get("where", ""),
                 "statement": claim["statement"],
-                "verdict": decisive["verdict"] if decisive else "not yet run",
-                "decided_at": None if decisive is None else _scale(paper) if decisive is paper else profile,
-                "quantities": [
-                    _quantity(key, about, page, paper) for key, about in claim.get("quantities", {}).items()
-                ],
+                "verdict": _joint(records) if records else page["verdict"] if page else NOT_YET,
+                "decided_at": None if decisive is None else profile if decisive is page else _scale(records[0]),
+                "reasons": decisive["reasons"] if decisive else [],
+                "quantities": [_quantity(key, about, page, records) for key, about in claim["quantities"].items()],
                 "page": _told(page),
-                "paper_scale": _told(paper),
+                "paper_scale": _told(records[0] if records else None),
+                "records": [_told(record) for record in records],
             }
         )
     counts = {verdict: sum(row["verdict"] == verdict for row in rows) for verdict in VERDICTS}
@@ -71,34 +77,48 @@ def scorecard(claims: Mapping[str, Any], profile: str, assessed: Mapping[str, li
 
 
 def _scale(found: Mapping[str, Any]) -> str:
-    """Of what a record or, in the profile of that name, a page at the paper's scale says."""
-    return REDUCED if (found["record"] or {}).get("departures") else PAPER
+    """What a record is called: it has the paper's parameters, or not."""
+    return "record, reduced" if found["record"].get("departures") else "record"
 
 
-def _found(assessed: Iterable[dict[str, Any]], claim: str, scale: str) -> dict[str, Any] | None:
-    results = [result for result in assessed if (result["claim"], result["scale"]) == (claim, scale)]
-    if len(results) > 1:
+def _sorted(claim: str, found: list[dict[str, Any]]) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
+    """What a page says of a claim, and what its records do: those that decide first."""
+    pages, records = ([each for each in found if each["scale"] == scale] for scale in (PAGE, RECORD))
+    names = [record["record"]["name"] for record in records]
+    if len(pages) > 1 or len(set(names)) < len(names):
         raise ValueError(
-            f"claim {claim} is assessed {len(results)} times at the scale {scale!r}; it must be once, and with "
+            f"claim {claim} is assessed {len(pages)} times on its page and from the records "
+            f"{', '.join(names) or 'none'}; it must be once of each, and with "
             f"assess(..., record=record) where the values come from a record"
         )
-    return results[0] if results else None
+    records.sort(key=lambda each: (each["verdict"] not in DECIDED, len(each["reasons"])))
+    return (pages or [None])[0], records
 
 
-def _quantity(name: str, about: Mapping[str, Any], page: Any, paper: Any) -> dict[str, Any]:
-    told = {key: _json_value(about.get(key)) for key in ("what", "paper", "count", "source", "holds", "tolerance")}
+def _joint(records: list[dict[str, Any]]) -> str:
+    """The verdict of all records of a claim: that on which those that decide agree, and else that it holds in part."""
+    verdicts = {record["verdict"] for record in records if record["verdict"] in DECIDED}
+    return records[0]["verdict"] if len(verdicts) < 2 else "in part"
+
+
+def _quantity(name: str, about: Mapping[str, Any], page: Any, records: list[dict[str, Any]]) -> dict[str, Any]:
+    keys = ("what", "paper", "read", "count", "source", "interval", "holds", "tolerance")
+    told = {key: _json_value(about.get(key)) for key in keys}
     told["rule"] = told.pop("holds")
-    ours = {
-        where: dict(result["quantities"][name]) if result else None
-        for where, result in (("page", page), ("paper_scale", paper))
+    of_records = [{"name": record["record"]["name"], **record["quantities"][name]} for record in records]
+    return {
+        "name": name,
+        **told,
+        "page": dict(page["quantities"][name]) if page else None,
+        "paper_scale": of_records[0] if records else None,
+        "records": of_records,
     }
-    return {"name": name, **told, **ours}
 
 
 def _told(result: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if result is None:
         return None
-    return {key: result[key] for key in ("verdict", "figure", "record")}
+    return {key: result[key] for key in ("verdict", "reasons", "figure", "record")}
 
 
 def _json_value(value: Any) -> Any:
@@ -108,11 +128,11 @@ def _json_value(value: Any) -> Any:
 def sentence(card: Mapping[str, Any]) -> str:
     """How many claims have which verdict, in words."""
     told = [f"{count} {verdict}" for verdict, count in card["counts"].items() if count]
-    at_scale, reduced = (sum(row["decided_at"] == scale for row in card["claims"]) for scale in (PAPER, REDUCED))
+    n_decided = sum(card["counts"][verdict] for verdict in DECIDED)
     return (
-        f"Of {len(card['claims'])} claims: {', '.join(told)}. Decided at the paper's scale: {at_scale}; by a "
-        f"record that comes nearer to it than these pages: {reduced}; the others by these pages, executed in the "
-        f"profile *{card['profile']}*."
+        f"Of {len(card['claims'])} claims: {', '.join(told)}. Records decide {n_decided} of them. For the others "
+        f"the scorecard lists what their records lack, or which way these pages point in the profile "
+        f"*{card['profile']}*."
     )
 
 
@@ -127,7 +147,7 @@ def summary(card: Mapping[str, Any]) -> str:
 
 def table(card: Mapping[str, Any]) -> str:
     """A table in Markdown with a row per quantity."""
-    head = ["claim", "quantity", "rule", "the paper", f"ours, {card['profile']}", "ours, recorded"]
+    head = ["claim", "quantity", "rule", "the paper", f"this page, {card['profile']}", "records"]
     lines = [f"| {' | '.join([*head, 'verdict'])} |", "|---" * (len(head) + 1) + "|"]
     for row in card["claims"]:
         for number, quantity in enumerate(row["quantities"]):
@@ -138,7 +158,7 @@ def table(card: Mapping[str, Any]) -> str:
                 f"`{quantity['rule']}`",
                 _papers(quantity),
                 _ours(quantity["page"]),
-                _ours(quantity["paper_scale"]),
+                "<br>".join(map(_ours, quantity["records"])) or "none",
                 _verdict(row) if first else "",
             ]
             lines.append(f"| {' | '.join(cells)} |")
@@ -152,15 +172,17 @@ def open_claims(card: Mapping[str, Any]) -> str:
         if row["verdict"] == "reproduced":
             continue
         lines.append(f"- {{ref}}`{row['claim']} <{label(row['claim'])}>`, {_verdict(row)}. {row['statement']}")
+        if row["reasons"]:
+            lines.append(f"  - What the record lacks: {'; '.join(row['reasons'])}.")
         for quantity in row["quantities"]:
             found = quantity["paper_scale"] or quantity["page"]
             rule = quantity["rule"].replace(" ", "\u00a0")  # stays on one line
-            if found and (not found["holds"] or found.get("near") is False):
+            if found and (not found["direction"] or (row["verdict"] in DECIDED and _is_against(found))):
                 lines.append(
                     f"  - {quantity['what']}: {_ours(found)}; the rule is `{rule}`, the paper's value "
                     f"{_papers(quantity)}"
                 )
-    return "\n".join(lines) or "None: every claim was reproduced at the scale that decided on it."
+    return "\n".join(lines) or "None: every claim was reproduced."
 
 
 def mentioned(text: str, card: Mapping[str, Any]) -> str:
@@ -183,14 +205,14 @@ def mentioned(text: str, card: Mapping[str, Any]) -> str:
         if row is None:
             return f"{claim} (not yet judged)" if kind == "claim" else "(not known here)"
         if kind == "claim":
-            return f"{{ref}}`{claim} <{label(claim)}>` ({IN_TEXT[row['verdict']]})"
+            return f"{{ref}}`{claim} <{label(claim)}>` ({row['verdict']})"
         quantities = {quantity["name"]: quantity for quantity in row["quantities"]}
         if name not in quantities:
             raise ValueError(f"a page mentions {name!r} of claim {claim}; it must be one of {', '.join(quantities)}")
         if kind == "papers":
-            return _value(quantities[name]["paper"])
+            return shown(quantities[name]["paper"])
         found = quantities[name]["paper_scale"] or quantities[name]["page"]
-        return "(not known here)" if not found or found["ours"] is None else _value(found["ours"])
+        return "(not known here)" if not found or found["ours"] is None else shown(found["ours"])
 
     return _MENTION.sub(told, text)
 
@@ -210,16 +232,29 @@ def _section(row: Mapping[str, Any]) -> str:
         if row["url"]
         else f"- Its chapter, {row['chapter']}, is not written yet"
     )
-    at_scale = _at(row["paper_scale"], "; from a record, ")
+    at_scale = "".join(_at(record, "; from a record, ") for record in row["records"])
     lines.append(f"{checked}{_at(row['page'], ', at ')}{at_scale}.")
-    record = (row["paper_scale"] or {}).get("record")
-    if record:
-        commit = (record.get("commit") or "unknown")[:12]
-        lines.append(f"- The record: run on {record.get('device')}, commit `{commit}`.")
-        departures = record.get("departures") or {}
-        told = [f"`{name}` {value['here']} in place of {value['paper']}" for name, value in departures.items()]
-        lines.append(f"- Where that run departs from the paper: {'; '.join(told) or 'nowhere'}.")
+    lines += [line for record in row["records"] for line in _of_record(record)]
     return "\n".join(lines)
+
+
+def _of_record(found: Mapping[str, Any]) -> list[str]:
+    record, lacks = found["record"], "; ".join(found["reasons"])
+    told = [f"`{name}` {value['here']} in place of {value['paper']}" for name, value in _departures(record)]
+    commit = (record.get("commit") or "unknown")[:12]
+    return [
+        f"- The record `{record['name']}`, run on {record.get('device')}, commit `{commit}`: **{found['verdict']}**"
+        + (f". It lacks, of what decides: {lacks}." if lacks else "."),
+        f"  - Where that run departs from the paper: {'; '.join(told) or 'in no parameter'}.",
+    ]
+
+
+def _departures(record: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+    return (record.get("departures") or {}).items()
+
+
+def _is_against(found: Mapping[str, Any]) -> bool:
+    return not found["holds"] or found["near"] is False
 
 
 def _at(result: Mapping[str, Any] | None, words: str) -> str:
@@ -240,30 +275,35 @@ def _verdict(row: Mapping[str, Any]) -> str:
     return f"**{row['verdict']}**" + (f" ({row['decided_at']})" if row["decided_at"] else "")
 
 
-def _value(value: float | None) -> str:
+def shown(value: float | None) -> str:
+    """A number as tables and sentences show it."""
     return "none" if value is None else f"{value:.3g}"
 
 
 def _papers(quantity: Mapping[str, Any]) -> str:
     value, tolerance = quantity["paper"], quantity["tolerance"]
-    return _value(value) + ("" if value is None or tolerance is None else f" ± {tolerance:.3g}")
+    told = shown(value) + ("" if value is None or tolerance is None else f" ± {tolerance:.3g}")
+    return told + (" (in pixels)" if quantity["read"] == "pixels" else "")
 
 
 def _ours(found: Mapping[str, Any] | None) -> str:
     if found is None:
         return "not yet run"
-    marks = ["holds" if found["holds"] else "fails"]
-    if found.get("near") is not None:
+    if found["ours"] is None:
+        return "not measured"
+    bounds = "" if found["low"] is None else f" [{shown(found['low'])}, {shown(found['high'])}]"
+    marks = ["holds" if found["holds"] else "direction only" if found["direction"] else "fails"]
+    if found["near"] is not None:
         marks.append("near" if found["near"] else "far")
-    return f"{_value(found['ours'])} ({', '.join(marks)})"
+    return f"{shown(found['ours'])}{bounds} ({', '.join(marks)})"
 
 
 def badge(card: Mapping[str, Any]) -> dict[str, Any]:
     """The badge as data, in the form that shields.io reads from an address."""
     counts = card["counts"]
     message = f"{counts['reproduced']} of {len(card['claims'])}"
-    worst = next((v for v in ("not", "partly", "not yet run") if counts[v]), "reproduced")
-    return {"schemaVersion": 1, "label": "claims reproduced", "message": message, "color": COLOURS[worst]}
+    worst = next((v for v in (*DECIDED[::-1][:2], *list(VERDICTS)[3:]) if counts[v]), "reproduced")
+    return {"schemaVersion": 1, "label": "claims reproduced", "message": message, "color": VERDICTS[worst]}
 
 
 def badge_svg(card: Mapping[str, Any]) -> str:

@@ -19,6 +19,7 @@ import nbformat
 import yaml
 
 from companion import api, chapters, collect, differences, facts, heroes, interactive, myst, offered, scorecard
+from narrowlib.store.files import visible_files
 
 STAGE = chapters.BUILD / "stage"
 BESIDE = chapters.BUILD / "beside"  # published beside the pages
@@ -194,7 +195,7 @@ def pages(book: Book) -> Files:
 
 def shared() -> Files:
     """Configuration, table of contents, bibliography, style sheets, scripts and extensions."""
-    found = {path for pattern in SHARED for path in chapters.ROOT.glob(pattern) if path.is_file()}
+    found = {path for pattern in SHARED for path in visible_files(chapters.ROOT, pattern)}
     files: Files = {STAGE / path.relative_to(chapters.ROOT): path.read_bytes() for path in sorted(found)}
     return {**files, STAGE / "_config.yml": configuration()}
 

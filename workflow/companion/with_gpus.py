@@ -16,6 +16,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from companion.plainly import Refusal
+from narrowlib.store.files import lock_of
 
 VARIABLE = "CUDA_VISIBLE_DEVICES"
 LOCKS = Path(tempfile.gettempdir()) / "narrowlib-gpus"
@@ -45,7 +46,7 @@ def claimed(n_wanted: int, there: list[str], folder: Path, pause: float) -> dict
     while True:
         held: dict[str, FileLock] = {}
         for name in there:
-            lock = FileLock(folder / f"{name}.lock")
+            lock = lock_of(folder / f"{name}.lock")
             try:
                 lock.acquire(timeout=0)
             except Timeout:

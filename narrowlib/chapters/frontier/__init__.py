@@ -5,13 +5,15 @@ from narrowlib.chapters.frontier.experiment import FrontierStudy, tables
 from narrowlib.chapters.frontier.figures import plot_frontier, plot_frontiers, plot_gains, plot_learning_curves
 from narrowlib.chapters.frontier.outcomes import (
     common_target,
+    fixed_target,
     frontier,
     frontier_measures,
     frontiers,
+    size_ratios,
     spaced_targets,
     teacher_gains,
 )
 from narrowlib.chapters.style import book_theme, plot_pending
-from narrowlib.claims import assess, load_claims, verdict
+from narrowlib.claims import assess, load_claims, reasons, verdict
 from narrowlib.store.provenance import provenance
 from narrowlib.store.records import origin, paper_record, scale

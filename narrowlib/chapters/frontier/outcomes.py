@@ -6,10 +6,12 @@ A curve is the rows of one ``run`` in a table of records (`narrowlib.chapters.fr
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
+
+from narrowlib.intervals import Interval, mean, share_above
 
 SMOOTHING = 0.01  # weight of the newest loss in the running mean, the paper's
 PRUNED = "pruned"
@@ -147,39 +149,80 @@ def spaced_targets(records: pd.DataFrame, n: int = 4, methods: Sequence[str] = W
     return np.linspace(easy, hard + 0.1 * (easy - hard), n).tolist()
 
 
-def frontier_measures(records: pd.DataFrame, target_loss: float) -> dict[str, float]:
-    """How far pruning is ahead of its rivals, training from scratch and distillation, at one loss.
+def fixed_target(records: pd.DataFrame, targets: Sequence[float], methods: Sequence[str] = WAYS) -> float:
+    """The lowest of some losses, fixed beforehand, that every method reaches; NaN when there is none."""
+    common = common_target(records, methods)
+    return min((float(target) for target in targets if target >= common), default=math.nan)
+
+
+def size_ratios(records: pd.DataFrame, target_loss: float) -> pd.DataFrame:
+    """Tokens of every network from scratch or distilled as a multiple of those of the cheapest pruned one of no more
+    parameters, at one loss.
+
+    A rival that runs out of tokens counts with those that it has seen, where a pruned network was there sooner: a lower
+    bound.  A pruned network that is there before training counts as if it were at the first reading.
 
     Parameters
     ----------
     records : DataFrame
+        With a column ``seed`` where every run was made several times.
     target_loss : float
         In nats per token.
 
     Returns
     -------
-    dict
-        ``dominated``: of the rivals' networks that reach the loss, or run out of tokens while a pruned network of no
-        more parameters reached it with fewer, the share that a pruned network of no more parameters beats in tokens.
-        ``tokens_ratio``: tokens that these rivals need, or have seen without getting there, as a multiple of those that
-        the pruned network needs, the median; a lower bound where a rival did not get there.  A pruned network that is
-        there before training counts as if it were at the first reading.  Both NaN when there is nothing to compare.
+    DataFrame
+        One row per ``method`` and ``n_parameters`` that can be compared: ``value`` (geometric mean over seeds),
+        ``low``, ``high`` (bootstrap over seeds, NaN with one).  0 where no pruned network of the size gets there.
     """
+    seeds = records["seed"] if "seed" in records else pd.Series(0, records.index)
+    found: dict[tuple[str, int], list[float]] = {}
+    for _, rows in records.groupby(seeds):
+        for key, ratio in _ratios(rows, target_loss):
+            found.setdefault(key, []).append(ratio)
+    rows = []
+    for (method, size), ratios in found.items():
+        logs = np.log(ratios) if min(ratios) > 0 else None
+        each = Interval(0.0, 0.0, 0.0) if logs is None else Interval(*np.exp(mean(logs)))
+        rows.append({"method": method, "n_parameters": size, **each._asdict()})
+    return pd.DataFrame(rows, columns=["method", "n_parameters", *Interval._fields])
+
+
+def _ratios(records: pd.DataFrame, target_loss: float) -> Iterator[tuple[tuple[str, int], float]]:
     points = frontier(records, target_loss)
     pruned = points[(points["method"] == PRUNED) & points["reached"]]
     soonest = records.loc[(records["split"] == HELD_OUT) & (records["tokens"] > 0), "tokens"].min()
-    beaten, ratios = [], []
     for rival in points[points["method"].isin(RIVALS)].itertuples():
         tokens = rival.tokens if rival.reached else rival.seen
         cheapest = pruned.loc[pruned["n_parameters"] <= rival.n_parameters, "tokens"].min()  # NaN without any
-        is_beaten = bool(cheapest < tokens)
-        if rival.reached or is_beaten:
-            beaten.append(is_beaten)
-        if is_beaten or (rival.reached and not math.isnan(cheapest)):
-            ratios.append(tokens / max(cheapest, soonest))
+        if rival.reached or cheapest < tokens:
+            ratio = 0.0 if math.isnan(cheapest) else tokens / max(cheapest, soonest)
+            yield (rival.method, int(rival.n_parameters)), ratio
+
+
+def frontier_measures(records: pd.DataFrame, target_loss: float) -> dict[str, Interval]:
+    """How far pruning is ahead of its rivals, training from scratch and distillation, at one loss: claim L3.
+
+    Parameters
+    ----------
+    records : DataFrame
+    target_loss : float
+        In nats per token, see `fixed_target`; NaN when no target is reached by every way.
+
+    Returns
+    -------
+    dict
+        ``dominated``: share of the rivals' networks that a pruned network of no more parameters beats in tokens, see
+        `size_ratios`; its bounds count whole intervals.  ``tokens_ratio``: the median of those ratios, its bounds
+        the medians of their bounds.  Without a value when there is nothing to compare.
+    """
+    if math.isnan(target_loss):
+        return dict.fromkeys(("dominated", "tokens_ratio"), Interval(math.nan))
+    ratios = size_ratios(records, target_loss)[list(Interval._fields)]
+    middle = ratios.median(skipna=False)
     return {
-        "dominated": float(np.mean(beaten)) if beaten else math.nan,
-        "tokens_ratio": float(np.median(ratios)) if ratios else math.nan,
+        "dominated": share_above([Interval(*row) for row in ratios.itertuples(index=False)]),
+        "tokens_ratio": Interval(*map(float, middle)),
     }
 
 

@@ -14,7 +14,12 @@ from narrowlib.devices import pick_device, prepare_torchvision
 from narrowlib.llm.models import LanguageModel
 from narrowlib.llm.settings import LLMTrainingConfig
 from narrowlib.llm.training import recover
-from narrowlib.settings import Count, Rate, Settings, Whole
+from narrowlib.settings import (
+    Count,
+    Rate,
+    Seed,
+    Settings,
+)
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -38,7 +43,7 @@ class SmallBaseConfig(Settings):
     )
     batch_size: Count = Field(4, description="blocks in each")
     learning_rate: Rate = Field(4e-3, description="step size of AdamW")
-    seed: Whole = Field(0, description="of weights and order")
+    seed: Seed = Field(0, description="of weights and order")
 
 
 def small_base(config: SmallBaseConfig | None = None, *, device: str = "auto", progress: bool = True) -> LanguageModel:

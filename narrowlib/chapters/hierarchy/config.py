@@ -9,7 +9,7 @@ from itertools import pairwise
 from pydantic import Field
 
 from narrowlib.cmsp import CMSP, broad_tasks
-from narrowlib.settings import Device, Precision, Rate, Settings, part
+from narrowlib.settings import AutoPrecision, Device, Rate, Settings, part
 from narrowlib.stacks.training import TrainingConfig
 
 N_CLASSES = 2
@@ -44,7 +44,7 @@ class HierarchyConfig(Settings):
         200_000, ge=1, le=100_000_000, description="training steps on broad data; narrow runs take more"
     )
     learning_rate: Rate = Field(1e-3, description="step size of Adam")
-    precision: Precision = Field("float32", description="of matrix products")
+    precision: AutoPrecision = Field("float32", description="of matrix products")
     leave_below: float = Field(
         0.0, ge=0, lt=CONVERGED_BITS, description="bits; a run below this on every task stops, 0 for never"
     )

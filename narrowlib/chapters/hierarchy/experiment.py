@@ -13,9 +13,8 @@ from scipy.stats import binomtest, fisher_exact
 
 from narrowlib.chapters.hierarchy.config import CONVERGED_BITS, Config, HierarchyConfig, Setting
 from narrowlib.cmsp import CMSPSampler
-from narrowlib.devices import pick_device
+from narrowlib.devices import pick_device, pick_dtype
 from narrowlib.stacks.cohort import runs_per_chunk
-from narrowlib.stacks.gradients import PRECISIONS
 from narrowlib.stacks.networks import MLPStack
 from narrowlib.stacks.training import (
     BITS_PER_NAT,
@@ -96,7 +95,7 @@ def _train(
     stack = MLPStack(setting.sizes, generators)
     losses = train_stack(
         stack,
-        CMSPSampler(setting.problem, config.batch_size, PRECISIONS[config.precision]),
+        CMSPSampler(setting.problem, config.batch_size, pick_dtype(config.precision, device)),
         generators,
         setting.training,
         leave=partial(_is_learned, config.leave_below / BITS_PER_NAT) if config.leave_below else None,

@@ -7,12 +7,14 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import pandas as pd
 from torch import Tensor
 
 from narrowlib.chapters.language.config import RANKED_BY, LLMPruningConfig
-from narrowlib.chapters.language.recovery import recovery_curves, unfinished_in
+from narrowlib.chapters.language.recovery import block_values, ends_of, recovery_curves, unfinished_in
 from narrowlib.chapters.language.scoring import Scores, sparsity_curves, unit_scores
+from narrowlib.intervals import Interval, bootstrap, least, mean
 from narrowlib.llm.training import train_group_lasso
 from narrowlib.llm.units import llama_units
 from narrowlib.store.kept import Kept
@@ -173,8 +175,11 @@ def flat_sparsities(curves: pd.DataFrame) -> pd.Series:
     return pd.Series(flat, name="flat up to").rename_axis("strength")
 
 
-def flatness_measures(curves: pd.DataFrame) -> dict[str, float]:
-    """How far pruning curves stay flat after a group lasso, and before.
+def flatness_measures(curves: pd.DataFrame) -> dict[str, Interval]:
+    """How far pruning curves stay flat after a group lasso, and before: claim L1.
+
+    The strength is chosen on every second block and measured on the others, so that the best of several is not best by
+    luck.
 
     Parameters
     ----------
@@ -184,16 +189,34 @@ def flatness_measures(curves: pd.DataFrame) -> dict[str, float]:
     Returns
     -------
     dict
-        ``flat``: `flat_sparsity` of the model whose curve is flat the longest, among those with a positive strength.
-        ``flat_gain``: that less the same of the model as it was.
+        With intervals over blocks, ``flat``: `flat_sparsity` of the model whose curve is flat the longest, among those
+        with a positive strength.  ``flat_gain``: that less the same of the model as it was, on the same blocks.
     """
-    flat = flat_sparsities(curves)
-    best, before = flat[flat.index > 0].max(), flat[flat.index.isna()].item()
-    return {"flat": float(best), "flat_gain": float(best - before)}
+    by_strength = dict(list(curves.sort_values("sparsity").groupby("strength", dropna=False)))
+    sparsities = np.array(sorted(curves["sparsity"].unique()))
+    losses = {key: np.stack([block_values(row) for _, row in rows.iterrows()]) for key, rows in by_strength.items()}
+    before = next(each for key, each in losses.items() if math.isnan(key))
+    regularised = [each for key, each in losses.items() if key > 0]
+
+    def flat(drawn: np.ndarray) -> np.ndarray:  # (sparsity, ..., block) -> (...)
+        means = drawn.mean(-1)
+        each = [flat_sparsity(sparsities.tolist(), column) for column in means.reshape(len(means), -1).T.tolist()]
+        return np.array(each).reshape(means.shape[1:])
+
+    best = max(regularised, key=lambda each: flat(halves(each)[0]))
+    best, before = (halves(each)[1] for each in (best, before))
+    both = np.concatenate([best, before])
+    gain = bootstrap(lambda drawn: flat(drawn[: len(best)]) - flat(drawn[len(best) :]), both)
+    return {"flat": bootstrap(flat, best), "flat_gain": gain}
 
 
-def overtaking_measures(recovery: pd.DataFrame) -> dict[str, float]:
-    """Whether the base model, pruned and trained on, starts behind the group-lasso models and ends ahead of them.
+def halves(losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Every second block and the others, along the last axis; the same block twice where there is one."""
+    return (losses[..., ::2], losses[..., 1::2]) if losses.shape[-1] > 1 else (losses, losses)
+
+
+def overtaking_measures(recovery: pd.DataFrame) -> dict[str, Interval]:
+    """Whether the base model, pruned and trained on, starts behind the group-lasso models and ends ahead: claim L2.
 
     Parameters
     ----------
@@ -203,13 +226,33 @@ def overtaking_measures(recovery: pd.DataFrame) -> dict[str, float]:
     Returns
     -------
     dict
-        ``behind_at_start``: loss of the base model less that of the best group-lasso model right after the cut, in
-        nats.  ``ahead_at_end``: loss of the best group-lasso model less that of the base model after the last step.
+        With intervals over paired blocks, ``behind_at_start``: loss of the base model less that of the best group-lasso
+        model right after the cut, in nats; which is best is read on every second block, the difference on the others.
+        ``ahead_at_end``: loss of a group-lasso model less that of the base model after the last step, the least over
+        the strengths.
     """
-    held_out = recovery[recovery["split"] == "held out"].sort_values("step")
-    by_strength = held_out.groupby("strength", dropna=False)["loss"]
-    first, last = by_strength.first(), by_strength.last()
-    (base_first, lasso_first), (base_last, lasso_last) = (
-        (losses[losses.index.isna()].item(), losses[losses.index > 0].min()) for losses in (first, last)
-    )
-    return {"behind_at_start": float(base_first - lasso_first), "ahead_at_end": float(lasso_last - base_last)}
+    first, last = (ends_of(recovery, "strength", end) for end in ("first", "last"))
+    base_first, base_last = (next(v for key, v in each.items() if math.isnan(key)) for each in (first, last))
+    best = min((each for key, each in first.items() if key > 0), key=lambda each: halves(each)[0].mean())
+    ahead = [mean(each - base_last) for key, each in last.items() if key > 0]
+    return {"behind_at_start": mean(halves(base_first - best)[1]), "ahead_at_end": least(ahead)}
+
+
+def crossing_step(recovery: pd.DataFrame) -> float:
+    """The first step from which on the held-out loss of the base model lies below that of every group-lasso model.
+
+    Parameters
+    ----------
+    recovery : DataFrame
+        See `strength_recovery`.
+
+    Returns
+    -------
+    float
+        NaN where it never does.
+    """
+    held_out = recovery[recovery["split"] == "held out"]
+    table = held_out.pivot(index="step", columns="strength", values="loss").sort_index()
+    base, others = table.loc[:, table.columns.isna()].iloc[:, 0], table.loc[:, table.columns > 0]
+    is_below = (base < others.min(axis=1))[::-1].cummin()[::-1]
+    return float(is_below.index[is_below].min()) if is_below.any() else math.nan

@@ -11,6 +11,7 @@ from narrowlib.chapters.language.config import LLMPruningPage as Config
 from narrowlib.chapters.language.figures.curves import plot_lasso_curves, plot_lasso_recovery, plot_recovery
 from narrowlib.chapters.language.lasso import (
     Trained,
+    crossing_step,
     flat_sparsities,
     flatness_measures,
     overtaking_measures,
@@ -21,7 +22,7 @@ from narrowlib.chapters.language.lasso import (
 from narrowlib.chapters.language.recovery import completions, narrowed, recovery_curves, recovery_measures
 from narrowlib.chapters.language.scoring import Scores, unit_scores
 from narrowlib.chapters.style import book_theme, plot_pending
-from narrowlib.claims import assess, assess_all, verdict
+from narrowlib.claims import assess, assess_all, reasons, verdict
 from narrowlib.llm.models import load_causal_lm
 from narrowlib.store.kept import Kept
 from narrowlib.store.records import origin, paper_record, provenance

@@ -19,7 +19,7 @@ from narrowlib.chapters.language.scoring import (
 )
 from narrowlib.chapters.style import book_theme, plot_pending
 from narrowlib.chapters.two_trees.figures.neurons import plot_agreement
-from narrowlib.claims import assess, assess_all, verdict
+from narrowlib.claims import assess, assess_all, reasons, verdict
 from narrowlib.data.documents import SKILLS, sources
 from narrowlib.llm.models import load_causal_lm
 from narrowlib.llm.units import head_dim_of, n_parameters_of

@@ -7,12 +7,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import torch
 
 from narrowlib.chapters.language.config import WANTED_SKILL, LLMPruningConfig
 from narrowlib.chapters.language.scoring import Scores, check_sparsity
+from narrowlib.intervals import Interval, bootstrap, largest, least, mean
 from narrowlib.llm.export import round_hidden_size, sliced
+from narrowlib.llm.losses import block_losses
 from narrowlib.llm.training import recover
 from narrowlib.llm.units import n_parameters_of
 from narrowlib.pruning import keep_masks
@@ -85,7 +88,8 @@ def recovery_curves(
     -------
     DataFrame
         One row per variant, pair and record: ``variant``, ``neuron_sparsity``, ``residual_sparsity``,
-        ``n_parameters``, ``step``, ``tokens``, ``split`` (train or held out), ``loss`` in nats.
+        ``n_parameters``, ``step``, ``tokens``, ``split`` (train or held out), ``loss`` in nats, ``block_losses`` (a
+        list of every held-out block, at the first and the last record).
 
     Notes
     -----
@@ -107,8 +111,16 @@ def recovery_curves(
     return pd.concat(frames, ignore_index=True)
 
 
-def _regain(*what: Any, store: Kept, **how: Any) -> pd.DataFrame:
-    return recover(*what, checkpoint=unfinished_in(store), **how)
+def _regain(model: PreTrainedModel, *what: Any, held_out: Any, store: Kept, progress: bool) -> pd.DataFrame:
+    """`recover`, with the losses of single held-out blocks before and after it."""
+    before = block_losses(model, held_out, progress=progress)
+    curve = recover(model, *what, held_out=held_out, checkpoint=unfinished_in(store), progress=progress)
+    after = block_losses(model, held_out, progress=progress)
+    places = curve.index[curve["split"] == "held out"]
+    curve["block_losses"] = pd.Series(dtype=object)
+    for place, losses in ((places[0], before), (places[-1], after)):
+        curve.at[place, "block_losses"] = losses.double().tolist()
+    return curve
 
 
 def unfinished_in(store: Kept) -> Path | None:
@@ -117,7 +129,7 @@ def unfinished_in(store: Kept) -> Path | None:
     return path and path.parent
 
 
-def recovery_measures(recovery: pd.DataFrame, *, attribution: str) -> dict[str, float]:
+def recovery_measures(recovery: pd.DataFrame, *, attribution: str) -> dict[str, Interval]:
     """How far pruning by attribution is ahead of pruning at random, right after it and at the end of training.
 
     Parameters
@@ -132,12 +144,31 @@ def recovery_measures(recovery: pd.DataFrame, *, attribution: str) -> dict[str, 
     dict
         ``ahead_at_once``: loss of random less that of attribution before the first step, in nats, the least over the
         pairs of sparsities.  ``gap_left``: share of that lead that is left at the end, the largest over the pairs.
+        Intervals are over held-out blocks, paired; without losses of single blocks there are none.
+    """
+    leads, gaps = [], []
+    for _, rows in recovery.groupby(["neuron_sparsity", "residual_sparsity"]):
+        first, last = (ends_of(rows, "variant", end) for end in ("first", "last"))
+        lead, left = (each["random"] - each[attribution] for each in (first, last))
+        leads.append(mean(lead))
+        gaps.append(bootstrap(lambda both: both[1].mean(-1) / both[0].mean(-1), np.stack([lead, left])))
+    return {"ahead_at_once": least(leads), "gap_left": largest(gaps)}
+
+
+def ends_of(recovery: pd.DataFrame, by: str, end: str) -> dict[Any, np.ndarray]:
+    """Held-out losses of every model before training (``end="first"``) or after it (``"last"``), of each block.
+
+    Where they were not kept, the mean over the blocks stands for them.
     """
     held_out = recovery[recovery["split"] == "held out"].sort_values("step")
-    by_run = held_out.groupby(["variant", "neuron_sparsity", "residual_sparsity"])["loss"]
-    first, last = by_run.first(), by_run.last()
-    lead, left = (each["random"] - each[attribution] for each in (first, last))
-    return {"ahead_at_once": float(lead.min()), "gap_left": float((left / lead).max())}
+    place = 0 if end == "first" else -1
+    return {key: block_values(rows.iloc[place]) for key, rows in held_out.groupby(by, dropna=False)}
+
+
+def block_values(row: pd.Series) -> np.ndarray:
+    """Losses of single blocks of a row, or else its mean loss alone."""
+    values = row.get("block_losses")
+    return np.array([row["loss"]] if values is None or np.ndim(values) == 0 else values, float)
 
 
 @torch.no_grad()

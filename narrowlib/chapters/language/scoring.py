@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
 from narrowlib.chapters.language.config import KINDS
+from narrowlib.intervals import Interval, bootstrap
 from narrowlib.llm.ablation import ablation_losses
-from narrowlib.llm.losses import loss_per_skill
+from narrowlib.llm.losses import block_losses
 from narrowlib.llm.scores import VARIANTS, score_units
 from narrowlib.llm.units import llama_units, n_parameters_of
 from narrowlib.pruning import ablated, keep_masks
@@ -25,7 +28,8 @@ if TYPE_CHECKING:
 SAMPLE_SEED = 0  # of the units that are ablated
 
 # Blocks go through the model one by one here, where "absolute per batch" would be "absolute per sequence".
-COMPARED = tuple(variant for variant in VARIANTS if variant != "absolute per batch")
+LEFT_OUT = ("absolute per batch", "absolute per sequence", "signed activation", "absolute activation per batch")
+COMPARED = tuple(variant for variant in VARIANTS if variant not in LEFT_OUT)  # each differs much from its neighbours
 
 Scores = Mapping[str, Mapping[str, Tensor]]  # by variant, then by group
 
@@ -78,7 +82,7 @@ def sparsity_curves(
     -------
     DataFrame
         One row per variant, sparsity and skill: ``kind``, ``variant``, ``sparsity``, ``n_parameters`` (kept),
-        ``skill``, ``loss`` and ``standard_error`` in nats per token.
+        ``skill``, ``loss`` and ``standard_error`` in nats per token, ``block_losses`` (a list, of every block).
 
     Raises
     ------
@@ -92,7 +96,8 @@ def sparsity_curves(
     for sparsity in sparsities:
         check_sparsity("sparsities", sparsity)
     groups = llama_units(model, kind)
-    whole = loss_per_skill(model, held_out, batch_size=batch_size, progress=progress)
+    asked = {"batch_size": batch_size, "progress": progress}
+    whole = skill_losses(model, held_out, **asked)
     frames = []
     for variant, by_group in scores.items():
         for sparsity in sparsities:
@@ -101,10 +106,21 @@ def sparsity_curves(
                 masks = keep_masks(by_group, sparsity)
                 n_parameters -= _n_removed(groups, masks, dict(model.named_parameters()))
                 with ablated(model, groups, masks):
-                    losses = loss_per_skill(model, held_out, batch_size=batch_size, progress=progress)
+                    losses = skill_losses(model, held_out, **asked)
             about = {"kind": kind, "variant": variant, "sparsity": sparsity, "n_parameters": n_parameters}
-            frames.append(losses[["skill", "loss", "standard_error"]].assign(**about))
+            frames.append(losses.assign(**about))
     return pd.concat(frames, ignore_index=True)
+
+
+def skill_losses(model: PreTrainedModel, held_out: Mapping[str, Dataset], **how: Any) -> pd.DataFrame:
+    """Loss on blocks of each skill: ``skill``, ``loss``, ``standard_error``, ``block_losses``."""
+    rows = []
+    for skill, blocks in held_out.items():
+        losses = block_losses(model, blocks, description=skill, **how).double()
+        error = losses.std().item() / len(losses) ** 0.5 if len(losses) > 1 else math.nan
+        found = {"loss": losses.mean().item(), "standard_error": error, "block_losses": losses.tolist()}
+        rows.append({"skill": skill, **found})
+    return pd.DataFrame(rows)
 
 
 def check_sparsity(name: str, sparsity: float) -> None:
@@ -196,20 +212,32 @@ def agreements(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def proxy_measures(agree: pd.DataFrame, *, variant: str = "signed") -> dict[str, float]:
-    """Pearson's r of one variant of the score with ablation, raw and between logarithms, for both kinds of units.
+def proxy_measures(table: pd.DataFrame, *, variant: str = "signed") -> dict[str, Interval]:
+    """How well one variant of the score stands for ablation, and by how much better for neurons: claim L4.
 
     Parameters
     ----------
-    agree : DataFrame
-        See `agreements`.
+    table : DataFrame
+        See `ablation_table`, of both kinds.
     variant : str
 
     Returns
     -------
     dict
-        ``neurons``, ``neurons_log``, ``residual``, ``residual_log``.
+        With intervals over units, ``neurons`` and ``neurons_log``: Pearson's r with ablation, raw and between
+        logarithms (of the units in which both are positive).  ``exceed_log``: the second less the same of
+        residual dimensions.
     """
-    by_kind = agree[agree["variant"] == variant].set_index("kind")
-    columns = {"": "pearson", "_log": "pearson_log"}
-    return {kind + end: float(by_kind.loc[kind, column]) for kind in KINDS for end, column in columns.items()}
+    pairs = {kind: units[[variant, "ablation"]].to_numpy(float).T for kind, units in table.groupby("kind")}
+    logs = {kind: np.log(pair[:, (pair > 0).all(0)]) for kind, pair in pairs.items()}
+    neurons, residual = KINDS
+    return {
+        "neurons": bootstrap(_pearson, pairs[neurons]),
+        "neurons_log": bootstrap(_pearson, logs[neurons]),
+        "exceed_log": bootstrap(lambda one, other: _pearson(one) - _pearson(other), logs[neurons], logs[residual]),
+    }
+
+
+def _pearson(pairs: np.ndarray) -> np.ndarray:
+    x, y = pairs - pairs.mean(-1, keepdims=True)
+    return (x * y).sum(-1) / np.sqrt((x * x).sum(-1) * (y * y).sum(-1))

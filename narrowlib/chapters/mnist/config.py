@@ -17,10 +17,10 @@ from narrowlib.settings import (
     Numbers,
     Positive,
     Rate,
+    Seed,
     Settings,
     Share,
     Weight,
-    Whole,
     part,
 )
 from narrowlib.stacks.gradients import LossAndGradient
@@ -45,7 +45,7 @@ class TeacherConfig(Settings):
     learning_rate: Rate = Field(1e-3, description="step size of Adam, halved after an epoch that brings nothing")
     weight_decay: NotNegative = 1e-4
     batch_size: Count = 128
-    seed: Whole = 0
+    seed: Seed = 0
 
 
 class MethodConfig(Settings):
@@ -80,7 +80,7 @@ class MnistConfig(Settings):
     temperature: Positive = Field(20.0, description="of teacher and student in distillation")
     hard_weight: Weight = Field(0.1, description="of the true labels in distillation")
     goal: Positive = Field(0.97, description="accuracy on the even test digits")
-    first_seed: Whole = 0
+    first_seed: Seed = 0
 
     @property
     def seeds(self) -> range:

@@ -5,7 +5,7 @@ From scratch, by distillation, and by pruning the teacher at once; the fourth is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import pandas as pd
@@ -71,8 +71,8 @@ def _with_dropout(stack: MLPStack, x: Tensor, rate: float, generator: torch.Gene
 
 def from_scratch(config: MnistConfig, even: Digits, *, progress: bool = True) -> Outcome:
     """Networks of every size, from random weights, on the true labels."""
-    start = partial(_random_networks, config, "from scratch", even)
-    return _recovered("from scratch", config, config.scratch, even, start, labelled(even.train_labels), progress)
+    start = partial(random_networks, config, "from scratch", even)
+    return recovered("from scratch", config, config.scratch, even, start, progress=progress)
 
 
 def distil(config: MnistConfig, teacher: MLPStack, even: Digits, *, progress: bool = True) -> Outcome:
@@ -84,8 +84,8 @@ def distil(config: MnistConfig, teacher: MLPStack, even: Digits, *, progress: bo
         labels = even.train_labels[rows]
         return distillation_loss(logits, wanted[rows], labels, config.temperature, config.hard_weight)
 
-    start = partial(_random_networks, config, "distillation", even)
-    return _recovered("distillation", config, config.distillation, even, start, loss, progress)
+    start = partial(random_networks, config, "distillation", even)
+    return recovered("distillation", config, config.distillation, even, start, loss, progress=progress)
 
 
 def prune_by_attribution(config: MnistConfig, teacher: MLPStack, even: Digits, *, progress: bool = True) -> Outcome:
@@ -93,18 +93,24 @@ def prune_by_attribution(config: MnistConfig, teacher: MLPStack, even: Digits, *
 
     Every repeat has its own samples for the scores, and they count as data.
     """
-    method = config.attribution
-    n_scored = SCORE_BATCHES * method.step.batch_size
+    n_scored = SCORE_BATCHES * config.attribution.step.batch_size
     seeds = [SEEDS["attribution"] + seed for seed in config.seeds]
     scores = attribution(teacher, even, n_scored, seeds)
+    start = partial(cut_by, scores, teacher, config.n_repeats)
+    return recovered("attribution", config, config.attribution, even, start, progress=progress, n_before=n_scored)
 
-    def start(neurons: int) -> MLPStack:
-        masks = keep_masks(scores, n_kept=neurons // 2, scope="per_layer")
-        state = {name: t.detach().expand(config.n_repeats, -1, -1) for name, t in teacher.state_dict().items()}
-        return MLPStack.from_state(slice_state(state, MLPStack.from_state(state).units, masks))
 
-    loss = labelled(even.train_labels)
-    return _recovered("attribution", config, method, even, start, loss, progress, n_before=n_scored)
+def cut_by(scores: Mapping[str, Tensor], teacher: MLPStack, n_repeats: int, neurons: int) -> MLPStack:
+    """The teacher's neurons of the highest scores, as many of each layer: one network per repeat.
+
+    Parameters
+    ----------
+    scores : mapping of str to Tensor, shape (n_repeats, n_units)
+        By the names of the teacher's units.
+    """
+    masks = keep_masks(scores, n_kept=neurons // 2, scope="per_layer")
+    state = {name: t.detach().expand(n_repeats, -1, -1) for name, t in teacher.state_dict().items()}
+    return MLPStack.from_state(slice_state(state, MLPStack.from_state(state).units, masks))
 
 
 def attribution(network: MLPStack, digits: Digits, n_samples: int, seeds: Sequence[int]) -> dict[str, Tensor]:
@@ -132,24 +138,29 @@ def hidden_activations(stack: MLPStack, x: Tensor) -> list[Tensor]:
     return hidden
 
 
-def _random_networks(config: MnistConfig, method: str, even: Digits, neurons: int) -> MLPStack:
+def random_networks(config: MnistConfig, method: str, even: Digits, neurons: int) -> MLPStack:
+    """Networks with random weights, half of the neurons in each layer: one per repeat."""
     seeds = [SEEDS[method] + seed for seed in config.seeds]
     sizes = (even.train_images.shape[1], neurons // 2, neurons // 2, N_CLASSES)
     return MLPStack(sizes, make_generators(seeds, even.train_images.device))
 
 
-def _recovered(
+def recovered(
     name: str,
     config: MnistConfig,
     method: MethodConfig,
     even: Digits,
     start: Callable[[int], MLPStack],
-    loss: LossAndGradient,
-    progress: bool,
+    loss: LossAndGradient | None = None,
     *,
     n_before: int = 0,
+    progress: bool = True,
 ) -> Outcome:
-    """Train the networks that ``start`` makes of a number of neurons, one per repeat, with every learning rate."""
+    """Train the networks that ``start`` makes of a number of neurons, one per repeat, with every learning rate.
+
+    Without a ``loss``, on the true labels; ``n_before`` samples were seen before.
+    """
+    loss = labelled(even.train_labels) if loss is None else loss
     frames, networks = [], {}
     labels = [(rate, repeat) for rate in method.learning_rates for repeat in range(config.n_repeats)]
     for neurons in method.neurons:

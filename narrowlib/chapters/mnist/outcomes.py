@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import pandas as pd
 import torch
@@ -189,15 +189,3 @@ def mistakes(stack: MLPStack, digits: Digits, n_pictures: int) -> pd.DataFrame:
     frame = pd.DataFrame({"ink": digits.test_images[wrong].flatten().cpu().numpy()}, index=index).reset_index()
     labels, found = (values[wrong].cpu().numpy() for values in (digits.test_labels, predicted))
     return frame.assign(label=labels[frame["picture"]], predicted=found[frame["picture"]])
-
-
-def smallest_regained(best: pd.DataFrame, n_neurons: int, method: str = "group lasso") -> float:
-    """Share of the teacher's neurons in the smallest network that a method brings to the goal in every repeat."""
-    reached = best[(best["method"] == method) & best["reached"]]
-    return float(reached["neurons"].min()) / n_neurons if len(reached) else float("nan")
-
-
-def share_regained(best: pd.DataFrame, targets: Sequence[int], method: str = "group lasso") -> float:
-    """Share of the targets at which a method reaches the goal in every repeat."""
-    reached = best[(best["method"] == method) & best["reached"]]
-    return float(reached["neurons"].isin(targets).sum()) / len(targets)

@@ -7,7 +7,15 @@ from typing import Literal, Self, get_args
 from pydantic import Field, model_validator
 
 from narrowlib.cmsp import CMSP
-from narrowlib.settings import Device, NotNegative, Precision, Rate, Settings, part
+from narrowlib.settings import (
+    AutoPrecision,
+    Device,
+    NotNegative,
+    Rate,
+    Seed,
+    Settings,
+    part,
+)
 from narrowlib.stacks.training import TrainingConfig
 
 WANTED, OTHER = (0, 1, 2), (3, 4, 5)  # the composites of the two trees
@@ -30,7 +38,7 @@ class _Networks(Settings):
     n_samples: int = Field(2_000, ge=1, le=1_000_000, description="samples for scores and for every accuracy")
     recovery_steps: int = Field(1_000, ge=1, le=10_000_000, description="training steps after pruning")
     recovery_batch_size: int = Field(5_000, ge=1, le=1_000_000, description="samples in each of them")
-    precision: Precision = Field("float32", description="of matrix products in training")
+    precision: AutoPrecision = Field("float32", description="of matrix products in training")
 
     @part
     def problem(self) -> CMSP:
@@ -42,7 +50,7 @@ class NonlocalityConfig(_Networks):
     """Settings of networks, scores and recovery; the defaults are the paper's."""
 
     recovery_learning_rate: Rate = Field(1e-3, description="step size of Adam after pruning")
-    first_seed: int = Field(0, ge=0, description="seed of the first network")
+    first_seed: Seed = Field(0, description="seed of the first network")
 
     @property
     def training(self) -> TrainingConfig:

@@ -137,6 +137,7 @@ def _measure(
     pruned = cut_out(stack, runs, case_masks)
     start = {name: value.clone() for name, value in pruned.state_dict().items()}
     rows: list[dict[str, object]] = []
+    device = stack.weights[0].device
     for number, task in enumerate((WANTED, OTHER)):
         pruned.load_state_dict(start)
         rows += _evaluated(pruned, config, task, cases, "pruned")
@@ -145,8 +146,8 @@ def _measure(
         seeds = [RECOVERY_SEED + 10_000 * (config.first_seed + run) + 10 * k + number for run, k in cases]
         train_stack(
             pruned,
-            sampler(config, config.problem.only(task), config.recovery_batch_size),
-            make_generators(seeds, stack.weights[0].device),
+            sampler(config, config.problem.only(task), config.recovery_batch_size, device),
+            make_generators(seeds, device),
             config.recovery,
             checkpoint=store.checkpoint(f"recovery-{number}"),
             progress=progress,

@@ -25,9 +25,10 @@ from narrowlib.chapters.two_trees.figures.curves import plot_pruning_panels, plo
 from narrowlib.chapters.two_trees.figures.neurons import plot_network, plot_norms
 from narrowlib.chapters.two_trees.lasso_training import regularise
 from narrowlib.chapters.two_trees.networks import NOT_KEPT, ablation, copies, pieces, store_for, train_networks
-from narrowlib.claims import assess, assess_all, verdict
+from narrowlib.claims import assess, assess_all, reasons, verdict
 from narrowlib.cmsp import task_name
 from narrowlib.devices import pick_device
+from narrowlib.intervals import Interval, mean, median
 from narrowlib.penalties import exact_prox_group_lasso, group_lasso, group_norms, prox_group_lasso
 from narrowlib.pruning import keep_masks
 from narrowlib.stacks.networks import MLPStack
@@ -72,17 +73,21 @@ def lasso_curves(
     return pd.concat(frames, ignore_index=True)
 
 
-def lasso_outcome(curves: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """The quantities of claims G1 and G2, by claim, from `lasso_curves`; see ``claims.yaml``.
+def lasso_outcome(curves: pd.DataFrame) -> dict[str, dict[str, Interval]]:
+    """The quantities of claims G1 and G2, by claim, from `lasso_curves`, with intervals over networks.
 
-    A network that does not keep the wanted composite at the lowest sparsity counts as keeping it up to 0.
+    A network that does not keep the wanted composite at the lowest sparsity counts as keeping it up to 0.  See
+    ``claims.yaml``.
     """
     before, after = (curves[curves["state"] == state] for state in STATES)
-    kept, was_kept = (kept_sparsity(frame, stage="pruned")["sparsity"].fillna(0).median() for frame in (after, before))
+    kept, was_kept = (
+        kept_sparsity(frame, stage="pruned").fillna({"sparsity": 0.0}).set_index(["width", "seed"])["sparsity"]
+        for frame in (after, before)
+    )
     other = after[(after["stage"] == "recovered") & (after["task"] == task_name(OTHER))]
     return {
-        "G1": {"lasso_kept_sparsity": kept, "lasso_gain": kept - was_kept},
-        "G2": {"other_accuracy": other.groupby(["width", "seed"])["accuracy"].max().mean()},
+        "G1": {"lasso_kept_sparsity": median(kept), "lasso_gain": median(kept - was_kept)},
+        "G2": {"other_accuracy": mean(other.groupby(["width", "seed"])["accuracy"].max())},
     }
 
 

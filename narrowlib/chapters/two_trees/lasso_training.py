@@ -83,7 +83,7 @@ def regularise(
     seeds = [LASSO_SEED + config.first_seed + run for run in range(stack.n_runs)]
     train_stack(
         regularised,
-        sampler(config, config.problem.only(WANTED), lasso.batch_size),
+        sampler(config, config.problem.only(WANTED), lasso.batch_size, device),
         make_generators(seeds, device),
         lasso.training.replace(precision=config.precision),
         penalty=None if is_proximal else lambda: group_lasso_gradients_(groups, parameters, strength),

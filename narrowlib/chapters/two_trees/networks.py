@@ -11,10 +11,10 @@ from torch import Tensor
 
 from narrowlib.chapters.two_trees.config import OTHER, WANTED, NonlocalityConfig
 from narrowlib.cmsp import CMSP, CMSPSampler, sample_batch, task_name
-from narrowlib.devices import pick_device
+from narrowlib.devices import pick_device, pick_dtype
 from narrowlib.scores import ablation_scores
 from narrowlib.stacks.cohort import runs_per_chunk
-from narrowlib.stacks.gradients import PRECISIONS, cross_entropy
+from narrowlib.stacks.gradients import cross_entropy
 from narrowlib.stacks.networks import MLPStack, losses_without_neurons
 from narrowlib.stacks.training import BITS_PER_NAT, make_generators, train_stack
 from narrowlib.store.kept import Kept
@@ -24,9 +24,9 @@ NOT_KEPT = Kept(None, None)
 SCORE_SEED, EVALUATION_SEED, RECOVERY_SEED = 10_000_000, 20_000_000, 30_000_000  # apart from those of the networks
 
 
-def sampler(config: NonlocalityConfig, problem: CMSP, batch_size: int) -> CMSPSampler:
-    """Draws batches of a problem, in the precision that training multiplies in."""
-    return CMSPSampler(problem, batch_size, PRECISIONS[config.precision])
+def sampler(config: NonlocalityConfig, problem: CMSP, batch_size: int, device: torch.device) -> CMSPSampler:
+    """Draws batches of a problem, in the precision that training multiplies in on a device."""
+    return CMSPSampler(problem, batch_size, pick_dtype(config.precision, device))
 
 
 def train_networks(
@@ -59,11 +59,12 @@ def train_networks(
         raise ValueError(f"width is {width!r}; it must be a whole number of at least 1")
 
     def train() -> dict[str, Tensor]:
-        generators = make_generators(config.seeds, pick_device(device))
+        where = pick_device(device)
+        generators = make_generators(config.seeds, where)
         stack = MLPStack((config.problem.n_inputs, width, width, N_CLASSES), generators)
         train_stack(
             stack,
-            sampler(config, config.problem, config.batch_size),
+            sampler(config, config.problem, config.batch_size, where),
             generators,
             config.training,
             checkpoint=store.checkpoint("training"),

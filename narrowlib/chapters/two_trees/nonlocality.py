@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
+import numpy as np
 import pandas as pd
+from scipy.stats import hypergeom
 
 from narrowlib.chapters.style import book_theme
 from narrowlib.chapters.two_trees.attribution import agreement, neuron_attributions, paired
-from narrowlib.chapters.two_trees.config import RECORDED_SPARSITIES, WANTED, NonlocalityConfig
+from narrowlib.chapters.two_trees.config import OTHER, RECORDED_SPARSITIES, WANTED, NonlocalityConfig
 from narrowlib.chapters.two_trees.config import NonlocalityPage as Config
-from narrowlib.chapters.two_trees.curves import kept_sparsity, learned, pruning_curves, regained
+from narrowlib.chapters.two_trees.curves import REGAINED_ACCURACY, kept_sparsity, learned, pruning_curves, regained
 from narrowlib.chapters.two_trees.figures.curves import plot_pruning_panels
 from narrowlib.chapters.two_trees.figures.neurons import plot_agreement, plot_neuron_scores, plot_sharing
 from narrowlib.chapters.two_trees.networks import ablation, neuron_table, pieces, store_for, train_networks
-from narrowlib.claims import assess, verdict
+from narrowlib.claims import assess, load_claims, reasons, verdict
 from narrowlib.cmsp import task_name
 from narrowlib.devices import pick_device
+from narrowlib.intervals import Interval, bootstrap, mean, share
 from narrowlib.stacks.networks import MLPStack
 from narrowlib.store.kept import Kept
 from narrowlib.store.records import origin, paper_record, provenance, scale
@@ -73,21 +76,100 @@ def sharing(scores: pd.DataFrame, thresholds: Sequence[float]) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True).drop(columns="n_both")
 
 
-def pruning_outcome(curves: pd.DataFrame) -> dict[str, float]:
-    """The quantities of claim N2, from curves of several widths that begin at a sparsity of 0; see ``claims.yaml``.
+def sharing_outcome(scores: pd.DataFrame, threshold: float = 0.01) -> dict[str, Interval]:
+    """The quantities of claim N1, with intervals over networks; see ``claims.yaml``.
 
-    Networks that have not learned a composite say nothing about pruning: how far the wanted one is kept is a median
-    over the networks that have it before pruning, and whether the other comes back a mean over those that have that.
+    Parameters
+    ----------
+    scores : DataFrame
+        See `neuron_scores`; with ``width`` where there are several.
+    threshold : float
+        In bits.
+
+    Returns
+    -------
+    dict
+        ``shared_neurons``: see `sharing`, mean over layers.  ``above_permuted``: that less the share to expect when the
+        neurons of a layer are permuted between the two trees, so that nothing but how many matter is left.
     """
-    kept = kept_sparsity(curves, stage="recovered").merge(learned(curves))
-    by_width = kept[kept["learned_wanted"]].fillna({"sparsity": 0}).groupby("width")["sparsity"].median()
-    comes_back = regained(curves).merge(learned(curves))
+    matters = scores.groupby(["width"] * ("width" in scores) + ["seed", "layer", "neuron", "tree"])["score"].max()
+    matters = (matters > threshold).unstack("tree")
+    rows = []
+    for (*network, layer), neurons in matters.groupby(level=list(range(matters.index.nlevels - 1))):
+        first, second = neurons.to_numpy().T
+        either = int((first | second).sum())
+        if either:
+            shared = (first & second).sum() / either
+            expected = _shared_by_chance(len(first), int(first.sum()), int(second.sum()))
+            rows.append({"network": str(network), "layer": layer, "shared": shared, "above": shared - expected})
+    by_network = pd.DataFrame(rows, columns=["network", "layer", "shared", "above"]).groupby("network")
+    means = by_network[["shared", "above"]].mean()
+    return {"shared_neurons": mean(means["shared"]), "above_permuted": mean(means["above"])}
+
+
+def _shared_by_chance(n: int, n_first: int, n_second: int) -> float:
+    """Mean share of n neurons in both of two random sets among those in either."""
+    both = np.arange(max(0, n_first + n_second - n), min(n_first, n_second) + 1)
+    chances = hypergeom(n, n_first, n_second).pmf(both)
+    return float((chances * both / (n_first + n_second - both)).sum())
+
+
+def pruning_outcome(curves: pd.DataFrame, paper: Mapping[int, float]) -> dict[str, Interval]:
+    """The quantities of claim N2, with intervals over networks; see ``claims.yaml``.
+
+    Networks that have not learned a composite say nothing about pruning and are left out.  The *limit* of a network is
+    the deepest cut that, after recovery, keeps the wanted composite.
+
+    Parameters
+    ----------
+    curves : DataFrame
+        See `narrowlib.chapters.two_trees.curves.pruning_curves`, of several widths, from a sparsity of 0 on.
+    paper : mapping of int to float
+        By width, the limit in the paper.
+
+    Returns
+    -------
+    dict
+        ``kept_less_paper``: limit less the paper's of the same width, mean; without a value where no width is the
+        same.  ``wider_keeps_more``: slope of the limit over the logarithm of the width to base 2.
+        ``regained_at_limit``: share of networks in which the other composite comes back there
+        (`REGAINED_ACCURACY`).  ``recovery_area``: mean of 2 accuracy - 1 on the other composite after recovery, over
+        the cuts up to the limit.
+    """
+    limits = limits_of(curves)
+    kept, both = limits[limits["learned_wanted"]], limits[limits["learned_wanted"] & limits["learned_other"]]
+    same = kept[kept["width"].isin(list(paper))]
+    widths = np.log2(kept["width"].to_numpy(float))
     return {
-        "kept_sparsity": by_width.get(curves["width"].max(), float("nan")),
-        "wider_keeps_more": by_width.get(curves["width"].max(), float("nan"))
-        - by_width.get(curves["width"].min(), float("nan")),
-        "regained_share": comes_back[comes_back["learned_other"]]["regained"].mean(),
+        "kept_less_paper": mean(same["sparsity"] - same["width"].map(dict(paper)).astype(float)),
+        "wider_keeps_more": bootstrap(_slope, np.stack([widths, kept["sparsity"].to_numpy(float)])),
+        "regained_at_limit": share(both["other"] >= REGAINED_ACCURACY),
+        "recovery_area": mean(both["area"]),
     }
+
+
+def _slope(points: np.ndarray) -> np.ndarray:
+    x, y = points - points.mean(-1, keepdims=True)
+    return (x * y).sum(-1) / (x * x).sum(-1)
+
+
+def limits_of(curves: pd.DataFrame) -> pd.DataFrame:
+    """The limit of each network, and what comes back of the other composite there and on the way.
+
+    Returns
+    -------
+    DataFrame
+        One row per ``width`` and ``seed``: ``sparsity`` (of the limit, 0 where no cut keeps the wanted composite),
+        ``other`` (accuracy on the other composite at the limit, after recovery on it), ``area`` (mean of 2 accuracy -
+        1 over the cuts up to there), ``learned_wanted``, ``learned_other``.
+    """
+    keys = ["width", "seed"]
+    limits = kept_sparsity(curves, stage="recovered").fillna({"sparsity": 0.0}).merge(learned(curves), on=keys)
+    other = curves[(curves["task"] == task_name(OTHER)) & (curves["stage"] == "recovered")]
+    joined = other.merge(limits.rename(columns={"sparsity": "limit"}), on=keys)
+    until = joined[joined["sparsity"] <= joined["limit"]].sort_values("sparsity").groupby(keys)["accuracy"]
+    found = pd.DataFrame({"other": until.last(), "area": until.mean() * 2 - 1}).reset_index()
+    return limits.merge(found, on=keys, how="left")
 
 
 def tables(

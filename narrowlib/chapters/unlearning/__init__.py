@@ -13,7 +13,7 @@ from narrowlib.chapters.unlearning.measures import (
     tokens_to_relearn,
     unlearning_measures,
 )
-from narrowlib.claims import assess, verdict
+from narrowlib.claims import assess, reasons, verdict
 from narrowlib.data.facts import CHANCE, facts
 from narrowlib.store.provenance import provenance
 from narrowlib.store.records import origin, paper_record, scale

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -11,8 +12,10 @@ import yaml
 
 from narrowlib.chapters.unlearning.config import BASE, SCORE_OF
 from narrowlib.data.facts import CHANCE
+from narrowlib.intervals import Interval, bootstrap
 
 MEASURES = ("cloze", "choice")
+CHANCE_OF = {"cloze": 0.0, "choice": CHANCE}
 RUN = ["method", "sparsity"]
 _PAPER = Path(__file__).with_name("paper.yaml")
 _RESAMPLES, _SEED = 2_000, 0
@@ -124,7 +127,7 @@ def tokens_to_relearn(answers: pd.DataFrame, level: float = 0.5, measure: str = 
         raise ValueError(f"level is {level!r}; it must be a number from 0 to 1")
     if measure not in MEASURES:
         raise ValueError(f"measure is {measure!r}; it must be one of {', '.join(MEASURES)}")
-    chance = CHANCE if measure == "choice" else 0.0
+    chance = CHANCE_OF[measure]
     curves = relearning_curves(answers)
     known = curves.loc[(curves["method"] == BASE) & (curves["tokens"] == 0), measure].item()
     rows = []
@@ -162,8 +165,11 @@ def clear_wins(answers: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def unlearning_measures(answers: pd.DataFrame) -> dict[str, float]:
-    """The quantities of claim U1.
+def unlearning_measures(answers: pd.DataFrame) -> dict[str, Interval]:
+    """The quantities of claim U1, over all measures, less chance, with intervals over facts, paired.
+
+    What a model knows is its accuracy above chance as a share of the whole model's, the mean of the measures in which
+    the whole model is above chance.
 
     Parameters
     ----------
@@ -173,21 +179,50 @@ def unlearning_measures(answers: pd.DataFrame) -> dict[str, float]:
     Returns
     -------
     dict
-        ``left``: cloze accuracy right after the cut as a share of the base model's, at the highest sparsity, the
-        highest of the methods.  ``regained``: choice accuracy above chance after learning again, as a share of the
-        base model's after the same, at the highest sparsity, mean of the methods.  ``largest_win``: share of
-        sparsities and measures at which one and the same method wins clearly, see `clear_wins`.
+        At the highest sparsity: ``left``, what is known right after the cut, the highest of the methods.
+        ``regained``: what is known after learning again, of what the base model then knows, mean of the methods.
+        ``brought_back``: that less the mean of the methods right after the cut.  At all sparsities ``largest_win``:
+        share of sparsities and measures at which one and the same method has the lowest accuracy after learning again;
+        at least those at which it is lowest beyond chance, see `clear_wins`.
     """
-    table = accuracies(answers).set_index("measure")
-    pruned = table[table["method"].isin(SCORE_OF)]
-    pruned = pruned[pruned["sparsity"] == pruned["sparsity"].max()]
-    base = table[table["method"] == BASE]
-    wins = clear_wins(answers)["winner"]
+    methods = answers[answers["method"].isin(SCORE_OF)]
+    top = methods[methods["sparsity"] == methods["sparsity"].max()]
+    found = {BASE: answers[answers["method"] == BASE], **dict(list(top.groupby("method")))}
+    right = np.stack([_right(rows) for rows in found.values()])  # (model, end, measure, fact)
+    left, regained, back = (partial(_known, what=what) for what in ("left", "regained", "brought_back"))
+    clear = clear_wins(answers)["winner"]
+    lowest = _lowest(methods).value_counts().max() / len(clear)
+    clearly = clear.value_counts().max() / len(clear) if clear.notna().any() else 0.0
     return {
-        "left": float(pruned.loc[["cloze"], "before"].max() / base.at["cloze", "before"]),
-        "regained": float((pruned.loc[["choice"], "after"].mean() - CHANCE) / (base.at["choice", "after"] - CHANCE)),
-        "largest_win": float(wins.value_counts().max() / len(wins)) if wins.notna().any() else 0.0,
+        "left": bootstrap(left, right),
+        "regained": bootstrap(regained, right),
+        "brought_back": bootstrap(back, right),
+        "largest_win": Interval(float(lowest), float(clearly), float(lowest)),
     }
+
+
+def _right(rows: pd.DataFrame) -> np.ndarray:
+    """Which facts a model had right at both ends, in the order of the prompts: (2, measure, fact)."""
+    ends = [rows[rows["step"] == step].sort_values("prompt") for step in (rows["step"].min(), rows["step"].max())]
+    return np.stack([end[list(MEASURES)].to_numpy(float).T for end in ends])
+
+
+def _known(right: np.ndarray, what: str) -> np.ndarray:
+    """One quantity of `unlearning_measures` from what is right, (model, end, measure, ..., fact); the base first."""
+    chance = np.array([CHANCE_OF[measure] for measure in MEASURES]).reshape(-1, *[1] * (right.ndim - 4))
+    above = right.mean(-1) - chance  # (model, end, measure, ...)
+    base = np.where(above[0] > 0, above[0], np.nan)
+    known = np.nanmean(above[1:] / base, axis=2)  # (method, end, ...)
+    by = {"left": known[:, 0].max(0), "regained": known[:, 1].mean(0)}
+    return by["regained"] - known[:, 0].mean(0) if what == "brought_back" else by[what]
+
+
+def _lowest(methods: pd.DataFrame) -> pd.Series:
+    """The method with the lowest accuracy after learning again, by sparsity and measure; left out where two are."""
+    last = methods[methods["step"] == methods.groupby(RUN)["step"].transform("max")]
+    table = last.groupby([*RUN])[list(MEASURES)].mean().stack().unstack("method")
+    alone = table.eq(table.min(axis=1), axis=0).sum(axis=1) == 1
+    return table[alone].idxmin(axis=1)
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:

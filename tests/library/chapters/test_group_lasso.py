@@ -54,16 +54,6 @@ def test_penalty_shrinks_neurons_and_leaves_the_start_alone(networks):
     assert norms["step"].min() == 0 and norms["step"].nunique() == 51
 
 
-def test_each_network_has_its_own_strength(networks):
-    mixed, _ = regularise(networks, CONFIG, LASSO, strengths=[0.0, 1e-2], progress=False)
-    same, _ = regularise(networks, CONFIG, LASSO, strengths=[1e-2, 1e-2], progress=False)
-    torch.testing.assert_close(mixed.weights[0][1], same.weights[0][1])
-    assert not torch.allclose(mixed.weights[0][0], same.weights[0][0])
-    for wrong in ([0.1], [0.1, -0.1]):
-        with pytest.raises(ValueError, match="for 2 networks; it must hold a number of at least 0 for each"):
-            regularise(networks, CONFIG, LASSO, strengths=wrong, progress=False)
-
-
 def test_norms_are_those_of_the_step_they_name(networks, monkeypatch):
     """Every 10 of 25 steps: the log is written at every step, and the rest after the last interval is dropped."""
     monkeypatch.setattr(config, "N_NORMS", 2)
@@ -146,10 +136,9 @@ def made_up_curves(accuracies):
 
 def test_outcome_by_hand():
     curves = made_up_curves([([0.9, 0.5, 0.5], [1.0, 1.0, 0.5]), ([1.0, 1.0, 0.98], [0.5, 0.56, 0.5])])
-    assert lasso_outcome(curves) == {
-        "G1": {"lasso_kept_sparsity": 0.9, "lasso_gain": 0.9},
-        "G2": {"other_accuracy": 0.56},
-    }
+    found = lasso_outcome(curves)
+    assert {name: each.value for name, each in found["G1"].items()} == {"lasso_kept_sparsity": 0.9, "lasso_gain": 0.9}
+    assert found["G2"]["other_accuracy"].value == 0.56
 
 
 PAGE = {**TINY, "batch_size": 8, "n_steps": 3, "n_samples": 20, "recovery_steps": 3, "device": "cpu"}
@@ -170,11 +159,6 @@ def test_tables_hold_both_states_of_every_network(recorded):
     assert len(curves) == 2 * 2 * 2 * 2 * 2 and set(curves["state"]) == set(STATES)
     assert set(recorded["sweep"]["method"]) == set(METHODS)
     assert set(recorded["edges"]["state"]) == set(STATES) and recorded["edges"]["sparsity"].isin([0, 0.5]).all()
-
-
-def test_page_is_recorded_for_its_own_width_too():
-    page = SMALL.replace(wide_width=4, width=5, n_seeds=1)
-    assert set(tables(page, **TABLES)["curves"]["width"]) == {4, 5}
 
 
 def test_one_network_is_drawn_however_the_seeds_are_shared_out(monkeypatch, recorded):

@@ -122,13 +122,6 @@ def test_unlearned_atomic_task_is_not_overlooked():
     assert samples_to_learn(pd.concat([curves, never]))["last_atomic"].isna().all()
 
 
-def test_counts_from_elsewhere_get_the_same_intervals():
-    table = counted_runs({"a": (27, 40), "b": (0, 40)}).set_index("setting")
-    assert table.loc["a", "share"] == 0.675
-    assert (round(table.loc["a", "low"], 3), round(table.loc["a", "high"], 3)) == (0.52, 0.799)  # Wilson (1927)
-    assert table.loc["b", "low"] == 0 and 0.08 < table.loc["b", "high"] < 0.09
-
-
 def test_counts_are_compared_by_fishers_exact_test():
     ours = counted_runs({"a": (5, 5), "b": (5, 5), "c": (0, 5)})
     paper = counted_runs({"c": (0, 40), "b": (2, 40), "a": (27, 40)})

@@ -19,6 +19,7 @@ from narrowlib.chapters.mnist.config import (
     TeacherConfig,
     even_goal,
 )
+from narrowlib.chapters.mnist.decisions import front_outcome, shrinking_outcome, tuned_runs
 from narrowlib.chapters.mnist.experiment import Comparison, compare
 from narrowlib.chapters.mnist.lasso import padded, prune_while_training
 from narrowlib.chapters.mnist.methods import attribution, prune_by_attribution, train_teacher
@@ -29,8 +30,6 @@ from narrowlib.chapters.mnist.outcomes import (
     forgetting,
     mistakes,
     pareto_front,
-    share_regained,
-    smallest_regained,
 )
 from narrowlib.data.digits import Digits
 from narrowlib.stacks.networks import MLPStack, accuracies
@@ -251,9 +250,17 @@ def test_dominance_asks_for_no_more_neurons_and_fewer_samples():
 
 
 def test_regained_targets():
-    best = best_settings(runs(("group lasso", 8, 0.1, (None, 10)), ("group lasso", 16, 0.1, (10, 10))))
-    assert share_regained(best, [8, 16]) == 0.5 and smallest_regained(best, 64) == 0.25
-    assert math.isnan(smallest_regained(best, 64, "attribution"))
+    table = runs(("group lasso", 8, 0.1, (10, None, 10, None)), ("group lasso", 16, 0.1, (10, 10, 10, 10)))
+    found = shrinking_outcome(table, 64)  # the second and fourth repeat count
+    assert found["least_regained"].value == 0 and found["smallest_share"].value == 0.25
+    assert math.isnan(shrinking_outcome(table, 64, "attribution")["smallest_share"].value)
+
+
+def test_a_setting_is_measured_on_repeats_that_did_not_choose_it():
+    table = runs(("attribution", 8, 0.1, (1, 50, 1, 50)), ("attribution", 8, 0.2, (9, 9, 9, 9)))
+    assert tuned_runs(table)["points"].tolist() == [50, 50]  # 0.1 is better where it is chosen
+    with_rival = pd.concat([table, runs(("from scratch", 8, 0.1, (100, 100, 100, 100)))])
+    assert front_outcome(with_rival)["samples_ratio"].value == 2
 
 
 def test_a_method_without_a_run_does_not_stop_the_tables(comparison):

@@ -1,5 +1,7 @@
 """The nonlocality experiment: scores, sharing, pruning with recovery, and the measures taken from them."""
 
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -23,7 +25,7 @@ from narrowlib.chapters.two_trees.networks import (
     held_out,
     train_networks,
 )
-from narrowlib.chapters.two_trees.nonlocality import neuron_scores, pruning_outcome, sharing, tables
+from narrowlib.chapters.two_trees.nonlocality import limits_of, neuron_scores, pruning_outcome, sharing, tables
 from narrowlib.cmsp import task_name
 from narrowlib.pruning import ablated, keep_masks
 from narrowlib.scores import random_scores
@@ -204,9 +206,27 @@ def test_outcome_is_of_networks_that_had_the_skill():
         [False, True],
         [True, False],
     ]
-    assert pruning_outcome(curves) == {"kept_sparsity": 0.5, "wider_keeps_more": 0.0, "regained_share": 1.0}
+    found = pruning_outcome(curves, {8: 0.25, 32: 1.0})
+    values = {name: each.value for name, each in found.items()}
+    assert values == {"kept_less_paper": 0.25, "wider_keeps_more": 0, "regained_at_limit": 1, "recovery_area": 1}
+    assert math.isnan(pruning_outcome(curves, {32: 1.0})["kept_less_paper"].value)  # no width is the paper's
     with pytest.raises(ValueError, match=r"begin at a sparsity of 0\.5; they must begin at 0"):
-        pruning_outcome(curves[curves["sparsity"] > 0])
+        pruning_outcome(curves[curves["sparsity"] > 0], {})
+
+
+def test_the_limit_is_the_networks_own():
+    """The wanted composite is kept down to 0.2; what the other comes back to beyond that does not count."""
+    cuts = (0.0, 0.1, 0.2, 0.3, 0.4)
+    values = {(WANTED, "recovered"): (1, 1, 1, 0.9, 1), (OTHER, "recovered"): (1, 0.9, 0.8, 0.5, 1)}
+    values |= {(task, "pruned"): (1, 0.5, 0.5, 0.5, 0.5) for task in (WANTED, OTHER)}
+    rows = [
+        (8, 0, cut, task_name(task), stage, accuracy)
+        for (task, stage), accuracies in values.items()
+        for cut, accuracy in zip(cuts, accuracies, strict=True)
+    ]
+    curves = pd.DataFrame(rows, columns=["width", "seed", "sparsity", "task", "stage", "accuracy"])
+    limit = limits_of(curves).iloc[0]
+    assert (limit["sparsity"], limit["other"]) == (0.2, 0.8) and limit["area"] == pytest.approx(0.8)
 
 
 def test_attribution_is_that_of_a_finite_difference(networks):

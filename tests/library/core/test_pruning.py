@@ -25,14 +25,6 @@ def masks_of(stack, sparsity, **options):
     return keep_masks(random_scores(stack.units, torch.Generator().manual_seed(0), stack.n_runs), sparsity, **options)
 
 
-@pytest.mark.parametrize(
-    ("n_units", "sparsity", "expected"),
-    [(200, 0.07, 14), (100, 0.29, 29), (10, 0.25, 3), (5, 0.5, 3), (64, 0.98, 63), (7, 0, 0), (7, 1.0, 7), (2, 0.2, 0)],
-)
-def test_rounding_is_a_persons(n_units, sparsity, expected):
-    assert count_removed(n_units, sparsity) == expected  # int(100 * 0.29) is 28
-
-
 @given(st.integers(1, 5000), st.integers(0, 100))
 def test_rounding_is_exact_for_every_percentage(n_units, percent):
     off = Fraction(percent * n_units, 100) - count_removed(n_units, percent / 100)
@@ -82,10 +74,6 @@ def test_every_run_ranks_its_own():
     ("scores", "options", "says"),
     [
         ({"a": torch.tensor([1.0, float("nan")])}, {}, "'a' hold 1 NaN"),
-        ({"a": torch.ones(2)}, {"scope": "layer"}, "all, per_layer"),
-        ({"a": torch.ones(2)}, {"sparsity": True}, "sparsity is True; .* from 0 to 1"),
-        ({}, {}, "at least one group"),
-        ({"a": torch.ones(2), "b": torch.ones(1, 2)}, {}, "as many runs"),
         ({"a": torch.ones(2)}, {"n_kept": 1}, "exactly one of them"),
         ({"a": torch.ones(2)}, {"sparsity": None}, "exactly one of them"),
         ({"a": torch.ones(2)}, {"sparsity": None, "n_kept": 3}, "n_kept is 3; .* from 0 to 2"),
@@ -140,14 +128,6 @@ def test_masked_equals_sliced(stack, sparsity):
     assert all(torch.equal(before[name], values) for name, values in stack.state_dict().items())
     if sparsity:
         assert not torch.equal(masks["hidden 1"][0], masks["hidden 1"][1])  # the runs keep different neurons
-
-
-def test_slices_of_one_model():
-    group = UnitGroup("residual", 3, (Slice("w", 0), Slice("w", 1), Slice("norm", 0)))
-    state = {"w": torch.arange(9.0).view(3, 3), "norm": torch.arange(3.0), "other": torch.ones(2)}
-    cut = slice_state(state, [group], {"residual": torch.tensor([True, False, True])})
-    assert cut["w"].tolist() == [[0, 2], [6, 8]] and cut["norm"].tolist() == [0, 2]
-    assert cut["other"] is state["other"]
 
 
 def test_runs_that_keep_different_numbers_are_not_sliced(stack):

@@ -14,14 +14,6 @@ def normal(*shape):
     return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
 
 
-def test_sums_of_one_model():
-    group = UnitGroup("neurons", 3, (*IN_OUT, Slice("bias", 0)))
-    tensors = {"up": normal(3, 5), "down": normal(4, 3), "bias": normal(3)}
-    sums = unit_sums(group, tensors)
-    for i in range(3):
-        torch.testing.assert_close(sums[i], tensors["up"][i].sum() + tensors["down"][:, i].sum() + tensors["bias"][i])
-
-
 def test_sums_of_a_stack_are_those_of_its_members():
     stack = MLPStack((4, 6, 5, 2), make_generators((0, 1, 2), "cpu"))
     parameters = dict(stack.named_parameters())
@@ -33,18 +25,6 @@ def test_sums_of_a_stack_are_those_of_its_members():
         torch.testing.assert_close(unit_sums(first, parameters)[1, 2], by_hand)
         by_hand = stack.weights[1][2, :, 4].sum() + stack.biases[1][2, 0, 4] + stack.weights[2][2, 4].sum()
         torch.testing.assert_close(unit_sums(second, parameters)[2, 4], by_hand)
-
-
-@pytest.mark.parametrize("runs", [(), (2,)])
-def test_entry_on_the_diagonal_counts_once(runs):
-    square = normal(*runs, 3, 7, 3)
-    axes = (len(runs), len(runs) + 2)
-    group = UnitGroup("residual", 3, [Slice("w", axis) for axis in axes], len(runs))
-    sums = unit_sums(group, {"w": square})
-    for i in range(3):
-        belongs = torch.zeros(3, 7, 3, dtype=torch.bool)
-        belongs[i], belongs[:, :, i] = True, True
-        torch.testing.assert_close(sums[..., i], square[..., belongs].sum(-1))
 
 
 @pytest.mark.parametrize("runs", [(), (2,)])
@@ -64,13 +44,6 @@ def test_a_unit_may_be_a_block_of_indices(runs):
     assert along.flatten()[:12].tolist() == [0] * 4 + [1] * 4 + [2] * 4
 
 
-def test_several_mappings_are_combined_entry_by_entry():
-    group = UnitGroup("neurons", 3, IN_OUT)
-    a, b = {"up": normal(3, 5), "down": normal(4, 3)}, {"up": normal(3, 5) + 1, "down": normal(4, 3) - 1}
-    product = {name: a[name] * b[name] for name in a}
-    torch.testing.assert_close(unit_sums(group, a, b, of=torch.mul), unit_sums(group, product))
-
-
 def test_half_precision_is_summed_in_full():
     group = UnitGroup("neurons", 1, (Slice("w", 0),))
     ones = torch.ones(1, 4099, dtype=torch.bfloat16)
@@ -84,25 +57,6 @@ def test_norm_has_gradient_zero_at_zero():
     norms.sum().backward()
     assert norms.tolist() == [0, 5]
     torch.testing.assert_close(w.grad, torch.tensor([[0.0, 0.0], [0.6, 0.8]]))
-
-
-@pytest.mark.parametrize(
-    ("make", "says"),
-    [
-        (lambda: Slice("", 0), "name of a parameter"),
-        (lambda: Slice("w", 0, True), "block of w is True"),
-        (lambda: UnitGroup("", 1, IN_OUT), "name is ''"),
-        (lambda: UnitGroup("g", 1, None), "slices of 'g' is None; it must be a sequence of Slice"),
-        (lambda: UnitGroup("g", 3, ()), "at least one"),
-        (lambda: UnitGroup("g", 3, IN_OUT, 2), "n_run_axes of 'g' is 2"),
-        (lambda: UnitGroup("g", 3, IN_OUT, 1), "at least n_run_axes"),
-        (lambda: UnitGroup("g", 3, (Slice("w", 0, 2), Slice("w", 1, 2))), "block of w in 'g' is 2"),
-        (lambda: UnitGroup("g", 3, (Slice("w", 0), Slice("w", 0))), "two different ones"),
-    ],
-)
-def test_bad_groups_are_refused(make, says):
-    with pytest.raises(ValueError, match=says):
-        make()
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from datasets import Dataset
-from tiny_llamas import tiny_llama
+from tiny_llamas import random_skill, tiny_llama
 
 from narrowlib.chapters.language import config as language_config
 from narrowlib.chapters.unlearning import experiment as unlearning
@@ -76,13 +75,6 @@ def test_facts_are_halved_within_categories_and_have_four_choices():
     assert dog.answer == "puppy" and "pup" not in dog.choices
     some = facts("test", per_category=3)
     assert len(some) == 3 * len(counts) and set(some) <= set(facts("test"))
-
-
-def test_facts_that_are_not_there_are_refused():
-    with pytest.raises(ValueError, match="half is 'both'; it must be one of train, test"):
-        facts("both")
-    with pytest.raises(ValueError, match="per_category is 0; it must be at least 1"):
-        facts(per_category=0)
 
 
 def test_blocks_hold_every_fact_before_any_comes_again(tokenizer):
@@ -162,11 +154,7 @@ def test_relearning_asks_before_between_and_after(tokenizer):
 
 @pytest.fixture
 def tiny_study(tokenizer, monkeypatch):
-    def skill_blocks(tokenizer, skill, *, n_tokens, split, block_length, **_):
-        ids = torch.randint(3, 61, (n_tokens // block_length, block_length), generator=torch.Generator().manual_seed(0))
-        return Dataset.from_dict({"input_ids": ids.tolist()})
-
-    monkeypatch.setattr(language_config, "skill_blocks", skill_blocks)
+    monkeypatch.setattr(language_config, "skill_blocks", random_skill)
     model = tiny_llama(vocab_size=3 + len(WORDS))
     monkeypatch.setattr(unlearning, "load_causal_lm", lambda name, device: LanguageModel(model, tokenizer, name))
     return model

@@ -6,7 +6,6 @@ import re
 import zipfile
 
 import pytest
-import yaml
 
 from narrowlib.data import documents, tokens
 from narrowlib.data.documents import SKILLS, SPLITS, Document, package_documents, pinned_sources, sources
@@ -101,16 +100,11 @@ def test_blocks_are_the_documents_one_after_the_other(tokenizer, fetched):
     assert texts[:-1] == [document.text for document in read][: len(texts) - 1]
 
 
-def test_a_small_number_fetches_only_the_first_packages(tokenizer, fetched):
-    code_blocks(tokenizer, n_tokens=200, block_length=LENGTH, progress=False)
+def test_a_small_number_fetches_only_the_first_packages_and_is_the_first_of_more(tokenizer, fetched):
+    few = ids_of(code_blocks(tokenizer, n_tokens=208, block_length=LENGTH, progress=False))
     assert fetched == ["one"]
-    code_blocks(tokenizer, n_tokens=2_000, block_length=LENGTH, progress=False)
-    assert fetched == ["one", "two", "three"]
-
-
-def test_fewer_tokens_are_the_first_of_more(tokenizer, fetched):
-    few, many = (ids_of(code_blocks(tokenizer, n_tokens=n, block_length=LENGTH, progress=False)) for n in (208, 2_000))
-    assert few == many[: len(few)]
+    many = ids_of(code_blocks(tokenizer, n_tokens=2_000, block_length=LENGTH, progress=False))
+    assert fetched == ["one", "two", "three"] and few == many[: len(few)]
 
 
 def test_the_order_is_fixed_and_follows_the_seed(fetched):
@@ -125,11 +119,6 @@ def test_the_order_is_fixed_and_follows_the_seed(fetched):
 def test_of_equal_files_one_is_taken(fetched):
     texts = [document.text for document in package_documents("python", "train")]
     assert len(texts) == len(set(texts)) == 12
-
-
-def test_splits_share_nothing(fetched):
-    train, held_out = ({document.package for document in package_documents("python", split)} for split in SPLITS)
-    assert train == {"one", "two", "three"} and held_out == {"apart"}
 
 
 def test_english_reads_paragraphs_and_the_prose_in_json(fetched):
@@ -162,14 +151,6 @@ def test_what_nobody_wrote_by_hand_is_no_document(name, text, fetched, tmp_path)
     folder.mkdir(parents=True)
     path.rename(folder / path.name)
     assert [d.name for d in documents.source_documents(documents.Source(archive, "MIT", 1), "python")] == ["p/kept.py"]
-
-
-def test_named_folders_decide_alone_what_is_vendored():
-    folders = ["package/vendor/re2/*"]
-    assert documents._is_wanted("package/vendor/re2/re2.cc", "c", folders)
-    assert not documents._is_wanted("package/src/addon.cc", "c", folders)
-    assert not documents._is_wanted("package/vendor/re2/tests/re2.cc", "c", folders)
-    assert not documents._is_wanted("package/vendor/re2/re2.cc", "c", ())
 
 
 @pytest.mark.parametrize("keeps", [0.0, 0.5, 0.99])
@@ -334,12 +315,6 @@ def test_the_papers_data_set_is_streamed_and_split_by_repository(tokenizer, fetc
     assert fetched == []
 
 
-def test_any_other_data_set_with_a_column_of_text(fetched, monkeypatch):
-    calls = hub_that_serves([{"text": code(f"t{i}")} for i in range(300)], monkeypatch)
-    found = [list(documents.hub_documents("someone/texts", "english", split)) for split in SPLITS]
-    assert calls[0][0] == ("someone/texts",) and sum(map(len, found)) == 300 and all(found)
-
-
 def test_a_hub_out_of_reach_is_one_sentence(tokenizer, fetched, monkeypatch):
     import datasets
 
@@ -366,5 +341,9 @@ def test_the_pinned_table():
                 assert source.archive.version in source.archive.filename
 
 
-def test_the_table_is_plain_yaml():
-    assert list(yaml.safe_load(documents._SOURCES.read_text())) == list(SKILLS)
+def test_named_folders_decide_alone_what_is_vendored():
+    folders = ["package/vendor/re2/*"]
+    assert documents._is_wanted("package/vendor/re2/re2.cc", "c", folders)
+    assert not documents._is_wanted("package/src/addon.cc", "c", folders)
+    assert not documents._is_wanted("package/vendor/re2/tests/re2.cc", "c", folders)
+    assert not documents._is_wanted("package/vendor/re2/re2.cc", "c", ())

@@ -24,6 +24,13 @@ def lacking() -> str | None:
     return None
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    """Compiled code in a folder of its own: the usual one is shared with every process of the machine."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "triton"))
+
+
 needs_compiler = pytest.mark.skipif(lacking() is not None, reason=str(lacking()))
 
 

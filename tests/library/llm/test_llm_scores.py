@@ -9,7 +9,7 @@ import torch
 from tiny_llamas import TINY, tiny_llama, token_ids
 
 from narrowlib.llm.losses import next_token_loss
-from narrowlib.llm.scores import VARIANTS, score_units
+from narrowlib.llm.scores import FORWARD_ONLY, FROM_READS, VARIANTS, score_units
 from narrowlib.llm.units import llama_units
 from narrowlib.pruning import apply_masks
 from narrowlib.scores import attribution_scores
@@ -54,6 +54,14 @@ def test_scores_are_those_of_gradients_of_weights(family, kind):
     for group in groups:
         expected = sum(unit_sums(group, parameters, g, of=torch.mul).abs() for g in gradients) / len(gradients)
         torch.testing.assert_close(per_batch["absolute per batch"][group.name].double(), expected, rtol=2e-5, atol=2e-6)
+    mean = {
+        name: sum(g[name].abs() for g in gradients) / len(gradients) for name in parameters
+    }  # as in the paper's code
+    name = "weights times mean absolute gradient"
+    found = score_units(model, groups, BATCHES, variants=[name], progress=False)[name]
+    for group in groups:
+        expected = unit_sums(group, parameters, mean, of=torch.mul).abs()
+        torch.testing.assert_close(found[group.name].double(), expected, rtol=2e-5, atol=2e-6)
 
 
 @every_family
@@ -86,7 +94,7 @@ def test_signed_is_the_change_of_the_loss_when_a_unit_shrinks(family, kind):
 def test_per_token_and_per_sequence(model):
     """Each sequence alone gives its share; each token's comes from the definition with activations of one layer."""
     group = llama_units(model, "neurons")[1]
-    variants = ["signed", "absolute per sequence", "absolute per token", "signed activation", "activation norm"]
+    variants = ["signed", "absolute per sequence", "absolute per token", *FROM_READS, *FORWARD_ONLY]
     ours = score_units(model, [group], BATCHES, variants=variants, progress=False)
     alone = [
         score_units(model, [group], [ids[None]], progress=False)["signed"][group.name]
@@ -103,20 +111,25 @@ def test_per_token_and_per_sequence(model):
 
     mlp = model.model.layers[1].mlp
     hooks = [module.register_forward_hook(keep) for module in (mlp.gate_proj, mlp.up_proj, mlp.down_proj)]
-    total, signed_activation, squares, n = 0, 0, 0, 0
+    total, signed_activation, per_batch, per_token, squares, n = 0, 0, 0, 0, 0, 0
     for ids in BATCHES:
         next_token_loss(model(input_ids=ids).logits, ids, reduction="sum").backward()
         h = kept[mlp.down_proj][0]
         shares = sum(y * y.grad for y in (kept[mlp.gate_proj][1], kept[mlp.up_proj][1])) + h * h.grad
         total = total + shares.abs().sum((0, 1))
         signed_activation = signed_activation + (h * h.grad).sum((0, 1))
+        per_batch = per_batch + (h * h.grad).sum((0, 1)).abs()
+        per_token = per_token + (h * h.grad).abs().sum((0, 1))
         squares, n = squares + h.square().sum((0, 1)), n + ids.shape[0] * (ids.shape[1] - 1)
     for hook in hooks:
         hook.remove()
     for variant, expected in [
         ("absolute per token", total / n),
         ("signed activation", (signed_activation / n).abs()),
-        ("activation norm", (squares / sum(ids.numel() for ids in BATCHES)).sqrt()),
+        ("absolute activation per batch", per_batch / n),
+        ("absolute activation per token", per_token / n),
+        ("activation norm", rms := (squares / sum(ids.numel() for ids in BATCHES)).sqrt()),
+        ("wanda", rms * mlp.down_proj.weight.abs().sum(0)),
     ]:
         torch.testing.assert_close(ours[variant][group.name].double(), expected.detach(), rtol=1e-4, atol=1e-7)
 
@@ -159,6 +172,17 @@ def test_no_gradient_of_a_weight_is_made(model, monkeypatch):
     )
     score_units(model, llama_units(model, "residual"), BATCHES, progress=False)
     assert len(seen) == 2 and not any(map(any, seen))
+
+
+@pytest.mark.parametrize("kind", KINDS[:3])
+def test_scores_of_a_forward_pass_need_neither_loss_nor_backward(model, kind, monkeypatch):
+    groups, names = llama_units(model, kind), ["wanda", "activation norm"]
+    expected = score_units(model, groups, BATCHES, variants=["signed", *names], progress=False)
+    monkeypatch.setattr(torch.Tensor, "backward", None)
+    found = score_units(model, groups, BATCHES, variants=names, progress=False)
+    for variant in names:
+        for group in groups:
+            torch.testing.assert_close(found[variant][group.name], expected[variant][group.name])
 
 
 def test_biases_belong_where_the_group_says():

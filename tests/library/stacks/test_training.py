@@ -6,25 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from plain_networks import as_sequential, assert_same_parameters
+from plain_networks import PROBLEM, SIZES, as_sequential, assert_same_parameters, train
 from torch.nn import functional as F
 
-from narrowlib.cmsp import CMSP, broad_tasks, sample_batch
-from narrowlib.devices import pick_device
+from narrowlib.cmsp import sample_batch
 from narrowlib.stacks.cohort import runs_per_chunk
 from narrowlib.stacks.networks import MLPStack
 from narrowlib.stacks.training import TrainingConfig, make_generators, record_steps, train_stack
-
-PROBLEM = CMSP(2, 2, 8, broad_tasks(2))
-SIZES = (PROBLEM.n_inputs, 16, 16, 2)
-
-
-def train(seeds, n_steps=60, record_every=20, batch_size=32, **more):
-    generators = make_generators(seeds, "cpu")
-    stack = MLPStack(SIZES, generators)
-    draw_batch = partial(sample_batch, PROBLEM, batch_size)
-    config = TrainingConfig(n_steps=n_steps, learning_rate=3e-3, record_every=record_every)
-    return train_stack(stack, draw_batch, generators, config, progress=False, **more), stack
 
 
 def test_stack_member_trains_as_it_would_alone():
@@ -57,12 +45,6 @@ def test_same_seed_gives_the_same_bits():
     assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
 
 
-def test_it_learns():
-    losses, _ = train((0, 1), n_steps=600, record_every=100)
-    assert losses[0].mean() > 0.5 and losses[-1].max() < 0.1
-    assert losses.shape == (6, 2, 3)
-
-
 @pytest.mark.parametrize(("n_steps", "every"), [(10, 5), (11, 5), (3, 5), (1, 1)])
 def test_records_cover_every_step_once(n_steps, every):
     steps = record_steps(TrainingConfig(n_steps=n_steps, record_every=every))
@@ -91,32 +73,6 @@ def test_runs_that_leave_stay_as_they_were_and_do_not_disturb_the_others():
         assert_same_parameters(stack, run, unbroken, run)
     for run, n_steps in ((1, 20), (3, 40)):
         assert_same_parameters(stack, run, train((run,), n_steps=n_steps)[1], 0)
-
-
-def test_training_ends_when_all_runs_have_left():
-    losses, _ = train((0, 1), leave=lambda record: torch.ones(2, dtype=torch.bool))
-    assert losses.isnan().all(-1).all(-1).tolist() == [False, True, True]
-
-
-def test_runs_cannot_leave_a_penalty_or_constraint():
-    with pytest.raises(ValueError, match="leave is given together with a penalty or constraint"):
-        train((0,), leave=lambda record: record, constraint=lambda: None)
-
-
-def test_devices(monkeypatch):
-    assert pick_device("cpu") == torch.device("cpu")
-    with pytest.raises(ValueError, match="device is 'tpu'; it must be one of auto, cpu, cuda"):
-        pick_device("tpu")
-    with monkeypatch.context() as patch:
-        patch.setattr(torch.cuda, "is_available", lambda: False)
-        assert pick_device("auto") == torch.device("cpu")
-        with pytest.raises(ValueError, match="torch finds no GPU"):
-            pick_device("cuda")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.delenv("LOCAL_RANK", raising=False)
-    assert pick_device("auto") == pick_device("cuda") == torch.device("cuda")
-    monkeypatch.setenv("LOCAL_RANK", "3")  # each process of several has its own
-    assert pick_device("auto") == pick_device("cuda") == torch.device("cuda", 3)
 
 
 def test_chunks_shrink_with_the_work_and_never_vanish(monkeypatch):

@@ -8,7 +8,7 @@ import zipfile
 import pytest
 
 from narrowlib.store import downloads
-from narrowlib.store.downloads import Archive, UnavailableError, cache_folder, fetch, made, members
+from narrowlib.store.downloads import Archive, UnavailableError, fetch, made, members
 
 CONTENT = b"what the archive holds"
 ARCHIVE = Archive("pypi", "a-package", "1.0", "a_package-1.0-py3-none-any.whl", hashlib.sha256(CONTENT).hexdigest())
@@ -65,13 +65,6 @@ def test_a_failure_says_why_and_where_to_put_the_file(cache, monkeypatch, comman
         assert part in str(caught.value)
 
 
-def test_a_file_put_there_by_hand_is_taken(cache):
-    path = cache / "archives" / ARCHIVE.filename
-    path.parent.mkdir(parents=True)
-    path.write_bytes(CONTENT)
-    assert fetch(ARCHIVE) == path
-
-
 def test_what_fails_half_way_leaves_nothing(tmp_path):
     def make(path):
         path.mkdir()
@@ -109,8 +102,3 @@ def test_members_are_read_in_order_and_never_unpacked(tmp_path, kind):
     found = list(members(path, lambda name: name.endswith(".py")))
     assert found == [(name, name.encode()) for name in sorted(names) if name.endswith(".py")]
     assert [path.name for path in tmp_path.iterdir()] == ["archive"]
-
-
-def test_the_cache_is_the_users_unless_another_is_named(monkeypatch):
-    monkeypatch.delenv(downloads.CACHE_VARIABLE)
-    assert cache_folder().name == "narrowlib"

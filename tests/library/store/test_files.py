@@ -7,9 +7,9 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pandas as pd
+import plain_networks
 import pytest
-import test_training
-from faults import full_disk, read_only, small_disk
+from faults import full_disk, read_only
 
 from narrowlib.store import files, unfinished
 from narrowlib.store.downloads import UnavailableError, made
@@ -94,19 +94,6 @@ def test_a_full_disk_is_an_error_that_loses_nothing(tmp_path, write):
     write(tmp_path, 2)  # and with space again, all is well
 
 
-def test_a_full_file_system_keeps_the_old_record(tmp_path):
-    with small_disk(tmp_path / "disk", "64k"):
-        save_record(tmp_path / "disk", 1)
-        with pytest.raises(OSError, match="No space left on device"):
-            (tmp_path / "disk" / "filler").write_bytes(bytes(100_000))
-        with pytest.raises(OSError, match="No space left on device"):
-            save_record(tmp_path / "disk", 2)
-        assert load("table", tmp_path / "disk").frame["value"].tolist() == [1.0] * 3
-        (tmp_path / "disk" / "filler").unlink()
-        save_record(tmp_path / "disk", 2)
-        assert load("table", tmp_path / "disk").frame["value"].tolist() == [2.0] * 3
-
-
 def test_training_on_a_full_disk_stops_and_goes_on_from_the_last_checkpoint(tmp_path, monkeypatch):
     path, saved, save, resume = tmp_path / "run.safetensors", [], Checkpoint.save, Checkpoint.resume
 
@@ -125,9 +112,9 @@ def test_training_on_a_full_disk_stops_and_goes_on_from_the_last_checkpoint(tmp_
         patch.setattr(os, "fsync", lambda handle: None)
         patch.setattr(Checkpoint, "save", save_once)
         with pytest.raises(Exception, match="too large"):
-            test_training.train((0, 1), checkpoint=Checkpoint(path))
+            plain_networks.train((0, 1), checkpoint=Checkpoint(path))
     monkeypatch.setattr(Checkpoint, "resume", remember)
-    ours, whole = test_training.train((0, 1), checkpoint=Checkpoint(path)), test_training.train((0, 1))
+    ours, whole = plain_networks.train((0, 1), checkpoint=Checkpoint(path)), plain_networks.train((0, 1))
     assert saved == [20, 40, ("resumed", 20), ("resumed", None)]
     assert ours[0].equal(whole[0])
 

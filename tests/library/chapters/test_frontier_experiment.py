@@ -7,8 +7,8 @@ import types
 import pandas as pd
 import pytest
 import torch
-from datasets import Dataset
-from tiny_llamas import tiny_llama, tiny_tokenizer
+from tiny_llamas import random_blocks as blocks
+from tiny_llamas import random_skill, tiny_llama, tiny_tokenizer
 
 from narrowlib.chapters.frontier import experiment
 from narrowlib.chapters.frontier.config import Config, pieces, runs_of
@@ -18,7 +18,6 @@ from narrowlib.llm import costs as llm_costs
 from narrowlib.llm.costs import flops_per_token
 from narrowlib.llm.distillation import Distillation, soft_targets
 from narrowlib.llm.models import LanguageModel
-from narrowlib.llm.settings import LLMTrainingConfig
 from narrowlib.llm.students import new_student, student_config
 from narrowlib.llm.training import recover
 from narrowlib.llm.units import n_parameters_of
@@ -30,19 +29,10 @@ CONFIG = Config(
 )  # fmt: skip
 
 
-def blocks(n_blocks, seed=0, length=8):
-    ids = torch.randint(3, 61, (n_blocks, length), generator=torch.Generator().manual_seed(seed))
-    return Dataset.from_dict({"input_ids": ids.tolist()})
-
-
 @pytest.fixture(autouse=True)
 def tiny_study(monkeypatch):
     """Random blocks in place of those out of packages, and a random base model."""
-
-    def skill_blocks(tokenizer, skill, *, n_tokens, split, block_length, **options):
-        return blocks(n_tokens // block_length, seed=100 if split == "train" else 0)
-
-    monkeypatch.setattr(language_config, "skill_blocks", skill_blocks)
+    monkeypatch.setattr(language_config, "skill_blocks", random_skill)
     loaded = LanguageModel(tiny_llama(), tiny_tokenizer(), "tiny")
     monkeypatch.setattr(experiment, "load_causal_lm", lambda name, device: loaded)
 
@@ -180,13 +170,3 @@ def test_energy_is_what_the_device_counts_or_absent(monkeypatch):
     assert llm_costs.joules_so_far(torch.device("cuda", 0)) == 2.5
     monkeypatch.setitem(sys.modules, "pynvml", None)  # the package is not there
     assert math.isnan(llm_costs.joules_so_far(torch.device("cuda", 0)))
-
-
-def test_held_out_losses_may_be_rarer_than_records():
-    config = LLMTrainingConfig(
-        n_steps=4, batch_size=2, micro_batch_size=2, precision="float32", record_every=1, evaluate_every=3
-    )
-    frame = recover(tiny_llama(), blocks(4), config, held_out=blocks(2, seed=1), tells_costs=True, progress=False)
-    assert frame.query("split == 'held out'")["step"].tolist() == [0, 3, 4]
-    train = frame.query("split == 'train'")
-    assert train["step"].tolist() == [1, 2, 3, 4] and train["seconds"].diff().dropna().gt(0).all()

@@ -8,6 +8,7 @@ import pytest
 
 from narrowlib.chapters.frontier import (
     common_target,
+    fixed_target,
     frontier,
     frontier_measures,
     frontiers,
@@ -15,6 +16,7 @@ from narrowlib.chapters.frontier import (
     plot_frontiers,
     plot_gains,
     plot_learning_curves,
+    size_ratios,
     spaced_targets,
     teacher_gains,
 )
@@ -86,15 +88,20 @@ def test_of_equal_sizes_the_cheapest_run_counts(records):
 def test_measures_by_hand(records):
     """At 1.9 nats: pruned 10 needs 110 and pruned 20 needs 20 tokens; of the rivals, 15 and 15 do not get there."""
     measures = frontier_measures(records, 1.9)
-    # scratch 40: 173.3 against 20; scratch 15, distilled 15: more than 200 against 110; distilled 5: none is so small
-    assert measures["dominated"] == 3 / 4
-    assert measures["tokens_ratio"] == pytest.approx(200 / 110)
+    # scratch 40: 173.3 against 20, which counts as the first reading, 100; scratch 15, distilled 15: more than 200
+    # against 110; distilled 5: none is so small
+    assert measures["dominated"].value == 3 / 4
+    assert sorted(size_ratios(records, 1.9)["value"]) == pytest.approx(
+        [0, 173.33 / 100, 200 / 110, 200 / 110], rel=1e-3
+    )
     at_once = frontier_measures(records, 3.0)  # against 100, the first reading: 100, 150, and 200 without getting there
-    assert at_once["tokens_ratio"] == pytest.approx(1.5)
+    assert at_once["tokens_ratio"].value == pytest.approx(1.25)  # and 0 of a rival smaller than any pruned network
     nothing = frontier_measures(records, 0.1)
-    assert math.isnan(nothing["dominated"]) and math.isnan(nothing["tokens_ratio"])
+    assert math.isnan(nothing["dominated"].value) and math.isnan(nothing["tokens_ratio"].value)
+    assert math.isnan(frontier_measures(records, fixed_target(records, [0.1]))["dominated"].value)
+    assert fixed_target(records, [0.1, 3.0, 4.0]) == 3.0
     worse = records.replace({"method": {"pruned": "scratch", "scratch": "pruned"}})
-    assert frontier_measures(worse, 1.75)["dominated"] < 1
+    assert frontier_measures(worse, 1.75)["dominated"].value < 1
 
 
 def test_targets(records):

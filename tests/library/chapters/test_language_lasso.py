@@ -5,13 +5,14 @@ import math
 import pandas as pd
 import pytest
 import torch
-from datasets import Dataset
-from tiny_llamas import tiny_llama, tiny_tokenizer, token_ids
+from tiny_llamas import random_blocks as blocks
+from tiny_llamas import random_skill, tiny_llama, tiny_tokenizer
 
 from narrowlib.chapters.language import config as language_config
 from narrowlib.chapters.language.config import BEFORE, RANKED_BY, LLMPruningConfig
 from narrowlib.chapters.language.lasso import (
     Trained,
+    crossing_step,
     flat_sparsities,
     flat_sparsity,
     flatness_measures,
@@ -31,18 +32,9 @@ STEPS = LLMTrainingConfig(
 CONFIG = LLMPruningConfig(block_length=8, n_score_blocks=3, n_held_out_blocks=4, recovery=STEPS, lasso=STEPS)
 
 
-def blocks(n_blocks, seed=0):
-    return Dataset.from_dict({"input_ids": token_ids(n_blocks, 8, seed=seed).tolist()})
-
-
 @pytest.fixture(autouse=True)
 def no_packages(monkeypatch):
-    """Random blocks in place of those out of packages."""
-
-    def skill_blocks(tokenizer, skill, *, n_tokens, block_length, **options):
-        return blocks(n_tokens // block_length)
-
-    monkeypatch.setattr(language_config, "skill_blocks", skill_blocks)
+    monkeypatch.setattr(language_config, "skill_blocks", random_skill)
 
 
 @pytest.fixture(scope="module")
@@ -95,8 +87,12 @@ def test_measures_by_hand():
     rows = [(strength, s, loss) for strength, curve in losses.items() for s, loss in zip((0.0, 0.5, 1.0), curve)]
     curves = pd.DataFrame(rows, columns=["strength", "sparsity", "loss"])
     assert flat_sparsities(curves).tolist() == pytest.approx([1.0, 0.75, 0.25, 0.25])  # 0, 0.1, 0.3, before
-    assert flatness_measures(curves) == pytest.approx({"flat": 0.75, "flat_gain": 0.5})  # 0 is not group lasso
+    values = {name: each.value for name, each in flatness_measures(curves).items()}
+    assert values == pytest.approx({"flat": 0.75, "flat_gain": 0.5})  # 0 is not group lasso
     ends = {BEFORE: (7.0, 2.0), 0.0: (1.0, 1.0), 0.1: (5.0, 2.5), 0.3: (6.0, 2.25)}
     rows = [(strength, step, loss) for strength, pair in ends.items() for step, loss in zip((0, 9), pair)]
     recovery = pd.DataFrame(rows, columns=["strength", "step", "loss"]).assign(split="held out")
-    assert overtaking_measures(recovery) == {"behind_at_start": 2.0, "ahead_at_end": 0.25}
+    values = {name: each.value for name, each in overtaking_measures(recovery).items()}
+    assert values == {"behind_at_start": 2.0, "ahead_at_end": 0.25} and crossing_step(recovery) == 9
+    never = recovery.assign(loss=recovery["loss"] + 9 * recovery["strength"].isna())
+    assert math.isnan(crossing_step(never))

@@ -3,9 +3,7 @@
 import json
 import random
 import resource
-import signal
-import subprocess
-import sys
+from math import inf
 from pathlib import Path
 
 import pandas as pd
@@ -14,6 +12,7 @@ import torch
 from bs4 import BeautifulSoup
 from datasets import Dataset
 from tiny_llamas import tiny_llama, tiny_tokenizer
+from train_tiny_llm import Killed, killed_after
 
 from narrowlib.recipe import cut, narrowing
 from narrowlib.recipe.cli import main
@@ -112,33 +111,18 @@ def test_the_same_call_again_changes_nothing(work, done, capsys):
     assert weights(done.folder) == before[0]
 
 
-KILLED = """
-import os, signal, sys
-from torch.optim.optimizer import register_optimizer_step_post_hook
-from narrowlib.recipe.cli import main
-steps = []
-def kill(*_):
-    steps.append(1)
-    if len(steps) == 3:
-        os.kill(os.getpid(), signal.SIGKILL)
-register_optimizer_step_post_hook(kill)
-sys.exit(main(sys.argv[1:]))
-"""
-
-
 def test_killed_in_training_and_run_again_it_ends_at_the_same_bits(work, done, tmp_path):
     out = tmp_path / "out"
-    arguments = flags(work, "--lose", str(work / "lose"), "--out", str(out))
-    arguments += ["--units", "neurons,residual", "--sparsity", "0.5,0.25"]
-    killed = subprocess.run([sys.executable, "-c", KILLED, *arguments], capture_output=True, text=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    options = given(work, lose=str(work / "lose"), out=out, **BOTH)
+    with pytest.raises(Killed), killed_after(3):
+        narrow(**options)
     assert not out.exists()  # nothing half-written
     assert kept(tmp_path) == ["before", "cut-1"]
     assert any(file.suffix == ".safetensors" for file in tmp_path.glob("**/*.unfinished/**/*"))  # of the training
-    assert main(arguments) == 0
-    assert weights(out) == weights(done.folder)
-    assert Report.read(out).numbers["losses"] == done.numbers["losses"]
-    assert Report.read(out).numbers["curves"] == done.numbers["curves"]
+    with killed_after(inf) as steps:
+        report = narrow(**options)
+    assert len(steps) < 4 and weights(out) == weights(done.folder)
+    assert report.numbers["losses"] == done.numbers["losses"] and report.numbers["curves"] == done.numbers["curves"]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 

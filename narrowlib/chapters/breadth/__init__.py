@@ -1,0 +1,10 @@
+"""Chapter breadth, beyond the paper: what a composite task is learned beside, and how much of it."""
+
+from narrowlib.chapters.breadth.config import Config
+from narrowlib.chapters.breadth.experiment import tables, times_to_learn
+from narrowlib.chapters.breadth.figures import plot_map, plot_times, plot_waiting
+from narrowlib.chapters.breadth.outcomes import answers, breadth_map, law_of_breadth, learning_summary
+from narrowlib.chapters.censored import said
+from narrowlib.chapters.style import book_theme
+from narrowlib.store.provenance import provenance
+from narrowlib.store.records import origin, paper_record

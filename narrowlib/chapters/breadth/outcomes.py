@@ -1,0 +1,119 @@
+"""What times to learn say: how settings compare, with intervals, and the sentences that follow."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from narrowlib.chapters.censored import CONFIDENCE, N_RESAMPLES, compare, spent
+
+PAIRS = {  # what is asked, and the two kinds of runs that answer; the first is expected to learn sooner
+    "learned sooner beside its own parts than beside other tasks of the same size": (
+        ("hardness", "its own parts"),
+        ("hardness", "other parts"),
+    ),
+    "learned sooner beside its own parts than alone": (("hardness", "its own parts"), ("hardness", "alone")),
+    "learned sooner with all of its parts than with all but one": (("which", "all"), ("which", "all but one")),
+    "learned sooner interleaved with its parts than after them": (
+        ("curriculum", "interleaved"),
+        ("curriculum", "parts first, then the whole"),
+    ),
+    "learned sooner interleaved from the start than when it comes first": (
+        ("curriculum", "interleaved"),
+        ("curriculum", "whole first, then all"),
+    ),
+}
+
+
+def learning_summary(times: pd.DataFrame) -> pd.DataFrame:
+    """How many runs learned, and when, per setting and task.
+
+    Returns
+    -------
+    DataFrame
+        ``question``, ``setting``, ``task``, ``n_bits``, ``has_parts``, ``atomic_share``, ``learned``, ``n_seeds``,
+        ``median`` (samples; infinite when fewer than half of the runs learned) and ``mean_spent``, see
+        `narrowlib.chapters.censored.spent`.
+    """
+    keys = ["question", "setting", "task", "n_bits", "has_parts", "atomic_share"]
+    grouped = times.assign(spent=spent(times), all=times["samples"].fillna(np.inf)).groupby(
+        keys, sort=False, dropna=False
+    )
+    return grouped.agg(
+        learned=("samples", "count"),
+        n_seeds=("samples", "size"),
+        median=("all", "median"),
+        mean_spent=("spent", "mean"),
+    ).reset_index()
+
+
+def answers(times: pd.DataFrame) -> pd.DataFrame:
+    """The questions of the chapter, each as a comparison that was stated before its runs.
+
+    Returns
+    -------
+    DataFrame
+        Indexed by ``question`` in words; columns as `narrowlib.chapters.censored.compare` returns them.
+    """
+    runs = dict(iter(times.groupby(["question", "setting"])))
+    rows = {said: compare(runs[first], runs[second]) for said, (first, second) in PAIRS.items()}
+    for name, runs in times[times["question"] == "equal bits"].groupby("setting", sort=False):
+        composite, other = runs[runs["has_parts"]], runs[~runs["has_parts"]]
+        said = f"composite of {name} learned sooner than a parity of as many bits, in the same network"
+        rows[said] = compare(composite, other, paired=True)
+    return pd.DataFrame(rows).T.rename_axis("question")
+
+
+def law_of_breadth(times: pd.DataFrame) -> dict[str, float]:
+    r"""Exponent of a power law of samples to learn in the share of composite samples, if there is one.
+
+    .. math:: T \propto (1 - s)^{-a}
+
+    for the shares s of atomic samples at which every run learned; a least-squares fit of logarithms, its 95% interval
+    by bootstrap over runs.
+
+    Returns
+    -------
+    dict
+        ``exponent``, ``low``, ``high`` (NaN with fewer than three shares), ``n_shares``, and the share with the fewest
+        samples spent, ``best_share``.
+    """
+    runs = times[times["question"] == "share"]
+    best = runs.assign(spent=spent(runs)).groupby("atomic_share")["spent"].mean().idxmin()
+    learned = runs.groupby("atomic_share")["samples"].transform(lambda samples: samples.notna().all())
+    used = runs[learned & (runs["atomic_share"] < 1)]
+    n_shares = used["atomic_share"].nunique()
+    found = {"exponent": np.nan, "low": np.nan, "high": np.nan, "n_shares": n_shares, "best_share": best}
+    if n_shares < 3:
+        return found
+    table = np.log(used.pivot(index="seed", columns="atomic_share", values="samples"))
+    x, rng = -np.log1p(-table.columns.to_numpy(dtype=float)), np.random.default_rng(0)
+    slopes = np.polyfit(x, table.to_numpy().T, 1)[0]  # of every seed
+    draws = rng.choice(slopes, (N_RESAMPLES, len(slopes))).mean(1)
+    low, high = np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return found | {"exponent": float(slopes.mean()), "low": float(low), "high": float(high)}
+
+
+def breadth_map(times: pd.DataFrame) -> pd.DataFrame:
+    """Broad against narrow training at every point of the map.
+
+    Returns
+    -------
+    DataFrame
+        ``subset_size``, ``n_subtasks``, ``n_task_bits``, ``learned_broad``, ``learned_narrow``, ``n_seeds``, and
+        ``ratio``, samples spent by narrow runs over those of broad ones; above 1 breadth pays.
+    """
+    runs = times[times["question"] == "map"]
+    about = runs["setting"].str.extract(r"(?P<data>\w+), (?P<subset_size>\d+) (?P<n_subtasks>\d+) (?P<n_task_bits>\d+)")
+    table = pd.concat([about, runs["samples"], spent(runs).rename("spent")], axis=1)
+    keys = ["subset_size", "n_subtasks", "n_task_bits"]
+    table[keys] = table[keys].astype(int)
+    wide = (
+        table.groupby([*keys, "data"])
+        .agg(learned=("samples", "count"), n=("spent", "size"), spent=("spent", "mean"))
+        .unstack("data")
+    )
+    found = pd.DataFrame({f"learned_{data}": wide["learned", data] for data in ("broad", "narrow")})
+    found["n_seeds"] = wide["n", "broad"]
+    found["ratio"] = wide["spent", "narrow"] / wide["spent", "broad"]
+    return found.reset_index()

@@ -1,0 +1,36 @@
+"""Settings of the chapter ranking."""
+
+from __future__ import annotations
+
+from pydantic import Field, model_validator
+
+from narrowlib.chapters.mnist.config import Config as MnistPage
+from narrowlib.chapters.mnist.config import Even, MethodConfig, MnistConfig
+from narrowlib.settings import Count, Device, Numbers, Rate, Settings, part
+from narrowlib.stacks.training import StepConfig
+
+
+class Config(Settings):
+    """Parameters of the page; the defaults are those of the record, with the paper's teacher and step sizes."""
+
+    teacher_width: Count = Field(1_200, description="neurons in each of the teacher's hidden layers")
+    teacher_epochs: Count = Field(20, description="passes over all training digits, at most")
+    neurons: Numbers[Even] = Field((50, 100, 200, 400), description="neurons kept, both layers, even")
+    rates: Numbers[Rate] = Field((4e-4, 1e-3, 3e-3, 6e-3), description="step sizes of Adam after the cut")
+    n_repeats: Count = Field(10, description="runs of every setting")
+    max_points: Count = Field(50_000, description="training samples that a run may see")
+    device: Device = Field("auto", description="where it runs")
+    checkpoints: str = Field("", description="folder where progress is saved and resumed from; empty for none")
+
+    @model_validator(mode="after")
+    def _teacher_is_larger(self) -> Config:
+        if max(self.neurons) > 2 * self.teacher_width:
+            raise ValueError(f"neurons holds {max(self.neurons)}; the teacher has {2 * self.teacher_width} to keep")
+        return self
+
+    @part
+    def comparison(self) -> MnistConfig:
+        """The settings of the chapter mnist that the runs need, every way trained by the same steps."""
+        page = self.build(MnistPage, pruned_neurons=self.neurons, lasso_neurons=self.neurons, neurons=self.neurons)
+        method = MethodConfig(neurons=self.neurons, learning_rates=self.rates, step=StepConfig(batch_size=16))
+        return page.comparison.replace(attribution=method, scratch=method)

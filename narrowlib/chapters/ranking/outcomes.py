@@ -1,0 +1,75 @@
+"""What the runs say: every ranking against attribution, and the share of the head start that each explains."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from narrowlib.chapters.censored import CONFIDENCE, LEAST_RUNS, N_RESAMPLES, compare, spent
+
+REFERENCE, SCRATCH = "attribution", "from scratch"
+
+
+def at_best_rate(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs of every way and size at the step size with which they spend the fewest samples."""
+    table = runs.assign(spent=spent(runs))
+    mean = table.groupby(["way", "neurons", "learning_rate"])["spent"].mean()
+    best = mean.groupby(["way", "neurons"]).idxmin().tolist()
+    keys = pd.MultiIndex.from_frame(table[["way", "neurons", "learning_rate"]])
+    return table[keys.isin(best)]
+
+
+def per_repeat(runs: pd.DataFrame) -> pd.DataFrame:
+    """Samples that every repeat spent, summed over the sizes: a column per way."""
+    best = at_best_rate(runs)
+    return best.pivot_table(index="seed", columns="way", values="spent", aggfunc="sum", sort=False)
+
+
+def against_attribution(runs: pd.DataFrame) -> pd.DataFrame:
+    """How many times as many samples each way spends as attribution, and whether that is more.
+
+    Returns
+    -------
+    DataFrame
+        Indexed by ``way``; columns as `narrowlib.chapters.censored.compare` returns them, over all sizes together, with
+        repeats paired; a verdict of ``"holds"`` says that attribution spends fewer.
+    """
+    best = at_best_rate(runs)
+    reached = best.groupby("way")["samples"].agg(["count", "size"])
+    table = per_repeat(runs)
+    whole = {way: pd.DataFrame({"seed": table.index, "samples": table[way].array, "budget": np.inf}) for way in table}
+    rows = {}
+    for way in (name for name in table if name != REFERENCE):
+        counts = {"learned_first": reached.loc[REFERENCE, "count"], "n_first": reached.loc[REFERENCE, "size"]}
+        counts |= {"learned_second": reached.loc[way, "count"], "n_second": reached.loc[way, "size"]}
+        rows[way] = compare(whole[REFERENCE], whole[way], paired=True) | counts
+    return pd.DataFrame(rows).T.rename_axis("way")
+
+
+def shares_explained(runs: pd.DataFrame) -> pd.DataFrame:
+    r"""The share of attribution's head start over random weights that another way has too.
+
+    .. math:: \text{share} = \frac{\bar T_\text{scratch} - \bar T_\text{way}}
+        {\bar T_\text{scratch} - \bar T_\text{best}}
+
+    with means over repeats of the samples spent over all sizes, attribution as the best, and a 95% interval by
+    bootstrap over repeats.
+
+    Returns
+    -------
+    DataFrame
+        ``way``, ``share``, ``low``, ``high``; all missing with fewer than `LEAST_RUNS` repeats.
+    """
+    table = per_repeat(runs)
+    rng, n = np.random.default_rng(0), len(table)
+    draws = rng.integers(n, size=(N_RESAMPLES, n))
+    rows = []
+    for way in (name for name in table if name not in (REFERENCE, SCRATCH)):
+        values = table[[SCRATCH, way, REFERENCE]].to_numpy()
+        means = values[draws].mean(1)
+        found = (means[:, 0] - means[:, 1]) / (means[:, 0] - means[:, 2])
+        whole = values.mean(0)
+        low, high = np.quantile(found, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+        share = (whole[0] - whole[1]) / (whole[0] - whole[2])
+        rows.append((way, share, low, high) if n >= LEAST_RUNS else (way, *[np.nan] * 3))
+    return pd.DataFrame(rows, columns=["way", "share", "low", "high"])

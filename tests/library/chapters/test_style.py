@@ -1,0 +1,79 @@
+"""The data that is kept with a figure."""
+
+import io
+import math
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import pytest
+from IPython.core.interactiveshell import InteractiveShell
+
+from narrowlib.chapters import style as figures
+from narrowlib.chapters.style import MEDIA_TYPE, as_csv, figure_data, keep_data, publish_data
+from narrowlib.chapters.two_trees.figures.neurons import plot_norms
+
+NORMS = pd.DataFrame({"step": [0, 5, 0, 5], "neuron": [0, 0, 1, 1], "norm": [1.0, 0.5, 2.0, 1 / 3]})
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    plt.close("all")
+
+
+def test_one_panel_is_its_table():
+    figure, ax = plt.subplots()
+    plot_norms(NORMS.assign(layer="first"), ax=ax)
+    pd.testing.assert_frame_equal(figure_data(figure), NORMS)
+
+
+def test_panels_are_named_by_number_and_title():
+    figure, axes = plt.subplots(1, 2)
+    for ax, (_, frame) in zip(axes, NORMS.groupby("neuron"), strict=True):
+        plot_norms(frame, ax=ax)
+    axes[0].set_title("one\nneuron")  # after drawing, as chapters do
+    data = figure_data(figure)
+    assert data["panel"].tolist() == ["1: one neuron"] * 2 + ["2"] * 2
+    pd.testing.assert_frame_equal(data[list(NORMS)], NORMS)
+
+
+def test_what_is_kept_does_not_change_with_the_table():
+    figure, ax = plt.subplots()
+    frame = NORMS.copy()
+    keep_data(ax, frame)
+    frame["norm"] = 0.0
+    assert figure_data(figure)["norm"].tolist() == NORMS["norm"].tolist()
+
+
+def test_figure_without_data():
+    assert figure_data(plt.figure()).empty
+
+
+def test_csv_has_six_digits():
+    text, every = as_csv(NORMS)
+    assert every == 1 and "5,1,0.333333\n" in text
+    assert as_csv(pd.DataFrame({"x": [1.23456789e-9, math.nan]}))[0] == 'x\n1.23457e-09\n""\n'
+
+
+def test_large_tables_are_thinned(monkeypatch):
+    monkeypatch.setattr(figures, "MAX_BYTES", 1000)
+    frame = pd.DataFrame({"x": range(1000)})
+    text, every = as_csv(frame)
+    assert every > 1 and len(text) <= 1000
+    assert pd.read_csv(io.StringIO(text))["x"].tolist() == list(range(0, 1000, every))
+
+
+def test_notebooks_show_figures_with_their_data(monkeypatch):
+    shell = InteractiveShell()
+    monkeypatch.setattr("IPython.get_ipython", lambda: shell)
+    publish_data()
+    figure, ax = plt.subplots()
+    keep_data(ax, NORMS)
+    shown, about = shell.display_formatter.format(figure)
+    assert pd.read_csv(io.StringIO(shown[MEDIA_TYPE])).equals(NORMS.round(6))
+    assert about[MEDIA_TYPE] == {"rows": 4, "every": 1} and "text/plain" in shown
+    assert MEDIA_TYPE not in shell.display_formatter.format(plt.figure())[0]

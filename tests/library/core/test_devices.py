@@ -1,0 +1,61 @@
+"""Devices that are there, and torchvision beside any build of torch."""
+
+import importlib.util
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from narrowlib import devices
+from narrowlib.devices import pick_device
+
+IMPORT = """
+from narrowlib import devices
+devices.prepare_torchvision()
+devices.prepare_torchvision()
+import torch, torchvision, torchvision.datasets
+from narrowlib.data.digits import _mirrors
+assert _mirrors()
+assert hasattr(torch.ops.torchvision, "nms")
+assert bool(devices._declared) != torchvision.extension._has_ops()
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torchvision") is None, reason="torchvision is not installed")
+def test_import_works_in_a_fresh_process():
+    subprocess.run([sys.executable, "-c", IMPORT], check=True)
+
+
+def test_nothing_happens_where_it_is_not_installed(monkeypatch):
+    monkeypatch.setattr(devices.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(devices.importlib, "import_module", lambda name: pytest.fail("imported"))
+    monkeypatch.setattr(devices, "_declared", [])
+    devices.prepare_torchvision()
+
+
+def test_another_error_is_not_hidden(monkeypatch):
+    def broken(name):
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr(devices.importlib.util, "find_spec", lambda name: True)
+    monkeypatch.setattr(devices.importlib, "import_module", broken)
+    monkeypatch.setattr(devices, "_declared", [])
+    with pytest.raises(RuntimeError, match="something else"):
+        devices.prepare_torchvision()
+
+
+def test_devices(monkeypatch):
+    assert pick_device("cpu") == torch.device("cpu")
+    with pytest.raises(ValueError, match="device is 'tpu'; it must be one of auto, cpu, cuda"):
+        pick_device("tpu")
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.cuda, "is_available", lambda: False)
+        assert pick_device("auto") == torch.device("cpu")
+        with pytest.raises(ValueError, match="torch finds no GPU"):
+            pick_device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    assert pick_device("auto") == pick_device("cuda") == torch.device("cuda")
+    monkeypatch.setenv("LOCAL_RANK", "3")  # each process of several has its own
+    assert pick_device("auto") == pick_device("cuda") == torch.device("cuda", 3)
