@@ -32,6 +32,7 @@ def test_first_page_has_all_on_one_screen(visit, claims):
     assert told == [(row["claim"], row["verdict"]) for row in claims]
     for tile, row in zip(tiles.all(), claims, strict=True):
         assert heroes.told(row["verdict"]) in tile.inner_text()
+        assert tile.locator("small").bounding_box()["height"] > 10  # the claim is told beside its verdict
         assert tile.evaluate("tile => tile.href").endswith(f"/{row['url']}")
     for part in (*tiles.all(), *tab.locator(".ways a, .landing img").all()):
         box = part.bounding_box()
