@@ -1,5 +1,5 @@
 // What the search counts: chapters come before the pages of the library.
-const Scorer = {
+var Scorer = {
   score: ([page, , , , score]) => score - (/^book\/appendix\/api|^genindex|^py-modindex/.test(page) ? 100 : 0),
   objNameMatch: 11,
   objPartialMatch: 6,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import os
 from collections.abc import Mapping
+from functools import cache
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 from companion import chapters, scorecard
 from companion.collect import Figure
 
+MOST_BYTES = 120_000  # compressed, of a drawing that a page shows as such
 FIGURES = "book/_figures"  # of the stage: figures that are shown again
 PAGES = f"{FIGURES}/heroes.json"  # of the stage: the picture of every page, for who links to it
 CARD = "book/appendix/scorecard"
@@ -34,17 +37,30 @@ def told(verdict: str) -> str:
     return f"{SIGNS[kind(verdict)]} {verdict}"
 
 
-def lightest(figure: Figure) -> str:
-    """The ending of the file of a figure that takes fewest bytes to load: ``svg`` or ``png``."""
-    if "png" not in figure.contents:
-        return "svg"
-    return "svg" if len(gzip.compress(figure.contents["svg"])) <= len(figure.contents["png"]) else "png"
+@cache
+def _photograph(bitmap: bytes) -> bytes:
+    from PIL import Image
+
+    written = io.BytesIO()
+    Image.open(io.BytesIO(bitmap)).convert("RGB").save(written, "JPEG", quality=60, optimize=True)
+    return written.getvalue()
+
+
+def shown(figure: Figure) -> tuple[str, bytes]:
+    """What a page shows of a figure, ending and content: the drawing, or of a heavy one a light picture.
+
+    The files to download hold the drawing in any case.
+    """
+    drawing = figure.contents["svg"]
+    if "png" not in figure.contents or len(drawing) < MOST_BYTES or len(gzip.compress(drawing)) < MOST_BYTES:
+        return "svg", drawing
+    return "jpg", _photograph(figure.contents["png"])
 
 
 def image_of(figure: Figure) -> str:
     """Where the stage holds a figure that is shown again; another name for another content."""
-    ending = lightest(figure)
-    return f"{FIGURES}/{figure.name}-{hashlib.sha256(figure.contents[ending]).hexdigest()[:8]}.{ending}"
+    ending, content = shown(figure)
+    return f"{FIGURES}/{figure.name}-{hashlib.sha256(content).hexdigest()[:8]}.{ending}"
 
 
 def shown_again(figure: Figure, where: bool = True) -> str:
@@ -122,11 +138,11 @@ def opening(chapter: str, card: Card, figures: Figures) -> str:
     if first is None:
         return ""
     record_of = {record: page for page, record in pairs(chapter, card, figures).items()}
-    shown = shown_again(first, where=False)
+    picture = shown_again(first, where=False)
     if first.name in record_of:
         other = shown_again(figures[record_of[first.name]], where=False)
-        shown = tabs(dict(zip(RUNS.values(), (shown, other), strict=True)))
-    return f"::::{{container}} hero\n{chips(chapter, card)}\n\n{shown}\n::::"
+        picture = tabs(dict(zip(RUNS.values(), (picture, other), strict=True)))
+    return f"::::{{container}} hero\n{chips(chapter, card)}\n\n{picture}\n::::"
 
 
 def tiles(card: Card) -> str:

@@ -21,18 +21,20 @@ _SEARCH = re.compile(
     r'\s*<script src="[^"]*(?:_static/searchtools|_static/language_data|searchindex)\.js[^"]*"></script>'
 )
 _CLASS = re.compile(r'class="([^"]*\bfa-[^"]*)"')
+_SIGN = re.compile("[\ue000-\uf8ff]")
 _NAME = re.compile(r"\bfa-([a-z0-9-]+)")
 _DRAWING = re.compile(
     r'(?<=[{,])"?(?P<name>[a-z0-9-]+)"?:\[(?P<width>\d+),(?P<height>\d+),\[(?P<others>[^\]]*)\],"(?P<sign>[0-9a-f]+)","(?P<path>[^"]+)"'
 )
 RULES = """.fa-solid,.fas,.fa-brands,.fab,.fa-regular,.far{background:currentColor;display:inline-block;height:1em;
 mask:var(--icon) center/contain no-repeat;vertical-align:-.125em;width:1.25em}
+.fa-solid::before,.fas::before,.fa-brands::before,.fab::before,.fa-regular::before,.far::before{content:none!important}
 .fa-lg{font-size:1.25em}
 """
 
 
 def drawings(script: str) -> dict[str, str]:
-    """Every icon of the theme's script by its names, as svg; of several with a name the last, the solid one."""
+    """Every icon of the theme's script by its names, as svg; the solid one where a name has several."""
     found = {}
     for match in _DRAWING.finditer(script):
         svg = (
@@ -80,16 +82,11 @@ def lighten(site: Path) -> None:
         chapters.write_if_changed(path, text if path.name == "search.html" else _SEARCH.sub("", text))
     if not script.is_file():
         return
-    asked = "".join(
-        path.read_text(encoding="utf-8")
-        for path in sorted((site / "_static").rglob("*.css"))
-        if path.name != "pydata-sphinx-theme.css"
-    )
-    own = re.findall(r"\\(f[0-9a-f]{3})\b", asked)
-    theme = (site / "_static/styles/pydata-sphinx-theme.css").read_text(encoding="utf-8")
-    own += re.findall(r"\\(f[0-9a-f]{3})\b", re.sub(r"\.fa-[^{}]*\{[^}]*\}", "", theme))
+    sheets = [path.read_text(encoding="utf-8") for path in sorted((site / "_static").rglob("*.css"))]
+    asked = re.sub(r"\.fa-[^{}]*\{[^}]*\}", "", "".join(sheets))  # without the theme's list of all icons
+    own = {int(sign, 16) for sign in re.findall(r"\\(f[0-9a-f]{3})\b", asked)} | {*map(ord, _SIGN.findall(asked))}
     font = site / FONTS / "fa-solid-900.ttf"
-    chapters.write_if_changed(site / FONTS / "icons.woff", subset(font, {int(sign, 16) for sign in own}))
+    chapters.write_if_changed(site / FONTS / "icons.woff", subset(font, own))
     face = (
         '@font-face{font-family:"Font Awesome 6 Free";font-weight:900;font-style:normal;'
         'src:url(vendor/fontawesome/webfonts/icons.woff) format("woff")}\n'

@@ -8,6 +8,7 @@ laid out too.
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from functools import cached_property
@@ -65,13 +66,16 @@ class Book:
         """Its figures by name."""
         return {figure.name: figure for figure in self.figures}
 
+    @staticmethod
+    def source(page: str) -> str:
+        """The text of a page without code, as it is written."""
+        return chapters.source_path(page.removeprefix("book/")).read_text(encoding="utf-8")
+
     def pictures(self) -> dict[str, str]:
         """The picture that stands for a page, by page, as a path in the site; the first page has the one it shows."""
         chosen = {f"book/{name}": heroes.of(name, self.card, self.named) for name in self.notebooks}
         first = chapters.pages()[0]
-        shown = re.search(
-            r"^% here: figure (\S+)$", chapters.source_path(first.removeprefix("book/")).read_text("utf-8"), re.M
-        )
+        shown = re.search(r"^% here: figure (\S+)$", self.source(first), re.M)
         chosen[first] = self.named.get(shown[1]) if shown else None
         return {page: one.files["png"] for page, one in chosen.items() if one and "png" in one.files}
 
@@ -107,15 +111,15 @@ class Book:
                 cells[-1:] = [_prose(before, f"{cell.id}-runs"), cell]
                 after.append(_prose(behind, f"{cell.id}-ran"))
             cells += after
-            if figure in own and heroes.lightest(own[figure]) == "png":
-                _without_vectors(cell)
+            if figure in own:
+                _lighten(cell, *heroes.shown(own[figure]))
         made = facts.block(self.facts[name], self.profile)
         cells.append(_prose(made, f"{name.replace('/', '-')}-made"))
         return nbformat.from_dict({**self.notebooks[name], "cells": cells})
 
     def page(self, name: str) -> str:
         """A page without code, with the tables and figures that it asks for, and what it mentions of the scorecard."""
-        text = chapters.source_path(name).read_text(encoding="utf-8")
+        text = self.source(f"book/{name}")
         return filled(scorecard.mentioned(text, self.card), self.tables)
 
     def beside(self) -> Files:
@@ -138,11 +142,12 @@ def fold(cell: Any) -> None:
         cell.metadata["tags"] = [*tags, "hide-input"]
 
 
-def _without_vectors(cell: Any) -> None:
-    """Leave a figure its bitmap alone, where that is the lighter one."""
-    for output in cell.outputs:
-        if collect.BITMAP in output.get("data", {}):
-            output["data"].pop(collect.VECTOR, None)
+def _lighten(cell: Any, ending: str, content: bytes) -> None:
+    """Have a page show a light picture in place of a heavy drawing."""
+    for output in cell.outputs if ending == "jpg" else ():
+        if output.get("data", {}).pop(collect.VECTOR, None):
+            output["data"].pop(collect.BITMAP, None)
+            output["data"]["image/jpeg"] = base64.b64encode(content).decode()
 
 
 def _opened(text: str, opening: str) -> str:
@@ -183,7 +188,7 @@ def pages(book: Book) -> Files:
         else:
             text = files[STAGE / f"{page}.md"] = book.page(name)
         shown = {heroes.image_of(one): one for one in book.figures}
-        files |= {STAGE / path: one.contents[heroes.lightest(one)] for path, one in shown.items() if path in text}
+        files |= {STAGE / path: heroes.shown(one)[1] for path, one in shown.items() if path in text}
     files[STAGE / heroes.PAGES] = json.dumps(book.pictures(), indent=1) + "\n"
     return files
 
