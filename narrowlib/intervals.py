@@ -95,11 +95,7 @@ def share(are: Any, confidence: float = CONFIDENCE) -> Interval:
 
 def least(intervals: list[Interval]) -> Interval:
     """The smallest value, lower and upper bound of several intervals: all of them exceed what this one exceeds."""
-    return (
-        Interval(*(float(np.min(column)) for column in zip(*intervals, strict=True)))
-        if intervals
-        else Interval(math.nan)
-    )
+    return _of_columns(np.min, intervals)
 
 
 def sooner(times: Any, than: Any, *, until: float, confidence: float = CONFIDENCE) -> Interval:
@@ -138,11 +134,7 @@ def sooner(times: Any, than: Any, *, until: float, confidence: float = CONFIDENC
 
 def largest(intervals: list[Interval]) -> Interval:
     """The largest value, lower bound and upper bound of several intervals."""
-    return (
-        Interval(*(float(np.max(column)) for column in zip(*intervals, strict=True)))
-        if intervals
-        else Interval(math.nan)
-    )
+    return _of_columns(np.max, intervals)
 
 
 def share_above(intervals: list[Interval], bound: float = 1.0) -> Interval:
@@ -152,3 +144,8 @@ def share_above(intervals: list[Interval], bound: float = 1.0) -> Interval:
     columns = np.array(intervals)
     shares = (columns > bound).mean(0)
     return Interval(float(shares[0])) if np.isnan(columns).any() else Interval(*map(float, shares))
+
+
+def _of_columns(reduce: Callable[[Any], Any], intervals: list[Interval]) -> Interval:
+    columns = zip(*intervals, strict=True)
+    return Interval(*(float(reduce(column)) for column in columns)) if intervals else Interval(math.nan)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from scipy.stats import CensoredData, bootstrap, logrank
+
+from narrowlib import intervals
 
 LEAST_RUNS = 5  # of each kind; with fewer nothing is decided
-CONFIDENCE = 0.95
-N_RESAMPLES = 2_000
 HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided"
 
 
@@ -35,49 +34,40 @@ def compare(first: pd.DataFrame, second: pd.DataFrame, *, paired: bool = False) 
     Returns
     -------
     dict
-        ``ratio``; ``low`` and ``high``, its 95% interval by bootstrap over runs; ``p_value`` of the log-rank test (NaN
-        when paired); ``learned_first``, ``learned_second``, ``n_first``, ``n_second``; ``verdict``: ``"holds"`` when
-        the interval lies above 1 and the log-rank test rejects equal times at 5%, ``"does not hold"`` when it lies
-        below 1, ``"undecided"`` otherwise or with fewer than `LEAST_RUNS` runs.
+        ``ratio``; ``low`` and ``high``, its 95% interval by bootstrap over runs; ``log_rank``, how much sooner the
+        first are in standard deviations, see `narrowlib.intervals.sooner` (NaN when paired); ``learned_first``,
+        ``learned_second``, ``n_first``, ``n_second``; ``verdict``: ``"holds"`` when the interval of the ratio lies
+        above 1 and that of the log-rank statistic above 0, ``"does not hold"`` when the ratio's lies below 1,
+        ``"undecided"`` otherwise or with fewer than `LEAST_RUNS` runs.
     """
     one, two = (each.sort_values("seed") for each in (first, second))
     ours = [spent(each).to_numpy(dtype=float) for each in (one, two)]
-    ratio = ours[1].mean() / ours[0].mean()
+    samples = [np.stack(ours)] if paired else ours  # values of one network are resampled together
+    ratio = intervals.bootstrap(_ratio_of_rows if paired else _ratio, *samples)
+    z = None if paired else intervals.sooner(one["samples"], two["samples"], until=one["budget"].max())
     counts = {"n_first": len(one), "n_second": len(two)}
     counts |= {"learned_first": int(one["samples"].count()), "learned_second": int(two["samples"].count())}
-    low, high = _interval(*ours, paired=paired) if min(map(len, ours)) > 1 else (np.nan, np.nan)
-    p_value = np.nan if paired else _log_rank(one, two)
-    is_enough = min(len(one), len(two)) >= LEAST_RUNS
     verdict = UNDECIDED
-    if is_enough and low > 1 and not p_value > 1 - CONFIDENCE:
+    if min(len(one), len(two)) >= LEAST_RUNS and ratio.low > 1 and (paired or z.low > 0):
         verdict = HOLDS
-    elif is_enough and high < 1:
+    elif min(len(one), len(two)) >= LEAST_RUNS and ratio.high < 1:
         verdict = FAILS
-    return {"ratio": ratio, "low": low, "high": high, "p_value": p_value, **counts, "verdict": verdict}
+    return {
+        "ratio": ratio.value,
+        "low": ratio.low,
+        "high": ratio.high,
+        "log_rank": np.nan if paired else z.value,
+        **counts,
+        "verdict": verdict,
+    }
 
 
-def _interval(first: np.ndarray, second: np.ndarray, *, paired: bool) -> tuple[float, float]:
-    if np.ptp(first) == 0 and np.ptp(second) == 0:  # nothing varies; there is nothing to resample
-        return second.mean() / first.mean(), second.mean() / first.mean()
-    found = bootstrap(
-        (first, second),
-        lambda a, b, axis: b.mean(axis) / a.mean(axis),
-        paired=paired,
-        vectorized=True,
-        confidence_level=CONFIDENCE,
-        n_resamples=N_RESAMPLES,
-        method="percentile",
-        rng=np.random.default_rng(0),
-    )
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+def _ratio(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    return second.mean(-1) / first.mean(-1)
 
 
-def _log_rank(first: pd.DataFrame, second: pd.DataFrame) -> float:
-    """Probability of times that differ at least as much when both settings have the same distribution."""
-    if not first["samples"].count() + second["samples"].count():
-        return 1.0  # no run learned
-    data = [CensoredData.right_censored(spent(each), each["samples"].isna()) for each in (first, second)]
-    return float(logrank(*data).pvalue)
+def _ratio_of_rows(both: np.ndarray) -> np.ndarray:
+    return _ratio(both[0], both[1])
 
 
 def said(answer: pd.Series) -> str:

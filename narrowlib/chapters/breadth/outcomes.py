@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from narrowlib.chapters.censored import CONFIDENCE, N_RESAMPLES, compare, spent
+from narrowlib import intervals
+from narrowlib.chapters.censored import compare, spent
 
 PAIRS = {  # what is asked, and the two kinds of runs that answer; the first is expected to learn sooner
     "learned sooner beside its own parts than beside other tasks of the same size": (
@@ -87,11 +88,9 @@ def law_of_breadth(times: pd.DataFrame) -> dict[str, float]:
     if n_shares < 3:
         return found
     table = np.log(used.pivot(index="seed", columns="atomic_share", values="samples"))
-    x, rng = -np.log1p(-table.columns.to_numpy(dtype=float)), np.random.default_rng(0)
-    slopes = np.polyfit(x, table.to_numpy().T, 1)[0]  # of every seed
-    draws = rng.choice(slopes, (N_RESAMPLES, len(slopes))).mean(1)
-    low, high = np.quantile(draws, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return found | {"exponent": float(slopes.mean()), "low": float(low), "high": float(high)}
+    slopes = np.polyfit(-np.log1p(-table.columns.to_numpy(dtype=float)), table.to_numpy().T, 1)[0]  # of every seed
+    exponent, low, high = intervals.mean(slopes)
+    return found | {"exponent": exponent, "low": low, "high": high}
 
 
 def breadth_map(times: pd.DataFrame) -> pd.DataFrame:

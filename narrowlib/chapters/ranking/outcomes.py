@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from narrowlib.chapters.censored import CONFIDENCE, LEAST_RUNS, N_RESAMPLES, compare, spent
+from narrowlib import intervals
+from narrowlib.chapters.censored import LEAST_RUNS, compare, spent
 
 REFERENCE, SCRATCH = "attribution", "from scratch"
 
@@ -60,16 +61,13 @@ def shares_explained(runs: pd.DataFrame) -> pd.DataFrame:
     DataFrame
         ``way``, ``share``, ``low``, ``high``; all missing with fewer than `LEAST_RUNS` repeats.
     """
-    table = per_repeat(runs)
-    rng, n = np.random.default_rng(0), len(table)
-    draws = rng.integers(n, size=(N_RESAMPLES, n))
-    rows = []
+    table, rows = per_repeat(runs), []
     for way in (name for name in table if name not in (REFERENCE, SCRATCH)):
-        values = table[[SCRATCH, way, REFERENCE]].to_numpy()
-        means = values[draws].mean(1)
-        found = (means[:, 0] - means[:, 1]) / (means[:, 0] - means[:, 2])
-        whole = values.mean(0)
-        low, high = np.quantile(found, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-        share = (whole[0] - whole[1]) / (whole[0] - whole[2])
-        rows.append((way, share, low, high) if n >= LEAST_RUNS else (way, *[np.nan] * 3))
+        found = intervals.bootstrap(_share, table[[SCRATCH, way, REFERENCE]].to_numpy(dtype=float).T)
+        rows.append((way, *(found if len(table) >= LEAST_RUNS else intervals.Interval(np.nan))))
     return pd.DataFrame(rows, columns=["way", "share", "low", "high"])
+
+
+def _share(rows: np.ndarray) -> np.ndarray:
+    scratch, way, best = rows.mean(-1)
+    return (scratch - way) / (scratch - best)

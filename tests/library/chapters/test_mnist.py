@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from drawn_digits import drawn_digits
 from torch.nn import functional as F
 
 from narrowlib.chapters.mnist import experiment as mnist
@@ -31,7 +32,6 @@ from narrowlib.chapters.mnist.outcomes import (
     mistakes,
     pareto_front,
 )
-from narrowlib.data.digits import Digits
 from narrowlib.stacks.networks import MLPStack, accuracies
 from narrowlib.stacks.training import StepConfig, make_generators
 
@@ -48,15 +48,7 @@ CONFIG = MnistConfig(
 
 @pytest.fixture(scope="module")
 def digits():
-    """Ten fixed pictures with noise: easy, but not at first sight."""
-    generator = torch.Generator().manual_seed(0)
-    pictures = torch.rand(10, 784, generator=generator)
-
-    def draw(n):
-        labels = torch.randint(0, 10, (n,), generator=generator)
-        return (pictures[labels] + torch.rand(n, 784, generator=generator)) / 2, labels
-
-    return Digits(*draw(1_600), *draw(400))
+    return drawn_digits(1_600, 400)
 
 
 @pytest.fixture(scope="module")

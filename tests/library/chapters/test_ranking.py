@@ -4,25 +4,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from drawn_digits import drawn_digits
 
 from narrowlib.chapters.mnist.methods import train_teacher
 from narrowlib.chapters.ranking import Config, against_attribution, at_best_rate, points_to_goal, shares_explained
 from narrowlib.chapters.ranking.experiment import NORMS, RANKINGS, SCRATCH, WAYS, scores_of, starts
-from narrowlib.data.digits import Digits
 
 CONFIG = Config(teacher_width=12, teacher_epochs=3, neurons="8", rates="1e-2", n_repeats=2, max_points=1_500)
 
 
 @pytest.fixture(scope="module")
 def digits():
-    generator = torch.Generator().manual_seed(0)
-    pictures = torch.rand(10, 784, generator=generator)
-
-    def draw(n):
-        labels = torch.randint(0, 10, (n,), generator=generator)
-        return (pictures[labels] + torch.rand(n, 784, generator=generator)) / 2, labels
-
-    return Digits(*draw(1_200), *draw(200))
+    return drawn_digits(1_200, 200)
 
 
 @pytest.fixture(scope="module")
