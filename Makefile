@@ -67,11 +67,11 @@ run: environment  ## execute one chapter: CHAPTER=, PROFILE=, P="name=value ..."
 	$(call install,book)
 	@$(COMPANION) run "$$CHAPTER" --profile "$$PROFILE" --set="$$PARAMETERS" $(if $(AGAIN),--again)
 
-record: environment  ## run one chapter's experiment at the paper's scale and record it for the book: CHAPTER=, P=, PROFILE=cpu without a GPU
+record: environment  ## run one chapter's experiment at the paper's scale and record it for the book: CHAPTER=, P=, PROFILE=overnight without a GPU
 	$(call install,book)
 	@$(COMPANION) record "$$CHAPTER" --profile "$$RECORDED" --set="$$PARAMETERS"
 
-records: environment  ## record every chapter that has a record, one after another; PROFILE=cpu without a GPU
+records: environment  ## record every chapter that has a record, one after another; PROFILE=overnight without a GPU
 	$(call install,book)
 	@$(COMPANION) records --profile "$$RECORDED" --set="$$PARAMETERS"
 

@@ -59,18 +59,18 @@ def test_pages_show_their_figures(smoke_book, chapter):
     page = page_of(smoke_book, chapter)
     n_figures = sum("figure" in cell.metadata.get("mystnb", {}) for cell in chapters.code_cells(chapter))
     figures = page.select("figure:has(img)")
-    assert len(figures) == n_figures > 0
+    assert len(figures) == n_figures and (figures or chapter.startswith("appendix/"))
     for figure in figures:
         image = figure.find("img")
         assert len(image["alt"]) >= MIN_ALT_TEXT and figure.find("figcaption").get_text(strip=True)
         file = smoke_book / "_build" / "html" / "book" / image["src"]
-        assert file.suffix == ".svg" and file.stat().st_size > 1000
+        assert file.suffix in (".svg", ".jpg") and file.stat().st_size > 1000
     assert "Traceback" not in page.get_text()
 
 
 def test_hierarchy_shows_its_numbers_beside_the_papers(smoke_book):
     text = page_of(smoke_book, "hierarchy").get_text(" ")
-    for words in ("H1 at", "H2 at", "H3 at", "27 of 40", "0 of 40", "19 of 40", "16 of 40"):
+    for words in ("H1 on this page", "H2 on this page", "H3 by the record", "27 of 40", "0 of 40", "16 of 40"):
         assert words in text
 
 

@@ -27,8 +27,8 @@ def test_only_language_models_depart_from_the_paper_at_its_scale(chapter):
 
 @pytest.mark.parametrize("chapter", RECORDED)
 def test_every_record_can_be_made_without_a_gpu(chapter):
-    """The profile ``cpu`` names every chapter that is recorded, and sets a folder to resume from."""
-    assert parameters.of_profile(chapter, "cpu")["checkpoints"]
+    """The profile ``overnight`` names every chapter that is recorded, and sets a folder to resume from."""
+    assert parameters.of_profile(chapter, "overnight")["checkpoints"]
 
 
 def test_the_group_lasso_is_recorded_for_the_widths_of_nonlocality_and_its_own():

@@ -1,9 +1,9 @@
 """Run a chapter's experiment outside the notebook and record its tables for the book.
 
-The parameters are those of the chapter, by default at the paper's scale; the profile ``cpu`` holds what two CPU cores
-can do of it in hours.  Finished pieces are kept in the folder that ``checkpoints`` names, and the same command goes on
-from them after a kill.  The tables, with what made them, go into ``results/paper/CHAPTER``; from there the chapter
-draws what it shows of the recorded run.
+The parameters are those of the chapter, by default at the paper's scale; the profile ``overnight`` holds what two CPU
+cores can do of it in a night.  Finished pieces are kept in the folder that ``checkpoints`` names, and the same command
+goes on from them after a kill.  The tables, with what made them, go into ``results/paper/CHAPTER``; from there the
+chapter draws what it shows of the recorded run.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class NotThereError(Refusal):
 def _options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--profile", default="paper", help="paper, cpu for what two cores can do of it in hours, or one to try it")
+    add("--profile", default="paper", help="paper, overnight for what two cores can do of it, or one to try it")
     add("--set", default="", dest="overrides", help="parameters: 'n_seeds=4 n_steps=500'")
     add("--piece", default="", help="make one piece of the work only, which is kept with the checkpoints")
     add("--save-every", type=float, default=unfinished.SECONDS_BETWEEN, help="seconds between checkpoints")

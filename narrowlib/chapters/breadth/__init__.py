@@ -3,7 +3,15 @@
 from narrowlib.chapters.breadth.config import Config
 from narrowlib.chapters.breadth.experiment import tables, times_to_learn
 from narrowlib.chapters.breadth.figures import plot_map, plot_times, plot_waiting
-from narrowlib.chapters.breadth.outcomes import answers, breadth_map, law_of_breadth, learning_summary
+from narrowlib.chapters.breadth.outcomes import (
+    answers,
+    breadth_map,
+    breadth_said,
+    law_of_breadth,
+    learning_summary,
+    map_said,
+    only_harder,
+)
 from narrowlib.chapters.censored import said
 from narrowlib.chapters.style import book_theme
 from narrowlib.store.provenance import provenance

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 
 from narrowlib import intervals
-from narrowlib.chapters.censored import compare, spent
+from narrowlib.chapters.censored import HOLDS, compare, spent
 
+LEAST_SHARES = 3  # to fit a law to
 PAIRS = {  # what is asked, and the two kinds of runs that answer; the first is expected to learn sooner
     "learned sooner beside its own parts than beside other tasks of the same size": (
         ("hardness", "its own parts"),
@@ -76,8 +79,8 @@ def law_of_breadth(times: pd.DataFrame) -> dict[str, float]:
     Returns
     -------
     dict
-        ``exponent``, ``low``, ``high`` (NaN with fewer than three shares), ``n_shares``, and the share with the fewest
-        samples spent, ``best_share``.
+        ``exponent``, ``low``, ``high`` (NaN with fewer than `LEAST_SHARES` shares), ``n_shares``, and the share
+        with the fewest samples spent, ``best_share``.
     """
     runs = times[times["question"] == "share"]
     best = runs.assign(spent=spent(runs)).groupby("atomic_share")["spent"].mean().idxmin()
@@ -85,7 +88,7 @@ def law_of_breadth(times: pd.DataFrame) -> dict[str, float]:
     used = runs[learned & (runs["atomic_share"] < 1)]
     n_shares = used["atomic_share"].nunique()
     found = {"exponent": np.nan, "low": np.nan, "high": np.nan, "n_shares": n_shares, "best_share": best}
-    if n_shares < 3:
+    if n_shares < LEAST_SHARES:
         return found
     table = np.log(used.pivot(index="seed", columns="atomic_share", values="samples"))
     slopes = np.polyfit(-np.log1p(-table.columns.to_numpy(dtype=float)), table.to_numpy().T, 1)[0]  # of every seed
@@ -116,3 +119,38 @@ def breadth_map(times: pd.DataFrame) -> pd.DataFrame:
     found["n_seeds"] = wide["n", "broad"]
     found["ratio"] = wide["spent", "narrow"] / wide["spent", "broad"]
     return found.reset_index()
+
+
+def only_harder(found: pd.DataFrame) -> str:
+    """Whether composites are only harder tasks, by the comparisons of equal bits of `answers`, in a sentence."""
+    same = found[found.index.str.startswith("composite of")]
+    n_held = int((same["verdict"] == HOLDS).sum())
+    return (
+        f"Is a composite only harder? In {n_held} of {len(same)} comparisons of equal bits it is learned sooner than a "
+        f"parity without trained parts, by at least {same['low'].min():.1f} times (the lowest bound)"
+        + (": the number of bits alone does not explain it." if n_held == len(same) else "; the rest is undecided.")
+    )
+
+
+def breadth_said(law: Mapping[str, float]) -> list[str]:
+    """What `law_of_breadth` found, in sentences."""
+    best = f"The fewest samples are spent with {law['best_share']:.0%} atomic samples."
+    n_shares, low, high = law["n_shares"], -law["high"], -law["low"]
+    if n_shares < LEAST_SHARES:
+        return [best, f"No law can be fitted: at only {n_shares} shares did every run learn."]
+    return [
+        best,
+        f"Where every run learned ({n_shares} shares), samples go with the composite's own share to the power "
+        f"{-law['exponent']:.2f} (95% interval {low:.2f} to {high:.2f})"
+        + (": the interval holds 0, so no law is seen." if low <= 0 <= high else "."),
+    ]
+
+
+def map_said(table: pd.DataFrame) -> list[str]:
+    """Where breadth pays in `breadth_map`, a sentence for every number of task bits."""
+    known = table[(table["learned_broad"] > 0) | (table["learned_narrow"] > 0)]
+    return [
+        f"{bits} task bits: broad training spends fewer samples at {(some['ratio'] > 1).sum()} of {len(some)} points, "
+        f"narrow training at {(some['ratio'] < 1).sum()}."
+        for bits, some in known.groupby("n_task_bits")
+    ]

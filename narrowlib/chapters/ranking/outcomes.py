@@ -71,3 +71,22 @@ def shares_explained(runs: pd.DataFrame) -> pd.DataFrame:
 def _share(rows: np.ndarray) -> np.ndarray:
     scratch, way, best = rows.mean(-1)
     return (scratch - way) / (scratch - best)
+
+
+def head_start_said(shares: pd.DataFrame) -> list[str]:
+    """What `shares_explained` found, in sentences."""
+    table = shares.set_index("way")[["share", "low", "high"]]
+    blind, norms, first = table.loc["random"], table.loc["from scratch, teacher's norms"], table["share"].idxmax()
+    low, high = norms["low"], norms["high"]
+    told = "is a part" if low > 0 else "would be a burden, not a part" if high < 0 else "is no part that is seen"
+    return [
+        f"Neurons taken at random from the teacher have {_with_interval(blind)} of the head start: so much is "
+        f"inheritance. The ranking adds {1 - blind['share']:.0%}.",
+        f"The largest share has {first}: {_with_interval(table.loc[first])} of attribution's head start.",
+        f"Random weights with the teacher's norms have {_with_interval(norms)} of it: the scale of the weights {told} "
+        "of what is inherited.",
+    ]
+
+
+def _with_interval(row: pd.Series) -> str:
+    return f"{row['share']:.0%} (95% interval {row['low']:.0%} to {row['high']:.0%})"
