@@ -1,9 +1,9 @@
 """Networks that fail, files that are damaged, memory that is not there: one sentence, and nothing lost."""
 
 import gzip
-import os
 import hashlib
 import io
+import os
 import subprocess
 import sys
 import time
