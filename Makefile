@@ -25,23 +25,32 @@ ENV := $(or $(VIRTUAL_ENV),$(CONDA_ENV),.venv)
 PY := "$(ENV)/bin/python"
 COMPANION = $(PY) -m companion
 BOOK_AND_TEST := book,test
+NEW_ENOUGH := import sys; sys.exit(None if sys.version_info >= (3, 11) else "python is %s (%s); it must be 3.11 or newer (PYTHON=... chooses another, outside of an active environment)" % (sys.version.split()[0], sys.executable))
 
 # What a user passes reaches the shell as it was typed.
 export CHAPTER PROFILE ONLY CHAPTERS FOLDER TAG REPOSITORY
 export PARAMETERS := $(value P)
 export RECORDED := $(if $(filter file,$(origin PROFILE)),paper,$(value PROFILE))
 
+# Settings of the user for Python, such as PYTHONOPTIMIZE and PYTHONPATH, and for where pip installs, do not count here.
+$(foreach name,$(filter PYTHON% PIP_TARGET PIP_PREFIX PIP_ROOT,$(.VARIABLES)),$(eval unexport $(name)))
+export PIP_USER := 0
+
 # Install extras into the environment unless this checkout, with these lock files, was the last to do so.
+# A file .installing is there while pip works: an environment in which it was killed is half-made.
 define install
-	@state="$$PWD $$(cat pyproject.toml constraints.txt | cksum)"; stamp="$(ENV)/.narrowlib-$(1)"; \
+	@set -eu; state="$$PWD $$(cat pyproject.toml constraints.txt | cksum)"; stamp="$(ENV)/.narrowlib-$(1)"; \
 	if [ "$$(cat "$$stamp" 2>/dev/null)" != "$$state" ]; then \
+	    $(PY) -c 'from pip._internal.cli.main import main' 2>/dev/null \
+	        || { echo "$(ENV) has no pip that works; $(ENV)/bin/python -m ensurepip makes one" >&2; exit 1; }; \
 	    echo "installing narrowlib[$(1)] into $(ENV)"; \
+	    touch "$(ENV)/.installing" || exit 1; \
 	    $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(1)]' \
-	        || { echo "the packages could not be installed; pip says why above (is there a network?)" >&2; exit 1; }; \
+	        || { rm -f "$(ENV)/.installing"; echo "the packages could not be installed; pip says why above" >&2; exit 1; }; \
 	    for other in "$(ENV)"/.narrowlib-*; do \
 	        [ "$$(cat "$$other" 2>/dev/null)" = "$$state" ] || rm -f "$$other"; \
 	    done; \
-	    echo "$$state" > "$$stamp"; \
+	    echo "$$state" > "$$stamp" && rm -f "$(ENV)/.installing"; \
 	fi
 endef
 
@@ -130,7 +139,11 @@ clean:  ## remove everything built, executed notebooks included; the environment
 	rm -rf _build .snakemake .pytest_cache .ruff_cache .hypothesis
 
 environment:
-	@if [ ! -x $(PY) ]; then \
-	    $(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else f"python is {sys.version.split()[0]}; it must be 3.11 or newer (PYTHON=... chooses another)")'; \
-	    $(PYTHON) -m venv "$(ENV)"; \
-	fi
+	@set -eu; \
+	if [ "$(ENV)" = .venv ] && { [ -e .venv/.installing ] || ! $(PY) -c 'from pip._internal.cli.main import main'; } 2>/dev/null; then \
+	    $(PYTHON) -c '$(NEW_ENOUGH)'; \
+	    [ ! -e .venv ] || echo ".venv is half-made; it is made anew" >&2; \
+	    $(PYTHON) -m venv --clear .venv || { echo ".venv could not be made; $(PYTHON) says why above (Debian: apt install python3-venv)" >&2; exit 1; }; \
+	fi; \
+	$(PY) -c '' 2>/dev/null || { echo "the active environment $(ENV) has no Python that works; deactivate it or make it anew" >&2; exit 1; }; \
+	$(PY) -c '$(NEW_ENOUGH)'

@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from companion import chapters, locks, made, parameters, plainly, plan
+from companion import chapters, locks, made, parameters, plainly, plan, surroundings
 
 KEPT = 8  # executed notebooks kept per chapter, beside the one in the book
 EXECUTING = re.compile(r"Executing Cell (\d+)")  # how papermill announces a cell
@@ -24,8 +24,6 @@ THREADS = {"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"}  # whatever the machi
 ENVIRONMENT = {  # where the user has set nothing else
     "GOMP_SPINCOUNT": "5000",  # a thread that waits longer than 0.1 ms sleeps, and leaves a busy machine its core
     "TQDM_MININTERVAL": "5",  # bars of the library, a line each time
-    "JUPYTER_PREFER_ENV_PATH": "1",  # the kernel of this environment, not of the user
-    "PYTHONWARNINGS": "ignore:IProgress not found",  # bars as text are what is wanted here
     "PYDEVD_DISABLE_FILE_VALIDATION": "1",
 }
 HOW = {
@@ -51,9 +49,9 @@ def execute(chapter: str, values: dict[str, Any], output: Path) -> None:
     from papermill.exceptions import PapermillExecutionError
 
     progress = Progress(chapter, len(chapters.read_notebook(chapter).cells) + bool(values))
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(chapters.ROOT), os.environ.get("PYTHONPATH")]))
     os.environ.update({**ENVIRONMENT, **os.environ, **THREADS})
     with tempfile.TemporaryDirectory() as folder:
+        surroundings.leave_personal_settings(Path(folder, "jupyter"))
         source, done = Path(folder, "source.ipynb"), Path(folder, "done.ipynb")
         nbformat.write(made.with_report(chapters.read_notebook(chapter)), source)
         try:
