@@ -113,9 +113,9 @@ archive:  ## pack site, notebooks and student notebooks into _build/release, wit
 release:  ## make the release TAG with what make archive made
 	@PYTHONPATH=workflow $(PYTHON) -m companion release --tag "$$TAG"
 
-serve: book  ## build the book and serve it on PORT (8000)
-	@echo "http://localhost:$(PORT)/ (stop with Ctrl-C)"
-	@$(PY) -m http.server $(PORT) --directory _build/html --bind 127.0.0.1
+serve: environment  ## build the book and serve it on PORT (8000)
+	$(call install,book)
+	@$(COMPANION) serve --port "$(PORT)" --profile "$$PROFILE" --cores $(CORES)
 
 lint: environment  ## style and spelling
 	$(call install,lint)

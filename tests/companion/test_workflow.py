@@ -4,11 +4,13 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 
 import pytest
+from companion import serve
 from trees import CHAPTERS, environment_of, executed, make_book, make_tiny_project
 
 KEYS = """
@@ -241,3 +243,13 @@ def test_chapters_compute_the_same_whatever_the_user_has_set_and_wherever_home_i
     (notebook,) = executed(tmp_path / "tree")
     outputs = [output for cell in json.loads(notebook.read_text())["cells"] for output in cell.get("outputs", [])]
     assert "".join(outputs[0]["text"]) == "False inline\n4 True False\n"
+
+
+@pytest.mark.parametrize("port", [None, 70_000, -1])
+def test_a_port_that_cannot_be_had_is_named_before_anything_is_built(port):
+    with socket.socket() as other:
+        other.bind((serve.HOST, 0))
+        other.listen()
+        taken = other.getsockname()[1] if port is None else port
+        with pytest.raises(serve.PortError, match=f"PORT is {taken}, "):
+            serve.bound(taken)

@@ -15,6 +15,7 @@ COMMANDS = {  # which function of which module takes the arguments and returns a
     "gpu": "with_gpus.name_gpu",
     "with-gpus": "with_gpus.main",
     "site": "site.main",
+    "serve": "serve.main",
     "pdf": "pdf.main",
     "notebooks": "notebooks.main",
     "course": "course.main",
