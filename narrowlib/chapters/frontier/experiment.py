@@ -56,7 +56,7 @@ class FrontierStudy:
         """The base model with its tokenizer."""
         config = self.config
         if config.model != small_base.NAME:
-            return load_causal_lm(config.model, device=config.device)
+            return load_causal_lm(config.model, device=config.device, block_length=config.block_length)
 
         def write(folder: Path) -> dict[str, Any]:
             shape = small_base.SmallBaseConfig(n_steps=config.base_steps, block_length=config.block_length)

@@ -39,7 +39,7 @@ def tables(config: Config, *, progress: bool = True) -> dict[str, pd.DataFrame]:
         ``recovery``: ``recovery_curves``.  ``lasso`` and ``lasso-recovery``: ``strength_curves`` and
         ``strength_recovery`` of the model as it was, of one trained without a penalty, and of one for every strength.
     """
-    loaded = load_causal_lm(config.model, device=config.device)
+    loaded = load_causal_lm(config.model, device=config.device, block_length=config.block_length)
     base, tokenizer = loaded.model, loaded.tokenizer
     store = Kept(config.checkpoints, config.asked, device=base.device)
     where = {"store": store, "progress": progress}

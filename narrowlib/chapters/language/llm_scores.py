@@ -36,7 +36,7 @@ def tables(config: Config, *, progress: bool = True) -> dict[str, pd.DataFrame]:
         ``curves``: ``sparsity_curves`` of both kinds of units, every score and skill.  ``ablation``:
         ``ablation_table`` of both kinds, with scores from the blocks that units are ablated on.
     """
-    loaded = load_causal_lm(config.model, device=config.device)
+    loaded = load_causal_lm(config.model, device=config.device, block_length=config.block_length)
     base, blocks = loaded.model, config.score_blocks(loaded.tokenizer)
     scores_on = cache(lambda n_blocks: unit_scores(base, blocks.select(range(n_blocks)), progress=progress))
 

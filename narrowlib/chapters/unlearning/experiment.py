@@ -105,7 +105,7 @@ def whole_model_accuracies(config: Config) -> pd.DataFrame:
 
     See `narrowlib.llm.harness.benchmark_accuracies`.
     """
-    whole = load_causal_lm(config.model, device=config.device)
+    whole = load_causal_lm(config.model, device=config.device, block_length=config.block_length)
     return benchmark_accuracies(whole.model, whole.tokenizer, config.benchmarks.split())
 
 
@@ -143,7 +143,8 @@ class _Study:
 
     @cached_property
     def _loaded(self) -> LanguageModel:
-        return load_causal_lm(self.config.model, device=self.config.device)
+        config = self.config
+        return load_causal_lm(config.model, device=config.device, block_length=config.block_length)
 
     @property
     def base(self) -> PreTrainedModel:
