@@ -120,11 +120,7 @@ def _loaded(name: str, dtype: torch.dtype, place: torch.device, block_length: in
     config = _read(name, transformers.AutoConfig.from_pretrained, source, **options)
     if config.num_hidden_layers < 1:
         raise UnavailableError(f"{name!r} has {config.num_hidden_layers} layers in its config.json; it must have one")
-    if block_length > config.max_position_embeddings:
-        raise ValueError(
-            f"block_length is {block_length}; it must be at most {config.max_position_embeddings}, the number of "
-            f"positions of {name!r}"
-        )
+    check_block_length(config, block_length)
     _read(name, lambda _: _check_memory(name, config, dtype, place), source)
     weights = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True}  # never a pickle
     model, report = _read(name, transformers.AutoModelForCausalLM.from_pretrained, source, **options, **weights)
@@ -139,6 +135,13 @@ def _loaded(name: str, dtype: torch.dtype, place: torch.device, block_length: in
     tokenizer = _read(name, transformers.AutoTokenizer.from_pretrained, source, **options)
     _check_tokens(name, tokenizer, model.get_input_embeddings().num_embeddings)
     return LanguageModel(model.to(place).eval(), tokenizer, name)
+
+
+def check_block_length(config: PreTrainedConfig, block_length: int) -> None:
+    """Refuse blocks of more tokens than a model has positions, with a ValueError."""
+    most = config.max_position_embeddings
+    if block_length > most:
+        raise ValueError(f"block_length is {block_length}; it must be at most {most}, the positions of the model")
 
 
 def _check_tokens(name: str, tokenizer: PreTrainedTokenizerBase, n_rows: int) -> None:

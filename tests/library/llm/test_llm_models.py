@@ -198,7 +198,7 @@ def test_default_exports_exactly(default, tmp_path):
 @pytest.mark.parametrize(
     ("tokens", "block_length", "says"),
     [
-        ([], 65, "block_length is 65; it must be at most 64, the number of positions"),
+        ([], 65, "block_length is 65; it must be at most 64, the positions"),
         (["w61"], 8, "has 1 tokens that its model does not embed, the first of them 'w61' with id 61"),
         (["<|endoftext|>"], 8, "does not embed, the first of them '<|endoftext|>'"),
         (["<pad>"], 64, None),  # added for batches, as for Llama 2; no text holds it
