@@ -13,6 +13,7 @@ PORT ?= 8000
 ONLY ?=
 AGAIN ?=
 CORES ?= all
+MEMORY ?= 0
 CHAPTERS ?=
 FOLDER ?=
 CONTAINER ?=
@@ -60,9 +61,9 @@ help:  ## this list
 	@echo "  make book PROFILE=smoke          every cell in seconds (quick: the default; paper: the paper's scale, one GPU)"
 	@echo "  make run CHAPTER=hierarchy PROFILE=quick P=\"n_seeds=4 n_steps=500\""
 
-book: environment  ## install, execute what is stale, render; says where the site is
+book: environment  ## install, execute what is stale, render (CORES=, MEMORY= in GB); says where the site is
 	$(call install,book)
-	@$(COMPANION) book --profile "$$PROFILE" --cores $(CORES)
+	@$(COMPANION) book --profile "$$PROFILE" --cores $(CORES) --memory $(MEMORY)
 
 pdf: book  ## build the book and print it to _build/html/narrow-ai.pdf; needs Chromium
 	$(call install,pdf)

@@ -14,7 +14,7 @@ import torch
 from tqdm.auto import tqdm
 
 from narrowlib.data.tokens import end_of_text
-from narrowlib.devices import pick_device, prepare_torchvision
+from narrowlib.devices import free_memory, pick_device, prepare_torchvision
 from narrowlib.llm import tiny
 from narrowlib.llm.units import check_family
 from narrowlib.store.downloads import Archive, UnavailableError, cache_folder, fetch, made, members
@@ -277,8 +277,4 @@ def _check_memory(name: str, config: PreTrainedConfig, dtype: torch.dtype, devic
 
 
 def _free_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    import psutil
-
-    return psutil.virtual_memory().available
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()

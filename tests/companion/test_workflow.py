@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from itertools import pairwise
 
 import pytest
 from companion import serve
@@ -253,3 +254,13 @@ def test_a_port_that_cannot_be_had_is_named_before_anything_is_built(port):
         taken = other.getsockname()[1] if port is None else port
         with pytest.raises(serve.PortError, match=f"PORT is {taken}, "):
             serve.bound(taken)
+
+
+def test_chapters_run_side_by_side_only_where_there_is_memory_for_both(tree):
+    code = "import time\nbegan = time.time(); time.sleep(1); print('ran', began, time.time())"
+    for name in CHAPTERS:
+        edit(tree / "book" / f"{name}.md", CHAPTERS[name].splitlines()[-1], code)
+    result = run(tree, "book", "--cores", "8", "--memory", "1.5")
+    assert result.returncode == 0 and result.stderr.count("it runs alone") == len(CHAPTERS), result.stderr
+    ran = sorted(tuple(map(float, page(tree, name).partition("ran ")[2].split()[:2])) for name in CHAPTERS)
+    assert all(end < began for (_, end), (began, _) in pairwise(ran))

@@ -75,7 +75,8 @@ class FailedCellError(plainly.Refusal):
     exit_code = 1
 
     def __init__(self, chapter: str, where: str, error: Exception) -> None:
-        cause = "its kernel died; was there enough memory?"
+        needed = plan.memory_mb(chapter, parameters.QUICK) / 1000
+        cause = f"its kernel died; was there enough memory? at the scale of its page it needs about {needed:.1f} GB"
         if hasattr(error, "ename"):
             first = error.source.strip().splitlines()[0]
             cause = f"{error.ename}: {error.evalue} (in the cell that begins {first!r})"

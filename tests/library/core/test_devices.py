@@ -59,3 +59,26 @@ def test_devices(monkeypatch):
     assert pick_device("auto") == pick_device("cuda") == torch.device("cuda")
     monkeypatch.setenv("LOCAL_RANK", "3")  # each process of several has its own
     assert pick_device("auto") == pick_device("cuda") == torch.device("cuda", 3)
+
+
+@pytest.mark.parametrize(
+    ("told", "group", "files"),
+    [
+        ("0::/jobs/one", "jobs", {"memory.max": "3000", "memory.current": "2500", "memory.stat": "inactive_file 500"}),
+        ("0::/", ".", {"memory.max": "1000", "memory.current": "0", "memory.stat": ""}),
+        (
+            "4:memory:/one\n0::/",
+            "memory/one",
+            {"memory.limit_in_bytes": "2000", "memory.usage_in_bytes": "1500", "memory.stat": "total_inactive_file 500"},
+        ),
+    ],
+)
+def test_memory_is_that_which_a_container_or_a_job_leaves(tmp_path, told, group, files):
+    (tmp_path / "process").write_text(told)
+    top = tmp_path / "groups"
+    (top / group).mkdir(parents=True)
+    for name, content in files.items():
+        (top / group / name).write_text(content)
+    assert devices.free_memory(top, tmp_path / "process") == 1_000
+    (top / group / next(iter(files))).write_text("max")
+    assert devices.free_memory(top, tmp_path / "process") > 10**6
