@@ -14,6 +14,7 @@ ONLY ?=
 AGAIN ?=
 CORES ?= all
 MEMORY ?= 0
+THREADS ?=
 CHAPTERS ?=
 FOLDER ?=
 CONTAINER ?=
@@ -73,17 +74,17 @@ test: environment  ## install what the tests need and run them
 	$(call install,$(BOOK_AND_TEST))
 	@$(PY) -m pytest -n auto --maxprocesses 8 --dist worksteal
 
-run: environment  ## execute one chapter: CHAPTER=, PROFILE=, P="name=value ...", AGAIN=1
+run: environment  ## execute one chapter: CHAPTER=, PROFILE=, P="name=value ...", AGAIN=1, THREADS=all
 	$(call install,book)
-	@$(COMPANION) run "$$CHAPTER" --profile "$$PROFILE" --set="$$PARAMETERS" $(if $(AGAIN),--again)
+	@$(COMPANION) run "$$CHAPTER" --profile "$$PROFILE" --set="$$PARAMETERS" $(if $(AGAIN),--again) $(if $(THREADS),--threads "$(THREADS)")
 
 record: environment  ## run one chapter's experiment at the paper's scale and record it for the book: CHAPTER=, P=, PROFILE=overnight without a GPU
 	$(call install,book)
-	@$(COMPANION) record "$$CHAPTER" --profile "$$RECORDED" --set="$$PARAMETERS"
+	@$(COMPANION) record "$$CHAPTER" --profile "$$RECORDED" --set="$$PARAMETERS" $(if $(THREADS),--threads "$(THREADS)")
 
 records: environment  ## record every chapter that has a record, one after another; PROFILE=overnight without a GPU
 	$(call install,book)
-	@$(COMPANION) records --profile "$$RECORDED" --set="$$PARAMETERS"
+	@$(COMPANION) records --profile "$$RECORDED" --set="$$PARAMETERS" $(if $(THREADS),--threads "$(THREADS)")
 
 gpu: environment  ## say which GPU is used, or stop where there is none
 	$(call install,book)

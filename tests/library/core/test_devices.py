@@ -1,6 +1,7 @@
 """Devices that are there, and torchvision beside any build of torch."""
 
 import importlib.util
+import os
 import subprocess
 import sys
 
@@ -69,7 +70,11 @@ def test_devices(monkeypatch):
         (
             "4:memory:/one\n0::/",
             "memory/one",
-            {"memory.limit_in_bytes": "2000", "memory.usage_in_bytes": "1500", "memory.stat": "total_inactive_file 500"},
+            {
+                "memory.limit_in_bytes": "2000",
+                "memory.usage_in_bytes": "1500",
+                "memory.stat": "total_inactive_file 500",
+            },
         ),
     ],
 )
@@ -82,3 +87,14 @@ def test_memory_is_that_which_a_container_or_a_job_leaves(tmp_path, told, group,
     assert devices.free_memory(top, tmp_path / "process") == 1_000
     (top / group / next(iter(files))).write_text("max")
     assert devices.free_memory(top, tmp_path / "process") > 10**6
+
+
+@pytest.mark.parametrize(
+    ("asked", "n"), [("all", len(os.sched_getaffinity(0))), ("3", 3), (1, 1), ("0", 0), ("-1", 0), ("many", 0)]
+)
+def test_threads_are_a_number_or_all(asked, n):
+    if n:
+        assert devices.count_threads(asked) == n
+    else:
+        with pytest.raises(ValueError, match=f"threads is {asked!r}; it must be all, or a whole number"):
+            devices.count_threads(asked)
