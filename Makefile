@@ -13,6 +13,8 @@ PORT ?= 8000
 ONLY ?=
 AGAIN ?=
 CORES ?= all
+MEMORY ?= 0
+THREADS ?=
 CHAPTERS ?=
 FOLDER ?=
 CONTAINER ?=
@@ -25,23 +27,32 @@ ENV := $(or $(VIRTUAL_ENV),$(CONDA_ENV),.venv)
 PY := "$(ENV)/bin/python"
 COMPANION = $(PY) -m companion
 BOOK_AND_TEST := book,test
+NEW_ENOUGH := import sys; sys.exit(None if sys.version_info >= (3, 11) else "python is %s (%s); it must be 3.11 or newer (PYTHON=... chooses another, outside of an active environment)" % (sys.version.split()[0], sys.executable))
 
 # What a user passes reaches the shell as it was typed.
 export CHAPTER PROFILE ONLY CHAPTERS FOLDER TAG REPOSITORY
 export PARAMETERS := $(value P)
 export RECORDED := $(if $(filter file,$(origin PROFILE)),paper,$(value PROFILE))
 
+# Settings of the user for Python, such as PYTHONOPTIMIZE and PYTHONPATH, and for where pip installs, do not count here.
+$(foreach name,$(filter PYTHON% PIP_TARGET PIP_PREFIX PIP_ROOT,$(.VARIABLES)),$(eval unexport $(name)))
+export PIP_USER := 0
+
 # Install extras into the environment unless this checkout, with these lock files, was the last to do so.
+# A file .installing is there while pip works: an environment in which it was killed is half-made.
 define install
-	@state="$$PWD $$(cat pyproject.toml constraints.txt | cksum)"; stamp="$(ENV)/.narrowlib-$(1)"; \
+	@set -eu; state="$$PWD $$(cat pyproject.toml constraints.txt | cksum)"; stamp="$(ENV)/.narrowlib-$(1)"; \
 	if [ "$$(cat "$$stamp" 2>/dev/null)" != "$$state" ]; then \
+	    $(PY) -c 'from pip._internal.cli.main import main' 2>/dev/null \
+	        || { echo "$(ENV) has no pip that works; $(ENV)/bin/python -m ensurepip makes one" >&2; exit 1; }; \
 	    echo "installing narrowlib[$(1)] into $(ENV)"; \
+	    touch "$(ENV)/.installing" || exit 1; \
 	    $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(1)]' \
-	        || { echo "the packages could not be installed; pip says why above (is there a network?)" >&2; exit 1; }; \
+	        || { rm -f "$(ENV)/.installing"; echo "the packages could not be installed; pip says why above" >&2; exit 1; }; \
 	    for other in "$(ENV)"/.narrowlib-*; do \
 	        [ "$$(cat "$$other" 2>/dev/null)" = "$$state" ] || rm -f "$$other"; \
 	    done; \
-	    echo "$$state" > "$$stamp"; \
+	    echo "$$state" > "$$stamp" && rm -f "$(ENV)/.installing"; \
 	fi
 endef
 
@@ -51,9 +62,9 @@ help:  ## this list
 	@echo "  make book PROFILE=smoke          every cell in seconds (quick: the default; paper: the paper's scale, one GPU)"
 	@echo "  make run CHAPTER=hierarchy PROFILE=quick P=\"n_seeds=4 n_steps=500\""
 
-book: environment  ## install, execute what is stale, render; says where the site is
+book: environment  ## install, execute what is stale, render (CORES=, MEMORY= in GB); says where the site is
 	$(call install,book)
-	@$(COMPANION) book --profile "$$PROFILE" --cores $(CORES)
+	@$(COMPANION) book --profile "$$PROFILE" --cores $(CORES) --memory $(MEMORY)
 
 pdf: book  ## build the book and print it to _build/html/narrow-ai.pdf; needs Chromium
 	$(call install,pdf)
@@ -63,17 +74,17 @@ test: environment  ## install what the tests need and run them
 	$(call install,$(BOOK_AND_TEST))
 	@$(PY) -m pytest -n auto --maxprocesses 8 --dist worksteal
 
-run: environment  ## execute one chapter: CHAPTER=, PROFILE=, P="name=value ...", AGAIN=1
+run: environment  ## execute one chapter: CHAPTER=, PROFILE=, P="name=value ...", AGAIN=1, THREADS=all
 	$(call install,book)
-	@$(COMPANION) run "$$CHAPTER" --profile "$$PROFILE" --set="$$PARAMETERS" $(if $(AGAIN),--again)
+	@$(COMPANION) run "$$CHAPTER" --profile "$$PROFILE" --set="$$PARAMETERS" $(if $(AGAIN),--again) $(if $(THREADS),--threads "$(THREADS)")
 
 record: environment  ## run one chapter's experiment at the paper's scale and record it for the book: CHAPTER=, P=, PROFILE=overnight without a GPU
 	$(call install,book)
-	@$(COMPANION) record "$$CHAPTER" --profile "$$RECORDED" --set="$$PARAMETERS"
+	@$(COMPANION) record "$$CHAPTER" --profile "$$RECORDED" --set="$$PARAMETERS" $(if $(THREADS),--threads "$(THREADS)")
 
 records: environment  ## record every chapter that has a record, one after another; PROFILE=overnight without a GPU
 	$(call install,book)
-	@$(COMPANION) records --profile "$$RECORDED" --set="$$PARAMETERS"
+	@$(COMPANION) records --profile "$$RECORDED" --set="$$PARAMETERS" $(if $(THREADS),--threads "$(THREADS)")
 
 gpu: environment  ## say which GPU is used, or stop where there is none
 	$(call install,book)
@@ -104,9 +115,9 @@ archive:  ## pack site, notebooks and student notebooks into _build/release, wit
 release:  ## make the release TAG with what make archive made
 	@PYTHONPATH=workflow $(PYTHON) -m companion release --tag "$$TAG"
 
-serve: book  ## build the book and serve it on PORT (8000)
-	@echo "http://localhost:$(PORT)/ (stop with Ctrl-C)"
-	@$(PY) -m http.server $(PORT) --directory _build/html --bind 127.0.0.1
+serve: environment  ## build the book and serve it on PORT (8000)
+	$(call install,book)
+	@$(COMPANION) serve --port "$(PORT)" --profile "$$PROFILE" --cores $(CORES)
 
 lint: environment  ## style and spelling
 	$(call install,lint)
@@ -130,7 +141,11 @@ clean:  ## remove everything built, executed notebooks included; the environment
 	rm -rf _build .snakemake .pytest_cache .ruff_cache .hypothesis
 
 environment:
-	@if [ ! -x $(PY) ]; then \
-	    $(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else f"python is {sys.version.split()[0]}; it must be 3.11 or newer (PYTHON=... chooses another)")'; \
-	    $(PYTHON) -m venv "$(ENV)"; \
-	fi
+	@set -eu; \
+	if [ "$(ENV)" = .venv ] && { [ -e .venv/.installing ] || ! $(PY) -c 'from pip._internal.cli.main import main'; } 2>/dev/null; then \
+	    $(PYTHON) -c '$(NEW_ENOUGH)'; \
+	    [ ! -e .venv ] || echo ".venv is half-made; it is made anew" >&2; \
+	    $(PYTHON) -m venv --clear .venv || { echo ".venv could not be made; $(PYTHON) says why above (Debian: apt install python3-venv)" >&2; exit 1; }; \
+	fi; \
+	$(PY) -c '' 2>/dev/null || { echo "the active environment $(ENV) has no Python that works; deactivate it or make it anew" >&2; exit 1; }; \
+	$(PY) -c '$(NEW_ENOUGH)'

@@ -29,8 +29,9 @@ def book_theme() -> None:
 
     Output is reproducible to the byte: no date is written into a figure, and identifiers in the vector
     graphic are hashes of what they name.  Beside every figure stands its data, see
-    `narrowlib.chapters.style.keep_data`.
+    `narrowlib.chapters.style.keep_data`.  Settings of the user in a ``matplotlibrc`` do not count.
     """
+    plt.rcdefaults()
     sns.set_theme(
         context="notebook",
         style="ticks",

@@ -25,7 +25,7 @@ from narrowlib.llm.losses import next_token_loss
 from narrowlib.llm.settings import LLMTrainingConfig
 from narrowlib.penalties import group_lasso_gradients_
 from narrowlib.pruning import apply_masks
-from narrowlib.store.unfinished import Checkpoint
+from narrowlib.store.unfinished import Checkpoint, check_loss
 from narrowlib.units import UnitGroup
 
 Found = tuple[dict[str, Tensor], Any] | None
@@ -187,6 +187,7 @@ class Loop:
         """The mean training loss since the last record, and what training took."""
         reduce = self.accelerator.reduce
         losses = {"train": float(reduce(self.loss, "mean")) / (step - self.recorded)}
+        check_loss(losses["train"], step, self.config.learning_rate)
         if self.hard_losses:
             losses["train, hard"] = float(reduce(torch.stack(self.hard_losses).mean(), "mean"))
         spent = self.clock.read().to(self.device)
@@ -212,6 +213,7 @@ class Loop:
                 total += len(places) * self._hard_loss(self._logits(self.model, ids), ids).double()
             self.model.train()
             loss = float(self.accelerator.reduce(total, "sum")) / n_blocks
+            check_loss(loss, step, self.config.learning_rate)
             self.rows.append({"step": step, "split": "held out", "loss": loss})
             if self.best is not None and loss < self.best_loss:
                 self.best_loss = loss

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm.auto import tqdm
 
-from narrowlib.devices import pick_device, prepare_torchvision
+from narrowlib.data.tokens import end_of_text
+from narrowlib.devices import free_memory, pick_device, prepare_torchvision
 from narrowlib.llm import tiny
 from narrowlib.llm.units import check_family
 from narrowlib.store.downloads import Archive, UnavailableError, cache_folder, fetch, made, members
@@ -61,6 +62,7 @@ def load_causal_lm(
     *,
     dtype: torch.dtype = torch.float32,
     device: str = "auto",
+    block_length: int = 0,
     progress: bool = False,
 ) -> LanguageModel:
     """Load a language model of the Llama architecture with its tokenizer.
@@ -74,6 +76,8 @@ def load_causal_lm(
     dtype : torch.dtype
         float32, bfloat16 or float16, of the weights.
     device : {"auto", "cpu", "cuda"}
+    block_length : int
+        Tokens of the longest text that the model is to read; 0 where nothing is known of it.
     progress : bool
         Show the progress bars of transformers.
 
@@ -84,7 +88,8 @@ def load_causal_lm(
     Raises
     ------
     ValueError
-        For a dtype, device or family of models that is not supported.
+        For a dtype, device or family of models that is not supported, a block longer than the model's positions, or a
+        tokenizer with tokens that the model does not know.
     MemoryError
         When the weights are larger than the memory that is free.
     UnavailableError
@@ -97,15 +102,15 @@ def load_causal_lm(
 
     with silenced(progress):
         try:
-            return _loaded(name, dtype, place)
+            return _loaded(name, dtype, place, block_length)
         except UnavailableError:
             if name not in OWN or not _own_folder(name).is_dir():
                 raise
             shutil.rmtree(_own_folder(name), ignore_errors=True)  # damaged on the disk; it can be made again
-            return _loaded(name, dtype, place)
+            return _loaded(name, dtype, place, block_length)
 
 
-def _loaded(name: str, dtype: torch.dtype, place: torch.device) -> LanguageModel:
+def _loaded(name: str, dtype: torch.dtype, place: torch.device, block_length: int) -> LanguageModel:
     import transformers
 
     source = _source_of(name)
@@ -115,6 +120,7 @@ def _loaded(name: str, dtype: torch.dtype, place: torch.device) -> LanguageModel
     config = _read(name, transformers.AutoConfig.from_pretrained, source, **options)
     if config.num_hidden_layers < 1:
         raise UnavailableError(f"{name!r} has {config.num_hidden_layers} layers in its config.json; it must have one")
+    check_block_length(config, block_length)
     _read(name, lambda _: _check_memory(name, config, dtype, place), source)
     weights = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True}  # never a pickle
     model, report = _read(name, transformers.AutoModelForCausalLM.from_pretrained, source, **options, **weights)
@@ -127,7 +133,29 @@ def _loaded(name: str, dtype: torch.dtype, place: torch.device) -> LanguageModel
             f"{name!r} has {len(extra)} weights that the model of its config.json has no place for, such as {extra[0]}"
         )
     tokenizer = _read(name, transformers.AutoTokenizer.from_pretrained, source, **options)
+    _check_tokens(name, tokenizer, model.get_input_embeddings().num_embeddings)
     return LanguageModel(model.to(place).eval(), tokenizer, name)
+
+
+def check_block_length(config: PreTrainedConfig, block_length: int) -> None:
+    """Refuse blocks of more tokens than a model has positions, with a ValueError."""
+    most = config.max_position_embeddings
+    if block_length > most:
+        raise ValueError(f"block_length is {block_length}; it must be at most {most}, the positions of the model")
+
+
+def _check_tokens(name: str, tokenizer: PreTrainedTokenizerBase, n_rows: int) -> None:
+    """Refuse tokens that texts may hold and the model does not embed; special ones, such as for padding, are added."""
+    special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    if tokenizer.eos_token_id is not None:
+        special.discard(end_of_text(tokenizer))
+    beyond = {i: token for token, i in tokenizer.get_vocab().items() if i >= n_rows and i not in special}
+    if beyond:
+        first = min(beyond)
+        raise ValueError(
+            f"the tokenizer of {name!r} has {len(beyond)} tokens that its model does not embed, the first of them "
+            f"{beyond[first]!r} with id {first}; ids must be below {n_rows}"
+        )
 
 
 @contextmanager
@@ -249,8 +277,4 @@ def _check_memory(name: str, config: PreTrainedConfig, dtype: torch.dtype, devic
 
 
 def _free_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    import psutil
-
-    return psutil.virtual_memory().available
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()

@@ -32,7 +32,7 @@ class LLMTrainingConfig(Settings):
     compiled: bool = Field(
         False, description="compile layers and losses first, which takes about as long as some tens of steps"
     )
-    seed: Whole = Field(0, description="of the order of the blocks")
+    seed: int = Field(0, ge=0, lt=2**63, description="of the order of the blocks")
     record_every: Count = Field(100, description="steps between two records")
     evaluate_every: Whole = Field(0, description="steps between two records of the held-out loss; 0 for every record")
     checkpoint_every: Count = Field(500, description="steps between two checkpoints")

@@ -45,7 +45,7 @@ def estimate(config: RecipeConfig) -> pd.DataFrame:
         As `narrowlib.recipe.narrowing.run`.
     """
     texts = texts_of(config)
-    language_model = load_causal_lm(config.model, device=config.device)
+    language_model = load_causal_lm(config.model, device=config.device, block_length=config.block_length)
     whole = language_model.model
     shares = cut.shares_of(config, whole)
     masks = cut.first_masks(whole, cut.counts_at(whole, shares))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import reprlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -30,6 +31,8 @@ COLUMNS = ("text", "content", "code")  # looked for in this order where no colum
 TXT_CHARACTERS = 2_000
 _ROWS = (".jsonl", ".ndjson", ".parquet")
 _SKIPPED_FOLDERS = {"node_modules", "__pycache__", "venv", "build", "dist"}  # beside those whose name begins with a dot
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # how text in it, or in UTF-32, begins
+_NOT_IN_TEXT = {*range(32)} - {*b"\t\n\v\f\r\x1b"}  # bytes that no encoding with one byte to a letter has
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -159,7 +162,7 @@ def _folder(folder: Path, column: str) -> Iterator[Document]:
         n_files += 1
         if path.suffix.lower() in _ROWS:
             yield from _file(path, column)
-        elif (text := _decoded(path.read_bytes())) is not None:
+        elif (text := _decoded(path.read_bytes(), str(path.relative_to(folder)))) is not None:
             yield Document("", str(path.relative_to(folder)), text)
     if not n_files:
         raise ValueError("the folder holds no file")
@@ -173,7 +176,7 @@ def _file(path: Path, column: str, *, is_alone: bool = False) -> Iterator[Docume
     if path.suffix.lower() == ".parquet":
         texts = _parquet(path, column)
     else:
-        text = _decoded(path.read_bytes())
+        text = _decoded(path.read_bytes(), path.name)
         if text is None:
             raise ValueError("the file is binary; it must be UTF-8 text, or parquet named so")
         texts = (
@@ -183,12 +186,20 @@ def _file(path: Path, column: str, *, is_alone: bool = False) -> Iterator[Docume
         yield Document("", f"{path.name}:{number}", text)
 
 
-def _decoded(content: bytes) -> str | None:
+def _decoded(content: bytes, name: str) -> str | None:
+    """Text out of bytes; None where they are no text at all, such as an image."""
     try:
         text = content.decode("utf-8-sig").replace("\r\n", "\n")
-    except UnicodeDecodeError:
-        return None
-    return None if "\0" in text else text
+        return None if "\0" in text else text
+    except UnicodeDecodeError as error:
+        if content.startswith(_UTF_16):
+            raise ValueError(f"{name} is text in UTF-16 or UTF-32; it must be UTF-8") from error
+        if set(content) & _NOT_IN_TEXT:
+            return None
+        line, byte = content.count(b"\n", 0, error.start) + 1, content[error.start]
+        raise ValueError(
+            f"line {line} of {name} holds the byte {byte:#04x}, which is no UTF-8; save it as UTF-8"
+        ) from error
 
 
 def _parts(text: str) -> Iterator[str]:
@@ -206,31 +217,35 @@ def _jsonl(text: str, column: str, name: str) -> Iterator[str]:
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
+        where = f"line {number} of {name}"
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"line {number} of {name} is no JSON ({error.msg})") from error
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{where} is no JSON ({getattr(error, 'msg', error)})") from error
         if isinstance(row, str) and not column:
-            yield row
+            yield _cell(row, where)
         elif isinstance(row, dict):
-            yield _cell(row[_chosen(list(row), column, f"line {number} of {name}")], f"line {number} of {name}")
+            yield _cell(row[_chosen(list(row), column, where)], where)
         else:
-            raise ValueError(f"line {number} of {name} is neither an object nor a text")
+            raise ValueError(f"{where} is neither an object nor a text")
 
 
 def _parquet(path: Path, column: str) -> Iterator[str]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    number = 0
     try:
-        file = pq.ParquetFile(path)
-    except pa.ArrowException as error:
-        raise ValueError(f"{path.name} is no parquet file ({str(error).splitlines()[0]})") from error
-    with file:
-        chosen = _chosen(file.schema_arrow.names, column, path.name)
-        for batch in file.iter_batches(columns=[chosen]):
-            for value in batch.column(0).to_pylist():
-                yield _cell(value, path.name)
+        with pq.ParquetFile(path) as file:
+            chosen = _chosen(file.schema_arrow.names, column, path.name)
+            for batch in file.iter_batches(columns=[chosen]):
+                for value in batch.column(0):
+                    number += 1
+                    yield _cell(value.as_py(), f"row {number} of {path.name}")
+    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        at = f"row {number} of {path.name} cannot be read" if number else f"{path.name} is no parquet file"
+        raise ValueError(f"{at} ({reason})") from error
 
 
 def _chosen(there: list[str], column: str, where: str) -> str:
@@ -243,7 +258,11 @@ def _chosen(there: list[str], column: str, where: str) -> str:
 
 def _cell(value: Any, where: str) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"{where} holds {value!r}, which is no text")
+        raise ValueError(f"{where} holds {reprlib.repr(value)}, which is no text")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:  # half of a pair of code points, which JSON can write
+        raise ValueError(f"{where} holds the code point {value[error.start]!a}, which is no character") from error
     return value
 
 

@@ -88,7 +88,7 @@ def run(config: RecipeConfig, out: str | Path, *, progress: bool = True) -> Repo
         if found is not None and found.numbers["made from"] == about:
             return found
         raise ValueError(f"out is {str(out)!r}, which is there already; it must be a new or an empty folder")
-    language_model = load_causal_lm(config.model, device=config.device)
+    language_model = load_causal_lm(config.model, device=config.device, block_length=config.block_length)
     shares = cut.shares_of(config, language_model.model)
     with _workplace(out) as folder:
         n_small = cut.n_parameters_at(language_model.model, shares)

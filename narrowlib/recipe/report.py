@@ -175,7 +175,7 @@ def loss_table(folder: str | Path, settings: Mapping[str, Any], *, progress: boo
         See `narrowlib.llm.losses.loss_per_skill`, with ``text`` for the skill.
     """
     config = RecipeConfig(**{**Report.read(folder).numbers["made from"]["settings"], **settings})
-    language_model = load_causal_lm(folder, device=config.device)
+    language_model = load_causal_lm(folder, device=config.device, block_length=config.block_length)
     options = {"at_most": config.held_out_tokens, "block_length": config.block_length, "progress": progress}
     texts = texts_of(config).items()
     held_out = {name: text.blocks(language_model.tokenizer, "held-out", **options) for name, text in texts}

@@ -123,12 +123,20 @@ def accuracies(stack: MLPStack, inputs: Tensor, labels: Tensor, classes: Sequenc
 
 @torch.no_grad()
 def predictions(stack: MLPStack, inputs: Tensor, classes: Sequence[int] | None = None) -> Tensor:
-    """Class of the highest logit, of each run on the same samples: (n_runs, n); with ``classes``, among these only."""
+    """Class of the highest logit, of each run on the same samples: (n_runs, n); with ``classes``, among these only.
+
+    Of equal logits the first counts; where one is NaN there is no class, and -1 stands for it.
+    """
     answers = torch.tensor(range(stack.sizes[-1]) if classes is None else classes, device=inputs.device)
     block_bytes = GPU_PREDICTION_BYTES if inputs.is_cuda else CPU_PREDICTION_BYTES
     blocks = inputs.split(max(1, block_bytes // (4 * stack.n_runs * max(stack.sizes))))
     logits = (stack(block.expand(stack.n_runs, -1, -1)) for block in blocks)  # (runs, block, classes)
-    return torch.cat([answers[each[..., answers].argmax(-1)] for each in logits], dim=1)
+    return torch.cat([_highest(each[..., answers], answers) for each in logits], dim=1)
+
+
+def _highest(logits: Tensor, answers: Tensor) -> Tensor:
+    """(..., n_answers) -> (...)"""
+    return answers[logits.argmax(-1)].masked_fill_(logits.isnan().any(-1), -1)
 
 
 @torch.no_grad()

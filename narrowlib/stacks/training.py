@@ -17,7 +17,7 @@ from narrowlib.stacks.cohort import Cohort, run_chunks
 from narrowlib.stacks.gradients import LossAndGradient, cross_entropy
 from narrowlib.stacks.networks import MLPStack, accuracies
 from narrowlib.stacks.steps import DrawBatch, EpochSampler, Sampler
-from narrowlib.store.unfinished import Checkpoint
+from narrowlib.store.unfinished import Checkpoint, check_loss
 
 BITS_PER_NAT = 1 / math.log(2)
 
@@ -140,6 +140,8 @@ def train_stack(
     ------
     ValueError
         When runs may leave and there is a penalty or constraint.
+    DivergedError
+        When a loss is no longer finite, see `narrowlib.store.unfinished.check_loss`.
     """
     if leave is not None and (penalty or constraint):
         raise ValueError("leave is given together with a penalty or constraint; runs can leave only without them")
@@ -157,6 +159,7 @@ def train_stack(
         while cohort.n_steps < config.n_steps and cohort.runs:
             n_steps, present = min(config.record_every, config.n_steps - cohort.n_steps), cohort.runs
             losses = cohort.run(n_steps)
+            check_loss(losses, cohort.n_steps, config.learning_rate)
             records.append(losses.new_full((stack.n_runs, losses.shape[1]), torch.nan))
             records[-1][present] = losses
             bar.update(n_steps)

@@ -1,4 +1,4 @@
-"""What a run that is killed leaves behind: where its training was, and how long it took."""
+"""Runs that do not come to their end: what one that is killed leaves behind, and when one is not worth going on."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -21,6 +22,37 @@ from narrowlib.store.records import is_first_process
 SECONDS_BETWEEN = 60.0  # two checkpoints of a training
 SECONDS_TO_SAVE = 3.0  # what takes longer to save is saved less often, in proportion
 SECONDS_UNTOLD = 10.0  # of the time of a run, the last ones that a kill may lose
+
+
+class DivergedError(ValueError):
+    """A training whose loss is no longer a number."""
+
+
+def check_loss(losses: Tensor | float, step: int, learning_rate: float) -> None:
+    """Stop a training that has diverged; every later step would be wasted, and its result looks like one.
+
+    Parameters
+    ----------
+    losses : Tensor or float
+        One loss, or those of runs (n_runs, ...).
+    step : int
+        Steps taken so far.
+    learning_rate : float
+
+    Raises
+    ------
+    DivergedError
+        When a loss is NaN or infinite.
+    """
+    wrong = ~torch.as_tensor(losses).isfinite()
+    if wrong.any():
+        runs = wrong.flatten(1).any(1).nonzero()[:, 0].tolist() if wrong.ndim > 1 else []
+        of_runs = f" of {len(runs)} of {len(wrong)} runs, the first of them run {runs[0]}," if runs else ""
+        raise DivergedError(
+            f"the loss{of_runs} is not a finite number after {step:,} steps; training has diverged with learning_rate "
+            f"{learning_rate:g} (a smaller one, or float32 in place of bfloat16, may keep it finite), or began with "
+            f"weights or data that are not finite"
+        )
 
 
 class Checkpoint:

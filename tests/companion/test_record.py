@@ -1,9 +1,12 @@
 """Recording a chapter outside its notebook: the tables, what made them, and going on after a kill."""
 
 import json
+import os
+from functools import partial
 
 import pandas as pd
 import pytest
+import torch
 from companion import __main__ as companion
 from companion import differences, parameters, record
 
@@ -50,6 +53,19 @@ def test_a_record_says_what_made_it_and_how_that_departs_from_the_paper(tmp_path
     monkeypatch.setattr("narrowlib.chapters.hierarchy.experiment.train_stack", None)  # nothing is trained a second time
     assert run("hierarchy", "--profile", "smoke", "--set", settings, "--folder", tmp_path) == 0
     pd.testing.assert_frame_equal(records.load("learning-curves", tmp_path / "hierarchy").frame, before)
+
+
+def test_a_record_takes_as_many_threads_as_are_asked_for_and_says_so(tmp_path, request):
+    request.addfinalizer(partial(torch.set_num_threads, torch.get_num_threads()))
+    found = {}
+    for threads in ("1", "all"):
+        asked = ("--profile", "smoke", "--set", "width=512 batch_size=64 checkpoints=", "--threads", threads)
+        assert run("hierarchy", *asked, "--folder", tmp_path / threads) == 0
+        found[threads] = records.load("learning-curves", tmp_path / threads / "hierarchy")
+    n_threads = [kept.provenance["n_threads"] for kept in found.values()]
+    assert n_threads == [1, len(os.sched_getaffinity(0))]
+    pd.testing.assert_frame_equal(*(kept.frame for kept in found.values()), rtol=1e-3)
+    assert run("hierarchy", "--threads", "two") == 2
 
 
 @pytest.mark.parametrize(

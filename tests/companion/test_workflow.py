@@ -4,11 +4,14 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+from itertools import pairwise
 
 import pytest
+from companion import serve
 from trees import CHAPTERS, environment_of, executed, make_book, make_tiny_project
 
 KEYS = """
@@ -59,8 +62,9 @@ def page(tree, name):
     return (tree / "_build" / "html" / "book" / f"{name}.html").read_text()
 
 
-def run(tree, *words):
-    return subprocess.run([*COMMAND, *words], cwd=tree, env=environment_of(tree), capture_output=True, text=True)
+def run(tree, *words, **own):
+    environment = {**environment_of(tree), **own}
+    return subprocess.run([*COMMAND, *words], cwd=tree, env=environment, capture_output=True, text=True)
 
 
 def started(tree, *words):
@@ -201,3 +205,62 @@ def test_builds_wait_for_each_other_and_for_what_a_killed_one_started(tree):
     said = second.communicate()[1]
     assert second.returncode == 0 and "[third]" not in said  # executed by what was left, and not again
     assert "value 79" in page(tree, "third")
+
+
+@pytest.mark.parametrize(
+    ("own", "says"),
+    [
+        ({"HOME": "{home}"}, ""),
+        ({"MATPLOTLIBRC": "{home}/.config/matplotlib", "IPYTHONDIR": "{home}/.ipython", "MPLBACKEND": "pdf"}, ""),
+        (
+            {"PYTHONSTARTUP": "{home}/.ipython/profile_default/startup/own.py", "PYTHONPATH": "{tree}/workflow:{home}"},
+            "",
+        ),
+        ({"PYTHONOPTIMIZE": "2", "PYTHONWARNINGS": "error"}, ""),
+        ({"HOME": "/dev/null"}, "HOME is '/dev/null', which cannot be written"),
+        ({"XDG_CACHE_HOME": "{home}/own.py/cache"}, "XDG_CACHE_HOME is"),
+    ],
+)
+def test_chapters_compute_the_same_whatever_the_user_has_set_and_wherever_home_is(tmp_path, own, says):
+    make_tiny_project(tmp_path / "tree")
+    code = "import matplotlib, narrowlib, sys\nprint(matplotlib.rcParams['text.usetex'], matplotlib.get_backend()[-6:])"
+    edit(
+        tmp_path / "tree" / "book" / "third.md",
+        "print('value', n)",
+        f"{code}\nprint(n, __debug__, 'own' in sys.modules)",
+    )
+    home = tmp_path / "home"
+    for file, text in (
+        (".config/matplotlib/matplotlibrc", "text.usetex: True\n"),
+        (".ipython/profile_default/startup/own.py", "n = 99\nprint = 1\n"),
+        ("own.py", ""),
+        ("matplotlib.py", "raise SystemExit"),
+    ):
+        (home / file).parent.mkdir(parents=True, exist_ok=True)
+        (home / file).write_text(text)
+    own = {name: value.format(home=home, tree=tmp_path / "tree") for name, value in own.items()}
+    result = run(tmp_path / "tree", "run", "third", **own)
+    assert result.returncode == 0 and says in result.stderr, result.stderr
+    (notebook,) = executed(tmp_path / "tree")
+    outputs = [output for cell in json.loads(notebook.read_text())["cells"] for output in cell.get("outputs", [])]
+    assert "".join(outputs[0]["text"]) == "False inline\n4 True False\n"
+
+
+@pytest.mark.parametrize("port", [None, 70_000, -1])
+def test_a_port_that_cannot_be_had_is_named_before_anything_is_built(port):
+    with socket.socket() as other:
+        other.bind((serve.HOST, 0))
+        other.listen()
+        taken = other.getsockname()[1] if port is None else port
+        with pytest.raises(serve.PortError, match=f"PORT is {taken}, "):
+            serve.bound(taken)
+
+
+def test_chapters_run_side_by_side_only_where_there_is_memory_for_both(tree):
+    code = "import time\nbegan = time.time(); time.sleep(1); print('ran', began, time.time())"
+    for name in CHAPTERS:
+        edit(tree / "book" / f"{name}.md", CHAPTERS[name].splitlines()[-1], code)
+    result = run(tree, "book", "--cores", "8", "--memory", "1.5")
+    assert result.returncode == 0 and result.stderr.count("it runs alone") == len(CHAPTERS), result.stderr
+    ran = sorted(tuple(map(float, page(tree, name).partition("ran ")[2].split()[:2])) for name in CHAPTERS)
+    assert all(end < began for (_, end), (began, _) in pairwise(ran))

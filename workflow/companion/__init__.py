@@ -3,6 +3,6 @@
 - The sources: ``chapters`` (pages, parameters, keys), ``exercises``, ``differences``, ``myst`` (as plain Markdown).
 - From sources to results: ``plan``, ``execute``, ``made``; outside the notebooks ``record`` and ``with_gpus``.
 - From results to pages: ``collect``, ``scorecard``, ``facts``, ``interactive``, ``api``, ``offered``, ``stage``.
-- From pages to the site: ``site``, ``finish``, ``pdf``; ``build`` does all of it.
+- From pages to the site: ``site``, ``finish``, ``pdf``; ``build`` does all of it, ``serve`` shows it.
 - Beside the site: ``notebooks``, ``course``, ``grade``, ``publish``.
 """

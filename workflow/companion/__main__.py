@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-from companion import plainly
+from companion import plainly, surroundings
 
 COMMANDS = {  # which function of which module takes the arguments and returns an exit code
     "book": "build.main",
@@ -15,6 +15,7 @@ COMMANDS = {  # which function of which module takes the arguments and returns a
     "gpu": "with_gpus.name_gpu",
     "with-gpus": "with_gpus.main",
     "site": "site.main",
+    "serve": "serve.main",
     "pdf": "pdf.main",
     "notebooks": "notebooks.main",
     "course": "course.main",
@@ -34,8 +35,14 @@ def main(arguments: list[str]) -> int:
         return 2
     sys.argv[0] = f"companion {name}"  # as the help of the command calls it
     module, function = COMMANDS[name].split(".")
-    return plainly.run(lambda: getattr(import_module(f"companion.{module}"), function)(rest))
+
+    def run() -> int:
+        surroundings.use_home()
+        return getattr(import_module(f"companion.{module}"), function)(rest)
+
+    return plainly.run(run)
 
 
 if __name__ == "__main__":
+    surroundings.start_anew()
     sys.exit(main(sys.argv[1:]))

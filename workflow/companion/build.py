@@ -12,7 +12,8 @@ import nbformat
 
 from companion import chapters, parameters, plainly, site
 from companion.locks import one_at_a_time
-from companion.plan import make_plan
+from companion.plan import make_plan, memory_mb
+from narrowlib.devices import free_memory
 
 
 class NotBuiltError(plainly.Refusal):
@@ -37,18 +38,30 @@ def planned(profile: str) -> dict[str, Any]:
         raise NotBuiltError(f"the book cannot be planned: {type(error).__name__}: {error}") from error
 
 
-def run_snakemake(profile: str, cores: str) -> None:
+def run_snakemake(profile: str, cores: str, memory: int) -> None:
     """Execute what is stale and make the site; locks of our own stand in for that of Snakemake.
+
+    Chapters run side by side as far as there are cores, and so many megabytes of memory.
 
     Raises
     ------
     NotBuiltError
         When a job failed.
     """
-    command = [sys.executable, "-m", "snakemake", "--cores", cores, "--resources", "gpu=1", "--nolock"]
+    command = [sys.executable, "-m", "snakemake", "--cores", cores, "--nolock"]
+    command += ["--resources", "gpu=1", f"memory={memory}"]
     command += ["--rerun-triggers", "input", "--rerun-incomplete", "--logger", "companion"]
-    if subprocess.run([*command, "--config", f"profile={profile}"], cwd=chapters.ROOT).returncode:
+    if subprocess.run([*command, "--config", f"profile={profile}", f"memory={memory}"], cwd=chapters.ROOT).returncode:
         raise NotBuiltError("the book was not built; what went wrong stands above")
+
+
+def tell_what_does_not_fit(plan: dict[str, Any], memory: int) -> None:
+    """Name chapters that are to be executed and need more memory than there is."""
+    for chapter, path in plan["executed"].items():
+        needed = memory_mb(chapter, plan["profile"])
+        if needed > memory and not (chapters.ROOT / path).is_file():
+            told = f"{chapter} needs about {needed / 1000:.1f} GB of memory, of which there are {memory / 1000:.1f} GB"
+            print(f"{told}; it runs alone, and may be ended by the system", file=sys.stderr)
 
 
 def report(plan: dict[str, Any]) -> None:
@@ -65,9 +78,12 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--profile", default=parameters.QUICK, help="smoke, quick or paper")
     parser.add_argument("--cores", default="all", help="how many to use")
+    parser.add_argument("--memory", type=float, default=0, help="GB for all chapters together; 0 for what is free")
     asked = parser.parse_args(arguments)
     with one_at_a_time("build", "another build runs in this tree; waiting for it"):
         plan = planned(asked.profile)
-        run_snakemake(asked.profile, asked.cores)
+        memory = max(1, round(asked.memory * 1000) if asked.memory else free_memory() // 10**6)
+        tell_what_does_not_fit(plan, memory)
+        run_snakemake(asked.profile, asked.cores, memory)
         report(plan)
     return 0

@@ -16,16 +16,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from companion import chapters, locks, made, parameters, plainly, plan
+from companion import chapters, locks, made, parameters, plainly, plan, surroundings
 
 KEPT = 8  # executed notebooks kept per chapter, beside the one in the book
 EXECUTING = re.compile(r"Executing Cell (\d+)")  # how papermill announces a cell
-THREADS = {"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"}  # whatever the machine has: the last bits depend on it
+THREADS = "2"  # unless others are asked for, whatever the machine has: the last bits depend on it
 ENVIRONMENT = {  # where the user has set nothing else
     "GOMP_SPINCOUNT": "5000",  # a thread that waits longer than 0.1 ms sleeps, and leaves a busy machine its core
     "TQDM_MININTERVAL": "5",  # bars of the library, a line each time
-    "JUPYTER_PREFER_ENV_PATH": "1",  # the kernel of this environment, not of the user
-    "PYTHONWARNINGS": "ignore:IProgress not found",  # bars as text are what is wanted here
     "PYDEVD_DISABLE_FILE_VALIDATION": "1",
 }
 HOW = {
@@ -37,7 +35,7 @@ HOW = {
 }
 
 
-def execute(chapter: str, values: dict[str, Any], output: Path) -> None:
+def execute(chapter: str, values: dict[str, Any], output: Path, threads: int) -> None:
     """Run every cell and put the notebook at ``output``.
 
     Raises
@@ -51,9 +49,10 @@ def execute(chapter: str, values: dict[str, Any], output: Path) -> None:
     from papermill.exceptions import PapermillExecutionError
 
     progress = Progress(chapter, len(chapters.read_notebook(chapter).cells) + bool(values))
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(chapters.ROOT), os.environ.get("PYTHONPATH")]))
-    os.environ.update({**ENVIRONMENT, **os.environ, **THREADS})
+    os.environ.update({**ENVIRONMENT, **os.environ})
+    os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
     with tempfile.TemporaryDirectory() as folder:
+        surroundings.leave_personal_settings(Path(folder, "jupyter"))
         source, done = Path(folder, "source.ipynb"), Path(folder, "done.ipynb")
         nbformat.write(made.with_report(chapters.read_notebook(chapter)), source)
         try:
@@ -77,7 +76,8 @@ class FailedCellError(plainly.Refusal):
     exit_code = 1
 
     def __init__(self, chapter: str, where: str, error: Exception) -> None:
-        cause = "its kernel died; was there enough memory?"
+        needed = plan.memory_mb(chapter, parameters.QUICK) / 1000
+        cause = f"its kernel died; was there enough memory? at the scale of its page it needs about {needed:.1f} GB"
         if hasattr(error, "ename"):
             first = error.source.strip().splitlines()[0]
             cause = f"{error.ename}: {error.evalue} (in the cell that begins {first!r})"
@@ -144,13 +144,25 @@ def drop_old(folder: Path) -> None:
             path.unlink()
 
 
+def threads_of(asked: str) -> int:
+    """`narrowlib.devices.count_threads` of what was asked for; its refusal is told as one of the command."""
+    from narrowlib.devices import count_threads
+
+    try:
+        return count_threads(asked)
+    except ValueError as error:
+        raise plainly.Refusal(error) from error
+
+
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("chapter", help="name of the chapter, such as hierarchy")
     parser.add_argument("--profile", default=parameters.QUICK, help="smoke, quick or paper")
     parser.add_argument("--set", default="", dest="overrides", help="parameters: 'n_seeds=4 n_steps=500'")
     parser.add_argument("--again", action="store_true", help="execute even when a result is there")
+    parser.add_argument("--threads", default=THREADS, help="of computation on the CPU; all for one per core")
     asked = parser.parse_args(arguments)
+    threads = threads_of(asked.threads)
     values = parameters.chosen(asked.chapter, asked.profile, asked.overrides)
     output = chapters.executed_path(asked.chapter, values)
     with locks.one_at_a_time(output.stem, f"another process executes {asked.chapter}; waiting for it"):
@@ -158,7 +170,7 @@ def main(arguments: list[str]) -> int:
             print(f"{asked.chapter}: nothing it depends on has changed since it was executed (AGAIN=1 executes again)")
             output.touch()
         else:
-            execute(asked.chapter, values, output)
+            execute(asked.chapter, values, output, threads)
             drop_old(output.parent)
     print(os.path.relpath(output))
     return 0

@@ -23,7 +23,7 @@ from typing import Any
 
 import nbformat
 
-from companion import answers, chapters, course, exercises, feedback, myst, submissions
+from companion import answers, chapters, course, exercises, feedback, myst, submissions, surroundings
 from companion.submissions import MOST_BYTES, Row, checks, graded_cells, known_cells, label_of, read
 from narrowlib.store.downloads import CACHE_VARIABLE, cache_folder
 
@@ -245,8 +245,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--seconds-per-cell", type=float, default=300)
     parser.add_argument("--seconds", type=float, default=1800, help="of one notebook")
     asked = parser.parse_args(arguments)
-    for name in [name for name in os.environ if name.startswith("PYTHON") and name != "PYTHONPATH"]:
-        del os.environ[name]  # such as PYTHONOPTIMIZE, which would switch off assertions
+    surroundings.leave_personal_settings(chapters.BUILD / "jupyter")
     os.environ.update(ENVIRONMENT)
     try:
         contained = container() if asked.container else []

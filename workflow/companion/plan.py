@@ -11,6 +11,7 @@ from companion import chapters, parameters
 from narrowlib.store.files import visible_files
 
 FILE = chapters.BUILD / "plan.json"
+MEMORY_MB = {None: 1_600, "tiny": 1_200, "small": 1_600, "default": 4_000}  # None: a chapter without a language model
 RENDERED = (
     ("", "*.yml"),
     ("", "constraints.txt"),
@@ -43,6 +44,12 @@ def make_plan(profile: str) -> dict[str, Any]:
     plan = {"profile": profile, "repository": chapters.repository(), "executed": executed, "sources": sources}
     chapters.write_if_changed(FILE, json.dumps(plan, indent=1))
     return plan
+
+
+def memory_mb(chapter: str, profile: str) -> int:
+    """Megabytes of memory that a chapter needs at most, as measured, by the model that its parameters name."""
+    values = {**parameters.quick(chapter), **parameters.of_profile(chapter, profile)}
+    return MEMORY_MB.get(values.get("model"), MEMORY_MB["default"])
 
 
 def read_plan() -> dict[str, Any]:

@@ -20,7 +20,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
+
 from companion import chapters, differences, parameters
+from companion.execute import threads_of
 from companion.plainly import Refusal
 from narrowlib.devices import pick_device
 from narrowlib.settings import Settings
@@ -120,6 +123,7 @@ def _options() -> argparse.ArgumentParser:
     add("--set", default="", dest="overrides", help="parameters: 'n_seeds=4 n_steps=500'")
     add("--piece", default="", help="make one piece of the work only, which is kept with the checkpoints")
     add("--save-every", type=float, default=unfinished.SECONDS_BETWEEN, help="seconds between checkpoints")
+    add("--threads", default=None, help="of computation on the CPU; all for one per core; by default torch chooses")
     add("--folder", type=Path, default=records.PAPER_RESULTS, help="where the records go")
     return parser
 
@@ -129,6 +133,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("chapter", help="a chapter whose experiment is recorded, such as hierarchy")
     asked = parser.parse_args(arguments)
     unfinished.SECONDS_BETWEEN = asked.save_every
+    if asked.threads:
+        torch.set_num_threads(threads_of(asked.threads))
     record(asked.chapter, asked)
     return 0
 

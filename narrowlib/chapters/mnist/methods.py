@@ -30,6 +30,7 @@ from narrowlib.scores import activation_gradient_scores
 from narrowlib.stacks.gradients import LossAndGradient, distillation_loss
 from narrowlib.stacks.networks import MLPStack, accuracies
 from narrowlib.stacks.training import labelled, make_generators
+from narrowlib.store.unfinished import check_loss
 
 
 def train_teacher(config: TeacherConfig, digits: Digits, *, progress: bool = True) -> MLPStack:
@@ -42,7 +43,7 @@ def train_teacher(config: TeacherConfig, digits: Digits, *, progress: bool = Tru
     plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimiser, mode="max", factor=0.5, patience=0)
     n_train, best, best_state = len(digits.train_labels), 0.0, {}
     with tqdm(total=config.n_epochs, desc="teacher", unit="epoch", disable=not progress) as bar:
-        for _ in range(config.n_epochs):
+        for epoch in range(1, config.n_epochs + 1):
             order = torch.randperm(n_train, generator=generator, device=device)
             for rows in order.split(config.batch_size):
                 logits = _with_dropout(stack, digits.train_images[rows], config.dropout, generator)
@@ -50,6 +51,7 @@ def train_teacher(config: TeacherConfig, digits: Digits, *, progress: bool = Tru
                 optimiser.zero_grad()
                 loss.backward()
                 optimiser.step()
+            check_loss(loss.detach(), epoch * n_train // config.batch_size, config.learning_rate)
             accuracy = accuracies(stack, digits.test_images, digits.test_labels).item()
             plateau.step(accuracy)
             bar.update()

@@ -1,6 +1,7 @@
 """Devices that are there, and torchvision beside any build of torch."""
 
 import importlib.util
+import os
 import subprocess
 import sys
 
@@ -59,3 +60,41 @@ def test_devices(monkeypatch):
     assert pick_device("auto") == pick_device("cuda") == torch.device("cuda")
     monkeypatch.setenv("LOCAL_RANK", "3")  # each process of several has its own
     assert pick_device("auto") == pick_device("cuda") == torch.device("cuda", 3)
+
+
+@pytest.mark.parametrize(
+    ("told", "group", "files"),
+    [
+        ("0::/jobs/one", "jobs", {"memory.max": "3000", "memory.current": "2500", "memory.stat": "inactive_file 500"}),
+        ("0::/", ".", {"memory.max": "1000", "memory.current": "0", "memory.stat": ""}),
+        (
+            "4:memory:/one\n0::/",
+            "memory/one",
+            {
+                "memory.limit_in_bytes": "2000",
+                "memory.usage_in_bytes": "1500",
+                "memory.stat": "total_inactive_file 500",
+            },
+        ),
+    ],
+)
+def test_memory_is_that_which_a_container_or_a_job_leaves(tmp_path, told, group, files):
+    (tmp_path / "process").write_text(told)
+    top = tmp_path / "groups"
+    (top / group).mkdir(parents=True)
+    for name, content in files.items():
+        (top / group / name).write_text(content)
+    assert devices.free_memory(top, tmp_path / "process") == 1_000
+    (top / group / next(iter(files))).write_text("max")
+    assert devices.free_memory(top, tmp_path / "process") > 10**6
+
+
+@pytest.mark.parametrize(
+    ("asked", "n"), [("all", len(os.sched_getaffinity(0))), ("3", 3), (1, 1), ("0", 0), ("-1", 0), ("many", 0)]
+)
+def test_threads_are_a_number_or_all(asked, n):
+    if n:
+        assert devices.count_threads(asked) == n
+    else:
+        with pytest.raises(ValueError, match=f"threads is {asked!r}; it must be all, or a whole number"):
+            devices.count_threads(asked)

@@ -1,12 +1,14 @@
 """Language models load from a folder, a package or the hub, or say in a sentence why they do not."""
 
 import json
+import re
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny_llamas import TINY, logits_masked, random_masks, tiny_llama, tiny_tokenizer, tiny_tokens
 
+from narrowlib.data.tokens import end_of_text
 from narrowlib.llm import models as llm
 from narrowlib.llm.export import export_vanilla
 from narrowlib.llm.models import load_causal_lm
@@ -191,3 +193,25 @@ def test_default_exports_exactly(default, tmp_path):
     assert loaded.tokenizer("  x = [1, 23]\n") == default.tokenizer("  x = [1, 23]\n")
     assert loaded.tokenizer.chat_template == default.tokenizer.chat_template
     assert "HuggingFaceTB/SmolLM2-135M-Instruct" in (folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("tokens", "block_length", "says"),
+    [
+        ([], 65, "block_length is 65; it must be at most 64, the positions"),
+        (["w61"], 8, "has 1 tokens that its model does not embed, the first of them 'w61' with id 61"),
+        (["<|endoftext|>"], 8, "does not embed, the first of them '<|endoftext|>'"),
+        (["<pad>"], 64, None),  # added for batches, as for Llama 2; no text holds it
+    ],
+)
+def test_texts_that_a_model_cannot_take_are_refused_when_it_is_loaded(tmp_path, tokens, block_length, says):
+    tiny_llama(eos_token_id=[1, 0]).save_pretrained(tmp_path)
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens(tokens, special_tokens=tokens[:1] != ["w61"])
+    tokenizer.save_pretrained(tmp_path)
+    if says:
+        with pytest.raises(ValueError, match=re.escape(says)):
+            load_causal_lm(tmp_path, block_length=block_length)
+    else:
+        loaded = load_causal_lm(tmp_path, block_length=block_length)
+        assert end_of_text(loaded.tokenizer) == 1

@@ -25,6 +25,7 @@ from narrowlib.llm.training import recover, train_group_lasso
 from narrowlib.llm.units import llama_units
 from narrowlib.penalties import group_lasso
 from narrowlib.pruning import ablated
+from narrowlib.store.unfinished import DivergedError
 
 
 def masks_of(groups):
@@ -290,3 +291,11 @@ def test_bad_input_is_refused(changes, message):
     given = {"model": tiny_llama("llama, tied"), "blocks": blocks_of(), "config": CONFIG, **changes}
     with pytest.raises(ValueError, match=message):
         recover(**given, progress=False)
+
+
+@pytest.mark.parametrize(("held_out", "step"), [(None, CONFIG.record_every), (blocks_of(), 0)])
+def test_a_loss_that_is_no_number_ends_the_training(held_out, step):
+    model = tiny_llama("llama, tied")
+    next(model.parameters()).detach().fill_(math.nan)
+    with pytest.raises(DivergedError, match=f"the loss is not a finite number after {step} steps"):
+        recover(model, blocks_of(), CONFIG, held_out=held_out, progress=False)

@@ -83,8 +83,14 @@ def parquet(texts):
 
 
 TEXTS = st.lists(st.text(max_size=9), min_size=1, max_size=4)
-ROWS = st.lists(ANYTHING, max_size=4) | TEXTS.map(lambda texts: [{"text": text} for text in texts])
-CONTENT = st.binary(max_size=60) | st.text(max_size=60).map(str.encode) | ROWS.map(jsonl) | TEXTS.map(parquet)
+BROKEN = st.lists(
+    st.text(st.characters(exclude_categories=()), max_size=9), min_size=1, max_size=4
+)  # JSON can write it
+ROWS = st.lists(ANYTHING, max_size=4) | (TEXTS | BROKEN).map(lambda texts: [{"text": text} for text in texts])
+ENCODED = st.builds(
+    str.encode, st.text(max_size=60), st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-32", "utf-7"])
+)
+CONTENT = st.binary(max_size=60) | ENCODED | ROWS.map(jsonl) | TEXTS.map(parquet)
 ENDINGS = st.sampled_from([".txt", ".jsonl", ".parquet", ".py", ""])
 
 

@@ -1,8 +1,11 @@
 """Documents that a user brings: what counts as one, and on which side of the split it lies."""
 
 import json
+import re
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from tiny_llamas import tiny_tokenizer
 
@@ -90,3 +93,32 @@ def test_a_built_in_skill_has_splits_of_its_own(monkeypatch):
 
     monkeypatch.setattr(inputs, "package_documents", lambda skill, split, seed: [documents.Document(skill, "", split)])
     assert split("english") == {"train": {"train"}, "held-out": {"held-out"}}
+
+
+PARQUET = pa.table({"text": ["a", None, "b"]})
+CELLS = pa.StringArray.from_buffers(2, pa.array([0, 1, 3], pa.int32()).buffers()[1], pa.py_buffer(b"a\xff\xfe"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("latin.txt", "a\nb\ncafé".encode("latin-1"), "line 3 of latin.txt holds the byte 0xe9"),
+        ("notes.md", "wide".encode("utf-16"), "notes.md is text in UTF-16"),
+        ("rows.jsonl", b'"a"\n"\xe9"\n', "line 2 of rows.jsonl holds the byte 0xe9"),
+        ("rows.jsonl", b'"a"\n\n{"text": "\\ud800"}\n', r"line 3 of rows.jsonl holds the code point '\ud800'"),
+        ("rows.jsonl", b'"\\udc00 alone"\n', r"line 1 of rows.jsonl holds the code point '\udc00'"),
+        ("rows.jsonl", b'"a"\n' + b"[" * 100_000, "line 2 of rows.jsonl is no JSON"),
+        ("rows.jsonl", b'"a"\n' + b"1" * 5_000, "line 2 of rows.jsonl is no JSON"),
+        ("rows.parquet", PARQUET, "row 2 of rows.parquet holds None"),
+        ("rows.parquet", pa.table({"text": CELLS}), "row 2 of rows.parquet cannot be read"),
+    ],
+)
+@pytest.mark.parametrize("is_folder", [False, True])
+def test_text_that_cannot_be_read_is_named_by_file_and_line(tmp_path, name, content, says, is_folder):
+    path = tmp_path / name
+    if isinstance(content, pa.Table):
+        pq.write_table(content, path)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"keep is .*: {re.escape(says)}"):
+        open_texts("keep", str(tmp_path if is_folder else path))

@@ -10,9 +10,13 @@ from plain_networks import PROBLEM, SIZES, as_sequential, assert_same_parameters
 from torch.nn import functional as F
 
 from narrowlib.cmsp import sample_batch
+from narrowlib.pruning import keep_masks, slice_state
+from narrowlib.scores import ablation_scores
 from narrowlib.stacks.cohort import runs_per_chunk
-from narrowlib.stacks.networks import MLPStack
+from narrowlib.stacks.gradients import cross_entropy
+from narrowlib.stacks.networks import MLPStack, losses_without_neurons, predictions
 from narrowlib.stacks.training import TrainingConfig, make_generators, record_steps, train_stack
+from narrowlib.store.unfinished import DivergedError
 
 
 def test_stack_member_trains_as_it_would_alone():
@@ -103,3 +107,33 @@ def test_penalty_and_constraint_are_applied_at_every_step():
     assert len(calls) == 7 and all(norm > 0 for norm in calls)
     assert (stack.biases[0] < before).all()
     assert (stack.weights[1][:, 3] == 0).all() and (stack.weights[1][:, 4] != 0).all()
+
+
+@pytest.mark.parametrize(("weight", "rate"), [(None, 1e30), (math.nan, 1e-3), (math.inf, 1e-3)])
+def test_a_loss_that_is_no_number_ends_the_training_and_is_no_class(weight, rate):
+    generators = make_generators((0, 1), "cpu")
+    stack, config = MLPStack(SIZES, generators), TrainingConfig(n_steps=400, record_every=20, learning_rate=rate)
+    if weight is not None:
+        stack.weights[0].detach()[1] = weight  # of one run
+    with pytest.raises(DivergedError, match=r"run [01], is not a finite number after \d+ steps.*learning_rate"):
+        train_stack(stack, partial(sample_batch, PROBLEM, 8), generators, config, progress=False)
+    stack.biases[-1].detach()[1] = math.nan
+    assert (predictions(stack, torch.ones(3, SIZES[0]))[1] == -1).all()
+
+
+def test_a_dead_network_and_one_without_neurons_have_a_loss_scores_and_a_class():
+    generators = make_generators((0, 1), "cpu")
+    dead = MLPStack(SIZES, generators)
+    for parameter in dead.parameters():
+        parameter.detach().zero_()
+    x, y = sample_batch(PROBLEM, 8, generators)
+    without = losses_without_neurons(dead, x[:, 0], y[:, 0], cross_entropy)
+    scores = ablation_scores(torch.full((2,), math.log(2)), without)
+    assert all(each.abs().max() < 1e-6 for each in scores.values())
+    masks = keep_masks(scores, n_kept=0)
+    empty = MLPStack.from_state(slice_state(dead.state_dict(), dead.units, masks))
+    for stack in (dead, empty):
+        losses = train_stack(
+            stack, partial(sample_batch, PROBLEM, 8), generators, TrainingConfig(n_steps=2), progress=False
+        )
+        assert losses.isfinite().all() and predictions(stack, x[0, 0]).min() >= 0
