@@ -7,6 +7,7 @@ import torch
 
 from narrowlib.chapters.breadth import Config, answers, breadth_map, law_of_breadth, learning_summary, said, tables
 from narrowlib.chapters.breadth.config import BreadthConfig
+from narrowlib.chapters.breadth.outcomes import breadth_said, map_said, only_harder
 from narrowlib.chapters.censored import compare
 from narrowlib.cmsp import CMSP, CMSPSampler, parity_labels
 
@@ -104,6 +105,24 @@ def test_a_law_is_found_where_there_is_one():
     assert law["exponent"] == pytest.approx(0.5) and law["best_share"] == 0 and law["n_shares"] == 4
     few = pd.DataFrame(rows[:12]).assign(budget=1000.0)
     assert np.isnan(law_of_breadth(few)["exponent"])
+
+
+def test_sentences_say_what_the_numbers_say():
+    verdicts = {
+        "composite of 9 bits": ("holds", 4.0),
+        "composite of 12 bits": ("undecided", 0.9),
+        "another": ("no", 0.1),
+    }
+    found = pd.DataFrame(verdicts, index=["verdict", "low"]).T
+    assert only_harder(found).endswith("at least 0.9 times (the lowest bound); the rest is undecided.")
+    assert "In 1 of 1" in only_harder(found[:1]) and only_harder(found[:1]).endswith("does not explain it.")
+    law = {"best_share": 0.25, "n_shares": 5, "exponent": 0.5, "low": 0.25, "high": 0.75}
+    assert breadth_said(law)[1].endswith("to the power -0.50 (95% interval -0.75 to -0.25).")
+    assert breadth_said(law | {"low": -0.1})[1].endswith("the interval holds 0, so no law is seen.")
+    assert breadth_said(law | {"n_shares": 2})[1] == "No law can be fitted: at only 2 shares did every run learn."
+    table = pd.DataFrame({"n_task_bits": [8, 8, 8], "ratio": [2.0, 0.5, 1.0], "learned_broad": [1, 1, 0]})
+    (line,) = map_said(table.assign(learned_narrow=[1, 1, 0]))
+    assert line == "8 task bits: broad training spends fewer samples at 1 of 2 points, narrow training at 1."
 
 
 def test_too_few_task_bits_for_a_parity_as_hard_are_refused():

@@ -9,6 +9,7 @@ from drawn_digits import drawn_digits
 from narrowlib.chapters.mnist.methods import train_teacher
 from narrowlib.chapters.ranking import Config, against_attribution, at_best_rate, points_to_goal, shares_explained
 from narrowlib.chapters.ranking.experiment import NORMS, RANKINGS, SCRATCH, WAYS, scores_of, starts
+from narrowlib.chapters.ranking.outcomes import head_start_said
 
 CONFIG = Config(teacher_width=12, teacher_epochs=3, neurons="8", rates="1e-2", n_repeats=2, max_points=1_500)
 
@@ -54,6 +55,9 @@ def test_samples_of_scores_are_counted_and_runs_that_miss_have_none(digits):
     assert (runs["samples"].notna() == (runs["accuracy"] >= 0.97)).all()
 
 
+SAMPLES = {"attribution": 1_000, "random": 2_000, "from scratch": 5_000}
+
+
 def runs_of(samples):
     """Runs at two sizes and step sizes: the second step size always costs twice as much."""
     rows = [
@@ -67,11 +71,14 @@ def runs_of(samples):
 
 
 def test_shares_and_ratios_at_the_best_step_size():
-    runs = runs_of({"attribution": 1_000, "random": 2_000, "from scratch": 5_000})
+    runs = runs_of(SAMPLES)
     assert at_best_rate(runs)["learning_rate"].unique().tolist() == [1e-3]
     shares = shares_explained(runs).set_index("way")
     assert shares.loc["random", "share"] == pytest.approx(0.75) and shares.loc["random", "low"] > 0.7
     against = against_attribution(runs)
     assert against.loc["random", "ratio"] == pytest.approx(2, rel=0.05) and against.loc["random", "verdict"] == "holds"
+    told = head_start_said(shares_explained(runs_of({**SAMPLES, "from scratch, teacher's norms": 6_000})))
+    assert "have 75% (95% interval" in told[0] and told[0].endswith("The ranking adds 25%.")
+    assert "would be a burden" in told[2]
     few = runs[runs["seed"] < 4]
     assert np.isnan(shares_explained(few)["share"]).all() and (against_attribution(few)["verdict"] == "undecided").all()
