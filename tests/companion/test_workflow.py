@@ -10,6 +10,7 @@ import sys
 import time
 from itertools import pairwise
 
+import psutil
 import pytest
 from companion import serve
 from trees import CHAPTERS, environment_of, executed, make_book, make_tiny_project
@@ -264,3 +265,16 @@ def test_chapters_run_side_by_side_only_where_there_is_memory_for_both(tree):
     assert result.returncode == 0 and result.stderr.count("it runs alone") == len(CHAPTERS), result.stderr
     ran = sorted(tuple(map(float, page(tree, name).partition("ran ")[2].split()[:2])) for name in CHAPTERS)
     assert all(end < began for (_, end), (began, _) in pairwise(ran))
+
+
+@pytest.mark.parametrize("words", [("run", "third"), ("book",)])
+def test_what_is_told_to_end_ends_with_all_that_it_started(tree, words):
+    code = "import os, time\nprint(os.getpid(), file=open('pid', 'w'))\ntime.sleep(99)"
+    edit(tree / "book" / "third.md", "print('value', n)", code)
+    process = started(tree, *words)
+    while not (tree / "pid").exists() or not (tree / "pid").read_text():
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 143 and "stopped; the same command goes on from what is finished" in said
+    assert not psutil.pid_exists(int((tree / "pid").read_text()))

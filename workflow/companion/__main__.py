@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> int:
     module, function = COMMANDS[name].split(".")
 
     def run() -> int:
-        surroundings.use_home()
+        surroundings.use_folders()
         return getattr(import_module(f"companion.{module}"), function)(rest)
 
     return plainly.run(run)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
 from collections.abc import Callable
 
@@ -15,8 +17,25 @@ class Refusal(ValueError):
     exit_code = 2
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as Slurm and other systems send it before they kill."""
+
+
+def _terminate(*_: object) -> None:
+    import psutil
+
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            child.terminate()
+    raise Terminated
+
+
 def run(main: Callable[[], int]) -> int:
-    """Exit code of a command: that of ``main``, or another with one sentence on stderr where it cannot be done."""
+    """Exit code of a command: that of ``main``, or another with one sentence on stderr where it cannot be done.
+
+    On SIGTERM all that the command has started ends with it.
+    """
+    earlier = signal.signal(signal.SIGTERM, _terminate)
     try:
         return main()
     except Refusal as error:
@@ -28,9 +47,11 @@ def run(main: Callable[[], int]) -> int:
             raise
         print(said, file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print("stopped; the same command goes on from what is finished", file=sys.stderr)
-        return 130
+        return 143 if isinstance(error, Terminated) else 130
+    finally:
+        signal.signal(signal.SIGTERM, earlier)
 
 
 def sentence(error: Exception) -> str | None:

@@ -33,27 +33,34 @@ def _personal() -> list[str]:
     return [name for name in os.environ if name.startswith(PERSONAL) and name not in NOT_PERSONAL]
 
 
-def use_home() -> None:
-    """Let a folder of the build stand in for a home folder that cannot be written, and say so."""
+def use_folders() -> None:
+    """Let folders of the build stand in for home, caches and temporary files that cannot be written, and say so."""
     for name in HOMES:
         named = os.environ.get(name)
-        if named is None and name != "HOME":
-            continue
-        folder = Path(named or os.path.expanduser("~"))  # noqa: PTH111 (which fails where there is no home at all)
-        if not _is_writable(folder, may_make=name != "HOME"):
-            own = chapters.BUILD / "home"
-            own.mkdir(parents=True, exist_ok=True)
-            told = f"{name} is {str(folder)!r}, which cannot be written; {os.path.relpath(own)} is used in its place"
-            print(told, file=sys.stderr)
-            os.environ[name] = str(own)
+        if named is not None or name == "HOME":
+            folder = Path(named or os.path.expanduser("~"))  # noqa: PTH111 (which fails where there is no home at all)
+            if not _is_writable(folder, may_make=name != "HOME"):
+                _stand_in(name, folder, "home")
+    if not _is_writable(folder := Path(tempfile.gettempdir()), may_make=False):
+        _stand_in("TMPDIR", folder, "temporary")
+        tempfile.tempdir = None  # to be looked up again
+
+
+def _stand_in(name: str, folder: Path, own: str) -> None:
+    instead = chapters.BUILD / own
+    instead.mkdir(parents=True, exist_ok=True)
+    told = f"{name} is {str(folder)!r}, which cannot be written or is full; {os.path.relpath(instead)} is used instead"
+    print(told, file=sys.stderr)
+    os.environ[name] = str(instead)
 
 
 def _is_writable(folder: Path, may_make: bool) -> bool:
     try:
         if may_make:
             folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return True
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(2**20))
+        return True
     except OSError:
         return False
 
