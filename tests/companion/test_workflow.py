@@ -219,7 +219,7 @@ def test_builds_wait_for_each_other_and_for_what_a_killed_one_started(tree):
         ),
         ({"PYTHONOPTIMIZE": "2", "PYTHONWARNINGS": "error"}, ""),
         ({"HOME": "/dev/null"}, "HOME is '/dev/null', which cannot be written"),
-        ({"XDG_CACHE_HOME": "{home}/own.py/cache"}, "XDG_CACHE_HOME is"),
+        ({"XDG_CACHE_HOME": "{home}/own.py/cache", "TMPDIR": "/dev/null/none"}, "XDG_CACHE_HOME is"),
     ],
 )
 def test_chapters_compute_the_same_whatever_the_user_has_set_and_wherever_home_is(tmp_path, own, says):
@@ -272,7 +272,7 @@ def test_what_is_told_to_end_ends_with_all_that_it_started(tree, words):
     code = "import os, time\nprint(os.getpid(), file=open('pid', 'w'))\ntime.sleep(99)"
     edit(tree / "book" / "third.md", "print('value', n)", code)
     process = started(tree, *words)
-    while not (tree / "pid").exists() or not (tree / "pid").read_text():
+    while process.poll() is None and not ((tree / "pid").exists() and (tree / "pid").read_text()):
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
     said = process.communicate(timeout=60)[1]

@@ -41,7 +41,8 @@ def use_folders() -> None:
             folder = Path(named or os.path.expanduser("~"))  # noqa: PTH111 (which fails where there is no home at all)
             if not _is_writable(folder, may_make=name != "HOME"):
                 _stand_in(name, folder, "home")
-    if not _is_writable(folder := Path(tempfile.gettempdir()), may_make=False):
+    folder = Path(os.environ.get("TMPDIR", tempfile.gettempdir()))
+    if not _is_writable(folder, may_make=False):
         _stand_in("TMPDIR", folder, "temporary")
         tempfile.tempdir = None  # to be looked up again
 
