@@ -159,8 +159,10 @@ def train_stack(
             n_steps = min(config.record_every, n_left)
             n_records = 1 if leave else min(records_per_graph(n_steps), n_left // n_steps)
             losses = cohort.records(n_steps, n_records)
-            found = losses.new_full((n_records, stack.n_runs, losses.shape[-1]), torch.nan)
-            found[:, present] = losses
+            found = losses
+            if len(present) < stack.n_runs:
+                found = losses.new_full((n_records, stack.n_runs, losses.shape[-1]), torch.nan)
+                found[:, present] = losses
             records += found
             bar.update(n_steps * n_records)
             if leave is not None:
