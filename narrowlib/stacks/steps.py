@@ -78,9 +78,10 @@ class EpochSampler:
 class StackSteps:
     """Steps of one stack with one optimiser.
 
-    On a GPU, `STEPS_PER_GRAPH` steps are one CUDA graph, or a few more where it holds whole records: kernels of a few microseconds are then not launched one by
-    one.  That needs a `Sampler`, and a loss, penalty and constraint that are tensor operations alone: they are called
-    while the graph is captured and not again.  Where a step cannot be captured a warning says so, and every step is
+    On a GPU, `STEPS_PER_GRAPH` steps are one CUDA graph, or where records are shorter the steps of some whole records:
+    kernels of a few microseconds are then not launched one by one.  That needs a `Sampler`, and a loss, penalty and
+    constraint that are tensor operations alone and read the same tensors at every step: they are called while the
+    graph is captured and not again.  Where a step cannot be captured a warning says so, and every step is
     launched by itself.
 
     Parameters

@@ -19,7 +19,7 @@ from narrowlib.chapters.two_trees.config import METHODS, GroupLassoConfig, Nonlo
 from narrowlib.chapters.two_trees.curves import pruning_curves
 from narrowlib.chapters.two_trees.networks import train_networks
 from narrowlib.cmsp import CMSPSampler
-from narrowlib.devices import PRECISIONS, pick_dtype
+from narrowlib.devices import pick_dtype
 from narrowlib.llm.ablation import ablation_losses
 from narrowlib.llm.distillation import soft_targets
 from narrowlib.llm.losses import block_losses
@@ -185,8 +185,11 @@ def reads_every_step(self, *given, real=steps.StackSteps._step):
     float(self._total.sum())
 
 
-def on_the_host(sampler, device, real=inspect.unwrap(cmsp._constants)):
-    return real(sampler, torch.device("cpu"))
+CONSTANTS = inspect.unwrap(cmsp._constants)
+
+
+def on_the_host(sampler, device):
+    return CONSTANTS(sampler, torch.device("cpu"))
 
 
 def looks(name, value):
@@ -203,7 +206,9 @@ MISTAKES = {
         ),
         "capturing",
     ),
-    "a loss that is read at every step": ((steps.StackSteps, "_step", reads_every_step), lambda: train("cuda"), "capturing"),
+    "a loss that is read at every step": (
+        (steps.StackSteps, "_step", reads_every_step), lambda: train("cuda"), "capturing",
+    ),
 }  # fmt: skip
 
 

@@ -20,6 +20,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
+from typing import ClassVar
 
 _GUARD = """
 #include <ATen/detail/CUDAHooksInterface.h>
@@ -135,7 +136,7 @@ class OnGPU(torch.Tensor):
 class Generator(torch._C.Generator):
     """A generator that says which device it is of."""
 
-    places: dict = {}  # by address of what torch itself passes around
+    places: ClassVar[dict] = {}  # by address of what torch itself passes around
 
     def __new__(cls, device="cpu"):
         made = super().__new__(cls, "cpu")
@@ -200,13 +201,15 @@ class GPU(TorchDispatchMode):
             "torch.cuda.mem_get_info": lambda *_: (70 * 2**30, 80 * 2**30), "torch.cuda.synchronize": self._synchronize,
             "torch.cuda.current_stream": lambda *_: stream, "torch.cuda.set_stream": lambda *_: None,
             "torch.cuda.is_bf16_supported": lambda *_, **__: True, "torch.cuda.manual_seed_all": lambda *_: None,
-            "torch.cuda.empty_cache": lambda: None, "torch.cuda.get_rng_state": lambda *_: torch.zeros(16, dtype=torch.uint8),
+            "torch.cuda.empty_cache": lambda: None,
+            "torch.cuda.get_rng_state": lambda *_: torch.zeros(16, dtype=torch.uint8),
             "torch.cuda.set_rng_state": lambda *_: None, "torch.cuda.get_device_capability": lambda *_: (9, 0),
             "torch.cuda.max_memory_reserved": lambda *_: 0, "torch.cuda.memory_allocated": lambda *_: 0,
             "torch.cuda.reset_peak_memory_stats": lambda *_: None, "torch.cuda.max_memory_allocated": lambda *_: 1,
             "torch.cuda.is_current_stream_capturing": lambda: self.tape is not None,
             "torch.cuda.CUDAGraph": Graph, "torch.cuda.graph": functools.partial(_capture, self),
-            "torch.Generator": Generator, "torch.Tensor.pin_memory": lambda tensor, *_: tensor, "torch.accelerator.current_stream": lambda *_: stream,
+            "torch.Generator": Generator, "torch.Tensor.pin_memory": lambda tensor, *_: tensor,
+            "torch.accelerator.current_stream": lambda *_: stream,
             "torch.accelerator.current_accelerator": lambda *_, **__: torch.device("cuda"),
         }  # fmt: skip
         for name, value in names.items():
@@ -308,7 +311,7 @@ class GPU(TorchDispatchMode):
     def _do(self, func, args, kwargs):
         if self.tape is None:
             return func(*args, **kwargs)
-        mutated = [value for value in _mutated(func, args, kwargs)]
+        mutated = list(_mutated(func, args, kwargs))
         for each in mutated:
             storage = each.untyped_storage()
             if storage.data_ptr() not in self.saved:
@@ -380,7 +383,10 @@ def _mutated(func, args, kwargs):
 
 
 def main(arguments: list[str]) -> int:
-    """Tests, named as pytest names them, in this process; under ``--everywhere`` all of it sees the GPU."""
+    """Tests, named as pytest names them, in this process; under ``--everywhere`` all of it sees the GPU.
+
+    With ``-m MODULE ...`` a module is run, as Python would.
+    """
     import warnings
 
     import pytest
@@ -389,6 +395,13 @@ def main(arguments: list[str]) -> int:
 
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
+    if arguments[:1] == ["-m"]:
+        import runpy
+
+        sys.argv = arguments[1:]
+        with GPU():
+            runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
+        return 0
     everywhere = arguments[:1] == ["--everywhere"]
     with GPU() if everywhere else contextlib.nullcontext():
         options = ["-p", "no:xdist", "-p", "no:cacheprovider", "-o", "addopts=", "-q", "--tb=short", "--durations=5"]

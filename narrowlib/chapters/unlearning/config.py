@@ -111,4 +111,9 @@ class Config(Settings):
 
     def _batches(self, batch_size: int) -> dict[str, Any]:
         at_once = max(n for n in range(1, 9) if batch_size % n == 0)
-        return {"batch_size": batch_size, "micro_batch_size": at_once, "precision": self.precision, "compiled": self.compiled}
+        return {
+            "batch_size": batch_size,
+            "micro_batch_size": at_once,
+            "precision": self.precision,
+            "compiled": self.compiled,
+        }
