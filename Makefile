@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
-.PHONY: help book pdf test run record records gpu notebooks course grade links branch archive release serve lint bench
+.PHONY: help book pdf test run record records gpu gpu-queue prune notebooks course grade links branch archive release propose serve lint bench
 .PHONY: clean clean-cache reliability environment
 
 PYTHON ?= python3
@@ -11,6 +11,7 @@ CHAPTER ?= hierarchy
 P ?=
 PORT ?= 8000
 ONLY ?=
+MINUTES ?= 25
 AGAIN ?=
 CORES ?= all
 MEMORY ?= 0
@@ -30,7 +31,7 @@ BOOK_AND_TEST := book,test
 NEW_ENOUGH := import sys; sys.exit(None if sys.version_info >= (3, 11) else "python is %s (%s); it must be 3.11 or newer (PYTHON=... chooses another, outside of an active environment)" % (sys.version.split()[0], sys.executable))
 
 # What a user passes reaches the shell as it was typed.
-export CHAPTER PROFILE ONLY CHAPTERS FOLDER TAG REPOSITORY
+export CHAPTER PROFILE ONLY MINUTES CHAPTERS FOLDER TAG REPOSITORY
 export PARAMETERS := $(value P)
 export RECORDED := $(if $(filter file,$(origin PROFILE)),paper,$(value PROFILE))
 
@@ -86,9 +87,17 @@ records: environment  ## record every chapter that has a record, one after anoth
 	$(call install,book)
 	@$(COMPANION) records --profile "$$RECORDED" --set="$$PARAMETERS" $(if $(THREADS),--threads "$(THREADS)")
 
-gpu: environment  ## say which GPU is used, or stop where there is none
+gpu: environment  ## say which GPU and driver are used and compile for it, or stop where there is none
 	$(call install,book)
 	@$(COMPANION) gpu
+
+gpu-queue: environment  ## use a GPU for MINUTES=25, the most valuable first; resumable (ONLY="tests smoke" for some)
+	$(call install,$(BOOK_AND_TEST))
+	@$(COMPANION) gpu-queue --minutes "$$MINUTES" $(if $(ONLY),--only $$ONLY)
+
+prune: environment  ## remove results of other code from _build/checkpoints
+	$(call install,book)
+	@$(COMPANION) prune
 
 notebooks: environment  ## write plain notebooks, as on the branch of notebooks, to _build/notebooks
 	$(call install,book)
@@ -132,6 +141,9 @@ bench: environment  ## run the benchmarks (ONLY=name for one) and write _build/b
 reliability: environment  ## kill runs, compare bytes, build again and again (ONLY=name for one): the tables of RELIABILITY.md
 	$(call install,$(BOOK_AND_TEST))
 	@$(PY) -m reliability $$ONLY
+
+propose:  ## propose the records that differ as a pull request
+	@PYTHONPATH=workflow $(PYTHON) -m companion propose
 
 clean-cache: environment  ## remove what was fetched and made from it, and say how much that frees
 	$(call install,book)

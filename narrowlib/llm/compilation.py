@@ -17,14 +17,16 @@ from torch import nn
 Function = TypeVar("Function", bound=Callable)
 
 _COMPILERS = {"cpu": ("CXX", "g++", "clang++"), "cuda": ("CC", "gcc", "clang")}
+N_VERSIONS = 64  # of one layer's code: batches of other shapes, training and evaluation
+_compiled_for: tuple | None = None  # names, shapes, types and device of the parameters of the model before
 
 
 @contextmanager
 def compiled_layers(model: nn.Module, compiled: bool = True) -> Iterator[Callable[[Function], Function]]:
     """The decoder layers of a model run as compiled code within the context, and as they were after it.
 
-    The layers of a model are alike, so that one compilation serves all of them: seconds, where compiling the whole
-    model takes minutes.
+    The layers of a model are alike, so that one compilation serves all of them, and those of the next model of the
+    same shapes: seconds, where compiling the whole model takes minutes.
 
     Parameters
     ----------
@@ -52,15 +54,24 @@ def compiled_layers(model: nn.Module, compiled: bool = True) -> Iterator[Callabl
         return
     check_compiler(next(model.parameters()).device)
     layers = model.model.layers
-    torch.compiler.reset()  # what other models left would count against the limit of versions of one layer
+    _forget_other_shapes(model)
     try:
         for layer in layers:
             layer.compile(dynamic=False)
-        yield lambda function: torch.compile(function, dynamic=False)
+        with torch._dynamo.config.patch(recompile_limit=N_VERSIONS):
+            yield lambda function: torch.compile(function, dynamic=False)
     finally:
         for layer in layers:
             layer._compiled_call_impl = None
+
+
+def _forget_other_shapes(model: nn.Module) -> None:
+    """Code for the last model serves the next one of its shapes; that for others would count against a limit."""
+    global _compiled_for
+    shapes = tuple((name, p.shape, p.dtype, p.device) for name, p in model.named_parameters())
+    if shapes != _compiled_for:
         torch.compiler.reset()
+        _compiled_for = shapes
 
 
 def check_compiler(device: torch.device) -> None:

@@ -20,12 +20,29 @@ ROWS_AT_ONCE = 1_024  # tokens whose logits exist at a time: 0.2 GB of float32 f
 
 
 @contextmanager
+def one_text_per_block() -> Iterator[None]:
+    """Transformers does not look, at every forward, whether a block holds several packed sequences.
+
+    None does here, and the look makes the host wait for the device.
+    """
+    from transformers import masking_utils
+
+    looks = masking_utils.find_packed_sequence_indices
+    masking_utils.find_packed_sequence_indices = lambda position_ids: None
+    try:
+        yield
+    finally:
+        masking_utils.find_packed_sequence_indices = looks
+
+
+@contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode inside ``with``, the mode from before afterwards."""
     was_training = model.training
     model.eval()
     try:
-        yield
+        with one_text_per_block():
+            yield
     finally:
         model.train(was_training)
 

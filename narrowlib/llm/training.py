@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from narrowlib.llm.compilation import compiled_layers
 from narrowlib.llm.distillation import Distillation, as_teacher
 from narrowlib.llm.loop import Loop
+from narrowlib.llm.losses import one_text_per_block
 from narrowlib.llm.settings import PAPER_GROUP_LASSO, PAPER_RECOVERY, LLMTrainingConfig
 from narrowlib.store.digests import digest_of
 from narrowlib.store.unfinished import Checkpoint
@@ -191,7 +192,7 @@ def _trained(
 def _left_as_it_was(model: nn.Module) -> Iterator[None]:
     """Mode of the model and torch's random state are those from before; gradients are gone."""
     was_training, device = model.training, next(model.parameters()).device
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    with one_text_per_block(), torch.random.fork_rng([device] if device.type == "cuda" else []):
         try:
             yield
         finally:

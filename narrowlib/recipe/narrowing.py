@@ -100,7 +100,7 @@ def run(config: RecipeConfig, out: str | Path, *, progress: bool = True) -> Repo
             raise UnavailableError(
                 f"out is {str(out)!r}, where {free / 1e9:.1f} GB are free; the steps need {needed / 1e9:.1f} GB"
             )
-        store = Kept(folder, [about, digest_of(language_model.model)])
+        store = Kept(folder, [about, digest_of(language_model.model)], device=language_model.model.device)
         narrowing = _Narrowing(config, language_model, texts, shares, store, progress)
         del language_model  # every step loads the model that it works on
         report = narrowing.write(out, about)

@@ -88,8 +88,12 @@ class Cohort:
 
     def run(self, n_steps: int) -> Tensor:
         """Take so many steps; the mean over them of every run's loss on each task: (len(runs), n_tasks)."""
-        self.n_steps += n_steps
-        return self._steps.run(n_steps) / n_steps
+        return self.records(n_steps, 1)[0]
+
+    def records(self, n_steps: int, n_records: int) -> Tensor:
+        """So many times in a row what `run` does: (n_records, len(runs), n_tasks)."""
+        self.n_steps += n_steps * n_records
+        return self._steps.run(n_steps, n_records) / n_steps
 
     def leave(self, is_done: Sequence[bool]) -> None:
         """Let runs go, with the parameters they have now; one value for each of `runs`."""

@@ -52,6 +52,17 @@ class EpochSampler:
 
     def __call__(self, generators: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
         """Inputs (n_runs, 1, batch, n_inputs) and, as labels, the numbers of their rows (n_runs, 1, batch)."""
+        return self.assemble(self._rows(generators))
+
+    def draw(self, n_steps: int, generators: Sequence[torch.Generator]) -> Tensor:
+        """Rows of the next steps: int64 (n_runs, n_steps, batch)."""
+        return torch.stack([self._rows(generators) for _ in range(n_steps)], dim=1)
+
+    def assemble(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs and labels of one step."""
+        return self.inputs[rows[:, None]], rows[:, None]
+
+    def _rows(self, generators: Sequence[torch.Generator]) -> Tensor:
         if self._generators != generators:
             if self._generators:
                 self._order = self._order[[self._generators.index(generator) for generator in generators]]
@@ -61,16 +72,16 @@ class EpochSampler:
             n, device = len(self.inputs), self.inputs.device
             self._order = torch.stack([torch.randperm(n, generator=g, device=device) for g in generators])
             start, self._position = 0, self.batch_size
-        rows = self._order[:, None, start : self._position]
-        return self.inputs[rows], rows
+        return self._order[:, start : self._position]
 
 
 class StackSteps:
     """Steps of one stack with one optimiser.
 
-    On a GPU, `STEPS_PER_GRAPH` steps are one CUDA graph: kernels of a few microseconds are then not launched one by
-    one.  That needs a `Sampler`, and a loss, penalty and constraint that are tensor operations alone: they are called
-    while the graph is captured and not again.  Where a step cannot be captured a warning says so, and every step is
+    On a GPU, `STEPS_PER_GRAPH` steps are one CUDA graph, or where records are shorter the steps of some whole records:
+    kernels of a few microseconds are then not launched one by one.  That needs a `Sampler`, and a loss, penalty and
+    constraint that are tensor operations alone and read the same tensors at every step: they are called while the
+    graph is captured and not again.  Where a step cannot be captured a warning says so, and every step is
     launched by itself.
 
     Parameters
@@ -108,22 +119,43 @@ class StackSteps:
         self.penalty, self.constraint = penalty, constraint
         self.can_capture = stack.weights[0].is_cuda and isinstance(draw_batch, Sampler)
         self._gradient = self._total = self._drawn = self._replay = None
+        self._n_records, self._sums = 0, []  # of one graph, where it holds whole records
 
-    def run(self, n_steps: int) -> Tensor:
-        """Take this many steps; the sum over them of every run's mean loss on each task: (n_runs, n_tasks)."""
+    def run(self, n_steps: int, n_records: int = 1) -> Tensor:
+        """Take this many steps for each record; every run's mean loss on each task, summed over the steps of a record.
+
+        Records of fewer steps than a graph share one, see `records_per_graph`.
+
+        Returns
+        -------
+        Tensor, float32, shape (n_records, n_runs, n_tasks)
+        """
+        records, n_whole = [], min(n_records, records_per_graph(n_steps))
+        if self._drawn is None and n_steps < STEPS_PER_GRAPH:
+            self._n_records = n_whole  # the first call says what the graph holds
+        fits = self._drawn is None or self._drawn.shape[1] == n_steps * n_whole
+        if self.can_capture and self._n_records == n_whole and fits:
+            while n_records - len(records) >= n_whole:
+                self._portion(n_steps * n_whole)
+                records += torch.stack(self._sums)
+        while len(records) < n_records:
+            records.append(self._record(n_steps))
+        return torch.stack(records)
+
+    def _record(self, n_steps: int) -> Tensor:
         if self._total is not None:
             self._total.zero_()
-        if self.can_capture:
+        if self.can_capture and not self._n_records:
             for _ in range(n_steps // STEPS_PER_GRAPH):
-                self._portion()
+                self._portion(STEPS_PER_GRAPH)
             n_steps %= STEPS_PER_GRAPH
         for _ in range(n_steps):
             self._step(*self.draw_batch(self.generators))
         return self._total.clone()
 
-    def _portion(self) -> None:
-        """`STEPS_PER_GRAPH` steps: the first time one by one, which warms everything up, then captured and replayed."""
-        drawn = self.draw_batch.draw(STEPS_PER_GRAPH, self.generators)
+    def _portion(self, n_steps: int) -> None:
+        """The steps of a graph: the first time one by one, which warms everything up, then captured and replayed."""
+        drawn = self.draw_batch.draw(n_steps, self.generators)
         if self._drawn is None:
             self._drawn = drawn
             self._steps_of_portion()
@@ -141,8 +173,15 @@ class StackSteps:
             return self._steps_of_portion
 
     def _steps_of_portion(self) -> None:
-        for number in range(STEPS_PER_GRAPH):
+        n_steps, sums = self._drawn.shape[1], []
+        for number in range(n_steps):
+            is_new = self._n_records and number % (n_steps // self._n_records) == 0
+            if is_new and self._total is not None:
+                self._total.zero_()
             self._step(*self.draw_batch.assemble(self._drawn[:, number]))
+            if self._n_records and (number + 1) % (n_steps // self._n_records) == 0:
+                sums.append(self._total.clone())
+        self._sums = sums
 
     def _step(self, x: Tensor, labels: Tensor) -> None:
         if self._gradient is None:
@@ -158,6 +197,11 @@ class StackSteps:
         if self.constraint is not None:
             self.constraint()
         self._total += losses
+
+
+def records_per_graph(n_steps: int) -> int:
+    """How many records of so many steps share a CUDA graph; 1 where a record fills one."""
+    return -(-STEPS_PER_GRAPH // n_steps)
 
 
 def capture(work: Callable[[], None]) -> Callable[[], None]:

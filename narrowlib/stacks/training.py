@@ -16,7 +16,7 @@ from narrowlib.settings import AutoPrecision, Count, NotNegative, Positive, Sett
 from narrowlib.stacks.cohort import Cohort, run_chunks
 from narrowlib.stacks.gradients import LossAndGradient, cross_entropy
 from narrowlib.stacks.networks import MLPStack, accuracies
-from narrowlib.stacks.steps import DrawBatch, EpochSampler, Sampler
+from narrowlib.stacks.steps import DrawBatch, EpochSampler, Sampler, records_per_graph
 from narrowlib.store.unfinished import Checkpoint, check_loss
 
 BITS_PER_NAT = 1 / math.log(2)
@@ -157,12 +157,17 @@ def train_stack(
             records = list(losses)
     with tqdm(total=config.n_steps, initial=cohort.n_steps, desc=description, unit="step", disable=not progress) as bar:
         while cohort.n_steps < config.n_steps and cohort.runs:
-            n_steps, present = min(config.record_every, config.n_steps - cohort.n_steps), cohort.runs
-            losses = cohort.run(n_steps)
-            check_loss(losses, cohort.n_steps, config.learning_rate)
-            records.append(losses.new_full((stack.n_runs, losses.shape[1]), torch.nan))
-            records[-1][present] = losses
-            bar.update(n_steps)
+            n_left, present = config.n_steps - cohort.n_steps, cohort.runs
+            n_steps = min(config.record_every, n_left)
+            n_records = 1 if leave else min(records_per_graph(n_steps), n_left // n_steps)
+            losses = cohort.records(n_steps, n_records)
+            check_loss(losses.transpose(0, 1), cohort.n_steps, config.learning_rate)
+            found = losses
+            if len(present) < stack.n_runs:
+                found = losses.new_full((n_records, stack.n_runs, losses.shape[-1]), torch.nan)
+                found[:, present] = losses
+            records += found
+            bar.update(n_steps * n_records)
             if leave is not None:
                 cohort.leave(leave(records[-1])[present].tolist())
             if store.is_due():

@@ -171,6 +171,29 @@ class Kept:
             self._unfinished.pop()
 
 
+def outdated_results(folder: str | Path) -> list[Path]:
+    """Results in a folder of `Kept` that other code or another torch made, and unfinished ones that are old."""
+    outdated, now = [], time.time()
+    for path in Path(folder).glob("*/*/*"):
+        if not path.is_dir() or not _ENTRY.fullmatch(path.name):
+            continue
+        if (about := _about(path)) is None:
+            is_outdated = now - path.stat().st_mtime > SECONDS_STALE
+        else:
+            package = next(iter(about["modules"])).partition(".")[0]
+            is_outdated = about["torch"] != torch.__version__ or not (about["modules"].items() <= _digests(package))
+        if is_outdated:
+            outdated.append(path)
+    return outdated
+
+
+def _digests(package: str) -> Any:
+    try:
+        return sources(package)[1].items()
+    except (ImportError, ValueError, KeyError):
+        return {}.items()
+
+
 def _about(path: Path) -> dict[str, Any] | None:
     """What is written about a result; None when it is missing or damaged."""
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):

@@ -43,6 +43,17 @@ def test_branch_is_pushed_once_per_change_and_the_checkout_stays(tree):
     assert git(tree, "rev-parse", f"{second}^") == first
 
 
+def test_records_that_differ_are_pushed_to_a_branch_of_their_own(tree):
+    assert publish.push_records() == ""
+    for name in ("results/paper/hierarchy/curves.json", "other.txt"):
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).write_text("found")
+    name = publish.push_records()
+    assert git(tree, "ls-remote", "origin", f"refs/heads/{name}")
+    assert git(tree, "show", "--name-only", "--format=", name) == "results/paper/hierarchy/curves.json"
+    assert publish.push_records() == ""
+
+
 def test_archives_are_reproducible_and_their_sums_are_right(tree):
     written = publish.write_archives()
     before = {path.name: path.read_bytes() for path in written}

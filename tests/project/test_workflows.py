@@ -1,6 +1,7 @@
 """The workflows: legal, pinned, with no more rights than they need, and made of make targets."""
 
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -9,10 +10,11 @@ from pathlib import Path
 import pytest
 import yaml
 from companion import __main__ as companion
+from companion import with_gpus
 from trees import ROOT
 
 FILES = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
-WRITES = {"publish/pages", "publish/notebooks", "publish/release"}  # jobs that may write anything
+WRITES = {"gpu/propose", "publish/pages", "publish/notebooks", "publish/release"}  # jobs that may write anything
 
 
 def load(path):
@@ -56,7 +58,7 @@ def test_commands_are_make_targets(path, targets):
     commands = [step["run"] for step in steps(path) if "run" in step]
     assert commands
     for command in commands:
-        make, *words = command.split()
+        make, *words = shlex.split(command)
         assert make == "make" and {word for word in words if "=" not in word} <= targets, command
         assert "${{" not in command  # what others write never becomes part of a command
 
@@ -70,7 +72,7 @@ def test_rights_are_the_least(path):
         assert bool(writes) == (f"{path.stem}/{name}" in WRITES), name
         assert job["timeout-minutes"] > 0
         checkouts = [step for step in job["steps"] if "checkout@" in step.get("uses", "")]
-        keeps = f"{path.stem}/{name}" == "publish/notebooks"  # pushes with what checkout leaves
+        keeps = f"{path.stem}/{name}" in {"publish/notebooks", "gpu/propose"}  # pushes with what checkout leaves
         assert all(step.get("with", {}).get("persist-credentials", True) is keeps for step in checkouts), name
 
 
@@ -80,8 +82,11 @@ def test_gpu_runs_weekly_on_demand_and_by_label_of_this_repository_only():
     assert workflow["on"]["pull_request"] == {"types": ["labeled"]}
     job = workflow["jobs"]["paper"]
     assert "head.repo.full_name == github.repository" in job["if"]
-    commands = [step["run"] for step in job["steps"] if "run" in step]
-    assert commands == ["make gpu", "make records", "make book PROFILE=paper"]  # the device first
+    commands = {step["run"]: step.get("if") for step in job["steps"] if "run" in step}
+    first, smoke, records, book, prune = commands
+    assert (first, smoke, records) == ("make gpu", 'make gpu-queue ONLY="tests smoke"', "make records")
+    assert commands[records] is None and (book, prune) == ("make book PROFILE=paper", "make prune")
+    assert commands[book] == "!cancelled()" and commands[prune] == "always()"
     used = [step.get("uses", "") for step in job["steps"]]
     assert any("cache/restore" in name for name in used) and any("cache/save" in name for name in used)
     assert all(step.get("if") == "always()" for step in job["steps"][-2:])
@@ -90,7 +95,15 @@ def test_gpu_runs_weekly_on_demand_and_by_label_of_this_repository_only():
 def test_make_gpu_stops_where_there_is_none(monkeypatch, capsys):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert companion.main(["gpu"]) == 2
-    assert capsys.readouterr().err == "there is no GPU that torch can use\n"
+    assert capsys.readouterr().err.startswith("there is no GPU that torch can use")
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.get_device_name", lambda: "a GPU")
-    assert companion.main(["gpu"]) == 0 and capsys.readouterr().out.startswith("a GPU torch ")
+    monkeypatch.setattr(with_gpus, "try_compilation", lambda: print("compiled"))
+    monkeypatch.setattr(with_gpus, "driver_version", lambda: "580.65.06")
+    monkeypatch.setattr("torch.version.cuda", "13.0")
+    assert companion.main(["gpu"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("a GPU torch ") and "driver 580.65.06" in said and said.endswith("compiled\n")
+    monkeypatch.setattr(with_gpus, "driver_version", lambda: "570.86.10")
+    assert companion.main(["gpu"]) == 2
+    assert "the driver is 570.86.10" in (refused := capsys.readouterr().err) and "needs R580 or newer" in refused

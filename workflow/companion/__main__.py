@@ -13,6 +13,7 @@ COMMANDS = {  # which function of which module takes the arguments and returns a
     "record": "record.main",
     "records": "record.main_of_all",
     "gpu": "with_gpus.name_gpu",
+    "gpu-queue": "gpu_queue.main",
     "with-gpus": "with_gpus.main",
     "site": "site.main",
     "serve": "serve.main",
@@ -23,7 +24,9 @@ COMMANDS = {  # which function of which module takes the arguments and returns a
     "branch": "publish.branch",
     "archive": "publish.archive",
     "release": "publish.release",
+    "propose": "publish.propose",
     "clean-cache": "clean_cache.main",
+    "prune": "clean_cache.prune",
 }
 
 

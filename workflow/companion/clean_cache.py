@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import argparse
 import shutil
+from pathlib import Path
 
+from companion import chapters
 from narrowlib.store.downloads import cache_folder
+from narrowlib.store.kept import outdated_results
 
 KINDS = {
     "archives": "packages, as they were fetched",
@@ -29,4 +32,16 @@ def main(arguments: list[str]) -> int:
         freed += sum(sizes)
     freed_in = f"{freed / 1e6:,.1f} MB freed in {cache}; what is needed is fetched again"
     print(freed_in if kinds else f"nothing is kept in {cache}")
+    return 0
+
+
+def prune(arguments: list[str]) -> int:
+    """Remove kept results that other code made, which nothing finds any more."""
+    parser = argparse.ArgumentParser(description=prune.__doc__)
+    parser.add_argument("folder", nargs="?", type=Path, default=chapters.BUILD / "checkpoints")
+    folder = parser.parse_args(arguments).folder
+    outdated = outdated_results(folder)
+    for path in outdated:
+        shutil.rmtree(path, ignore_errors=True)
+    print(f"{len(outdated)} results of other code removed from {folder}")
     return 0

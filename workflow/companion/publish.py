@@ -23,6 +23,7 @@ RELEASE = BUILD / "release"
 SUMS = "SHA256SUMS"
 PACKED = {"site": "html", "notebooks": "notebooks", "course-student": "course/student"}  # archive: folder of _build
 BRANCH = "notebooks"
+RECORDS = "results/paper"
 WHO = {"GIT_COMMITTER_NAME": "make branch", "GIT_COMMITTER_EMAIL": "noreply@localhost"}
 LONG_AGO = (1980, 1, 1, 0, 0, 0)  # the time of every file in an archive: equal contents, equal bytes
 
@@ -109,6 +110,32 @@ def branch(arguments: list[str]) -> int:
     parser.add_argument("--remote", default="origin")
     print(push_branch(parser.parse_args(arguments).remote) or "the branch of notebooks is as it should be")
     return 0
+
+
+def push_records(remote: str = "origin") -> str:
+    """Commit the records that differ to a branch and push it; its name, or nothing where none differs."""
+    if not git("status", "--porcelain", "--", RECORDS):
+        return ""
+    head = git("rev-parse", "HEAD")[:12]
+    name = f"records-{head}"
+    git("checkout", "--quiet", "-B", name)
+    git("add", "--", RECORDS)
+    who = [f"user.name={WHO['GIT_COMMITTER_NAME']}", f"user.email={WHO['GIT_COMMITTER_EMAIL']}"]
+    git("-c", who[0], "-c", who[1], "commit", "--quiet", "-m", f"Records made on a GPU by {head}", "--", RECORDS)
+    git("push", "--quiet", "--force", remote, f"refs/heads/{name}:refs/heads/{name}")
+    return name
+
+
+def propose(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(description="Propose the records that differ as a pull request, by gh.")
+    parser.add_argument("--remote", default="origin")
+    name = push_records(parser.parse_args(arguments).remote)
+    if not name:
+        print("no record differs")
+        return 0
+    if subprocess.run(["gh", "pr", "view", name], cwd=ROOT, capture_output=True).returncode == 0:
+        return 0  # it shows what was pushed
+    return subprocess.run(["gh", "pr", "create", "--head", name, "--fill"], cwd=ROOT).returncode
 
 
 def archive(arguments: list[str]) -> int:

@@ -140,7 +140,8 @@ def main(arguments: list[str]) -> int:
 
 
 def main_of_all(arguments: list[str]) -> int:
-    """Record every chapter, one after another, each in a process of its own."""
+    """Record every chapter, one after another, each in its own process; one that fails does not stop the others."""
     _options().parse_args(arguments)
     commands = [[sys.executable, "-m", "companion", "record", chapter, *arguments] for chapter in recorded()]
-    return next(filter(None, map(subprocess.call, commands)), 0)
+    codes = [subprocess.call(command) for command in commands]
+    return next(filter(None, codes), 0)

@@ -20,6 +20,7 @@ from narrowlib.store.files import lock_of
 
 VARIABLE = "CUDA_VISIBLE_DEVICES"
 LOCKS = Path(tempfile.gettempdir()) / "narrowlib-gpus"
+CUDA_13_DRIVER = 580
 PAUSE = 1.0  # seconds between two looks for a free one
 
 
@@ -71,10 +72,43 @@ def main(arguments: list[str]) -> int:
 
 
 def name_gpu(_: list[str]) -> int:
-    """Say which GPU torch uses, or that there is none."""
+    """Say which GPU torch uses and with which driver, and compile for it; a sentence where that cannot be."""
     import torch
 
+    driver, needed = driver_version(), torch.version.cuda or ""
+    if driver and needed.startswith("13.") and int(driver.split(".")[0]) < CUDA_13_DRIVER:
+        raise Refusal(
+            f"the driver is {driver}; torch {torch.__version__} is built for CUDA {needed}, "
+            f"which needs R{CUDA_13_DRIVER} or newer"
+        )
     if not torch.cuda.is_available():
-        raise Refusal("there is no GPU that torch can use")
-    print(torch.cuda.get_device_name(), "torch", torch.__version__)
+        seen = f", although the driver {driver} is there (is this a CPU build of torch?)" if driver else ""
+        raise Refusal(f"there is no GPU that torch can use{seen}")
+    print(torch.cuda.get_device_name(), "torch", torch.__version__, "driver", driver or "unknown")
+    print(f"CUDA {needed or 'unknown'}; CUDA 13 needs driver R{CUDA_13_DRIVER} or newer")
+    try_compilation()
     return 0
+
+
+def driver_version() -> str | None:
+    """Of the NVIDIA driver; None where there is none."""
+    try:
+        asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        said = subprocess.run(asked, capture_output=True, text=True, timeout=60, check=True).stdout.split()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return said[0] if said and said[0][0].isdigit() else None
+
+
+def try_compilation() -> None:
+    """Compile and run one small function on the GPU."""
+    import torch
+
+    from narrowlib.llm.compilation import check_compiler
+
+    try:
+        check_compiler(torch.device("cuda"))
+        found = torch.compile(lambda x: (x * 2 + 1).relu())(torch.ones(8, device="cuda")).sum().item()
+    except Exception as error:
+        raise Refusal(f"nothing can be compiled for this GPU: {str(error).splitlines()[0]}") from error
+    print(f"a compiled function gave {found:g}, of 24")

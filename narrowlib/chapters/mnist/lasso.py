@@ -135,6 +135,7 @@ class _Shrinking:
         seeds = [SEEDS[METHOD] + config.first_seed + repeat for _, _, repeat in cases]
         rates, step, stack = [rate for _, rate, _ in cases], config.lasso.method.step, MLPStack.from_state(state)
         loss = labelled(even.train_labels)
+        self.stack: MLPStack | None = None  # that the penalty is of
         self.cohort = step.cohort(stack, even.train_images, loss, rates, seeds, penalty=self._penalty)
         self.is_left = {group.name: torch.ones(len(cases), group.n_units, dtype=torch.bool, device=self.device)
                         for group in teacher.units}  # fmt: skip
@@ -149,8 +150,10 @@ class _Shrinking:
             if n_cuts % n_between == 0:
                 yield from self._look()
             n_cuts += 1
-            strength = torch.tensor([self.cases[run][0] for run in cohort.runs], device=self.device)
-            self.penalised = cohort.stack.units, dict(cohort.stack.named_parameters()), strength
+            if cohort.stack is not self.stack:  # a graph goes on reading these tensors
+                self.stack = cohort.stack
+                strength = torch.tensor([self.cases[run][0] for run in cohort.runs], device=self.device)
+                self.penalised = self.stack.units, dict(self.stack.named_parameters()), strength
             cohort.run(STEPS_BETWEEN_CUTS)
             yield from self._cut()
             is_over = self._n_points() + STEPS_BETWEEN_CUTS * step.batch_size > self.config.max_points

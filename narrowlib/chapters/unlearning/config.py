@@ -54,6 +54,7 @@ class Config(Settings):
     relearning_rate: Rate = Field(1e-4, description="step size of AdamW there")
     n_records: Count = Field(20, description="how often a model is asked meanwhile")
     precision: AutoPrecision = Field("bfloat16", description="of matrix products in training")
+    compiled: bool = Field(True, description="compile layers and loss before training")
     benchmarks: str = Field("", description="tasks of lm-eval for the whole model, such as arc_easy")
     device: Device = Field("auto", description="where it runs")
     checkpoints: str = Field("", description="folder where progress is saved and resumed from; empty for none")
@@ -110,4 +111,9 @@ class Config(Settings):
 
     def _batches(self, batch_size: int) -> dict[str, Any]:
         at_once = max(n for n in range(1, 9) if batch_size % n == 0)
-        return {"batch_size": batch_size, "micro_batch_size": at_once, "precision": self.precision}
+        return {
+            "batch_size": batch_size,
+            "micro_batch_size": at_once,
+            "precision": self.precision,
+            "compiled": self.compiled,
+        }

@@ -36,13 +36,12 @@ needs_compiler = pytest.mark.skipif(lacking() is not None, reason=str(lacking())
 
 @needs_compiler
 @pytest.mark.parametrize(("precision", "near"), [("float32", 1e-5), ("bfloat16", 2e-2)])
-def test_compiled_training_is_training(precision, near, monkeypatch):
+def test_compiled_training_is_training(precision, near):
     """With masks, a teacher and held-out blocks; all layers share one compilation each for training and evaluation."""
+    torch.compiler.reset()
     taught = soft_targets(blocks_of(), tiny_llama("llama, untied", seed=1), n_kept=5, progress=False)
-    counts, reset, seen = torch._dynamo.utils.counters["stats"], torch.compiler.reset, []
-    monkeypatch.setattr(torch.compiler, "reset", lambda: (seen.append(counts["unique_graphs"]), reset()))
-    frames, models = [], []
-    for compiled in (False, True):
+    counts, seen, frames, models = torch._dynamo.utils.counters["stats"], [], [], []
+    for compiled in (False, True, True):
         model = tiny_llama("llama, tied")
         groups = llama_units(model, "neurons")
         masks = {group.name: torch.arange(group.n_units) % 3 > 0 for group in groups}
@@ -52,12 +51,16 @@ def test_compiled_training_is_training(precision, near, monkeypatch):
         frames.append(recover(model, taught, config, tells_costs=True, **options))
         elapsed = time.perf_counter() - started
         models.append(model)
+        seen.append(counts["unique_graphs"])
     assert frames[1]["seconds"].max() < elapsed / 2  # compilation is not counted
-    pd.testing.assert_frame_equal(*(frame.drop(columns=["seconds", "joules"]) for frame in frames), rtol=near)
+    plain, first, second = (frame.drop(columns=["seconds", "joules"]) for frame in frames)
+    pd.testing.assert_frame_equal(plain, first, rtol=near)
+    pd.testing.assert_frame_equal(first, second)
     for plain, other in zip(models[0].parameters(), models[1].parameters(), strict=True):
         torch.testing.assert_close(plain, other, rtol=1e-3, atol=5 * near)
-    before, after = seen
+    before, after, again = seen
     assert after - before == 5  # layer and loss, for training and evaluation, and the loss of the teacher
+    assert again == after  # another model of these shapes
     assert all(layer._compiled_call_impl is None for layer in models[1].model.layers)
 
 

@@ -1,0 +1,151 @@
+"""What to do with a GPU that is there for some minutes, in the order of value: ``gpu-queue --minutes 25``.
+
+Every step is a process of its own and ends within ten minutes; one that is not done by then is stopped, and goes on
+from its checkpoints in the next round.  A step that failed does not stop the others.  What is to be brought back is
+small and lies in one folder: records, benchmarks, the end of each step's output, and ``queue.json``, which tells
+finished steps, by their command and the code, from those that are left.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from companion import chapters
+from companion.parameters import PAPER, profile_names
+from companion.plainly import Refusal
+from companion.record import recorded
+from narrowlib.store.digests import digest_of, sources
+
+FOLDER = chapters.BUILD / "gpu-queue"
+STEP_SECONDS, LEAST_SECONDS, LOG_CHARACTERS = 600.0, 10.0, 20_000
+BENCHMARKS = ("cmsp-train", "cmsp-train-narrow", "mlp-ablation", "mnist-grid", "llm-train", "llm-ablation")
+RECORDS = (  # chapter, and what is asked of it at the paper's scale
+    ("hierarchy", ""),
+    ("nonlocality", "narrow_width=256 wide_width=2048 n_widths=4"),
+    ("group-lasso", "narrow_width=256 wide_width=2048 n_widths=4"),
+    ("mnist", ""),
+    ("breadth", ""),
+    ("ranking", ""),
+    ("llm-scores", ""),
+    ("llm-pruning", ""),
+    ("unlearning", ""),
+    ("llm-frontier", ""),
+)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing to do: its name, and what Python is called with."""
+
+    name: str
+    arguments: tuple[str, ...]
+
+
+def queue(folder: Path, profile: str, device: str) -> Iterator[Step]:
+    """Every step, the most valuable first."""
+    here = f"device={device} checkpoints={shlex.quote(str(chapters.BUILD / 'checkpoints'))}"
+    tests = "tests/library/stacks/test_steps.py", "tests/library/llm/test_export.py"
+    yield Step("tests", ("-m", "pytest", "-q", "-p", "no:xdist", "-o", "addopts=", *tests))
+
+    def record(kind: str, chapter: str, profile: str, asked: str) -> Step:
+        options = ("--profile", profile, "--set", f"{here} {asked}".strip(), "--save-every", "30")
+        return Step(
+            f"{kind} {chapter}", (*["-m", "companion", "record"], chapter, *options, "--folder", str(folder / kind))
+        )
+
+    known = recorded()
+    for chapter in known:
+        yield record("smoke", chapter, "smoke", "")
+    for name in BENCHMARKS:
+        yield Step(f"bench {name}", ("-m", "benchmarks", name))
+    first = [(chapter, asked) for chapter, asked in RECORDS if chapter in known]
+    others = [(chapter, "") for chapter in known if chapter not in dict(RECORDS)]
+    for chapter, asked in (*first, *others):
+        yield record("record", chapter, profile, asked if profile == PAPER else "")
+
+
+def done(path: Path) -> dict[str, str]:
+    """Keys of the finished steps, by name."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))["done"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--minutes", type=float, default=25.0, help="how long, all steps together")
+    add("--only", nargs="*", default=[], help="steps whose names begin so, such as: tests smoke")
+    add("--profile", default=PAPER, help="of the records; smoke to try the queue")
+    add("--device", default="cuda", help="cuda, or cpu to try the queue")
+    add("--folder", type=Path, default=FOLDER, help="what is to be brought back")
+    add("--launcher", default=shlex.quote(sys.executable), help="what runs Python")
+    asked = parser.parse_args(arguments)
+    if not 0 < asked.minutes < float("inf"):
+        raise Refusal(f"MINUTES is {asked.minutes}; it must be a number above 0")
+    if asked.profile not in profile_names():
+        raise Refusal(f"PROFILE is {asked.profile!r}; it must be one of {', '.join(profile_names())}")
+    steps = list(queue(asked.folder.absolute(), asked.profile, asked.device))
+    for start in asked.only:
+        if not any(step.name.startswith(start) for step in steps):
+            raise Refusal(f"ONLY is {start!r}; a step begins with one of {', '.join(step.name for step in steps)}")
+    steps = [step for step in steps if not asked.only or step.name.startswith(tuple(asked.only))]
+    return run(steps, asked.folder, 60 * asked.minutes, shlex.split(asked.launcher))
+
+
+def run(steps: list[Step], folder: Path, seconds: float, launcher: list[str]) -> int:
+    """Take the steps that are not done, as far as the time goes, and say what is left; 1 when a step failed."""
+    end, state = time.monotonic() + seconds, folder / "queue.json"
+    finished, ended, code = done(state), {}, sources("narrowlib")[1]
+    keys = {step.name: digest_of(step.arguments, code) for step in steps}
+    folder.mkdir(parents=True, exist_ok=True)
+    for step in steps:
+        left = end - time.monotonic()
+        if finished.get(step.name) == keys[step.name] or left < min(LEAST_SECONDS, seconds / 2):
+            continue
+        began = time.monotonic()
+        ended[step.name] = outcome = _taken([*launcher, *step.arguments], folder / f"{step.name}.log", min(STEP_SECONDS, left))
+        print(f"{outcome:8} {time.monotonic() - began:6.1f} s  {step.name}", flush=True)
+        if outcome == "done":
+            finished[step.name] = keys[step.name]
+            _bring_back(step, folder)
+        chapters.write_if_changed(state, json.dumps({"done": finished, "ended": ended}, indent=1))
+    left = [step.name for step in steps if finished.get(step.name) != keys[step.name]]
+    print(f"left: {', '.join(left)}; the same command goes on" if left else "nothing is left")
+    return int("failed" in ended.values())
+
+
+def _taken(command: list[str], log: Path, seconds: float) -> str:
+    """How a process of its own ended: done, failed, or stopped when its time was over."""
+    with log.open("w+", encoding="utf-8", errors="replace") as out:
+        process = subprocess.Popen(
+            command, stdout=out, stderr=subprocess.STDOUT, cwd=chapters.ROOT, start_new_session=True
+        )
+        try:
+            outcome = "failed" if process.wait(seconds) else "done"
+        except subprocess.TimeoutExpired:
+            outcome = "stopped"
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)  # its checkpoints are whole
+                process.wait()
+    log.write_text(log.read_text(encoding="utf-8", errors="replace")[-LOG_CHARACTERS:], encoding="utf-8")
+    return outcome
+
+
+def _bring_back(step: Step, folder: Path) -> None:
+    kind, _, name = step.name.partition(" ")
+    found = chapters.BUILD / "bench.json"
+    if kind == "bench" and found.is_file():
+        (folder / f"bench-{name}.json").write_bytes(found.read_bytes())
