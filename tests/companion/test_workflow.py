@@ -2,6 +2,7 @@
 
 import json
 import os
+import py_compile
 import shutil
 import signal
 import socket
@@ -278,3 +279,15 @@ def test_what_is_told_to_end_ends_with_all_that_it_started(tree, words):
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 143 and "stopped; the same command goes on from what is finished" in said
     assert not psutil.pid_exists(int((tree / "pid").read_text()))
+
+
+def test_a_module_that_was_edited_is_run_whatever_its_time_stamp_says(tmp_path):
+    make_tiny_project(tmp_path)
+    module = tmp_path / "narrowlib" / "lower.py"
+    py_compile.compile(str(module))  # as importing it does
+    times = module.stat()
+    edit(module, "ONE = 1", "ONE = 3")
+    os.utime(module, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert run(tmp_path, "run", "second").returncode == 0
+    (notebook,) = executed(tmp_path)
+    assert "value 7" in notebook.read_text()

@@ -13,7 +13,6 @@ import nbformat
 from companion import chapters, parameters, plainly, site
 from companion.locks import one_at_a_time
 from companion.plan import make_plan, memory_mb
-from narrowlib.devices import free_memory
 
 
 class NotBuiltError(plainly.Refusal):
@@ -82,6 +81,8 @@ def main(arguments: list[str]) -> int:
     asked = parser.parse_args(arguments)
     with one_at_a_time("build", "another build runs in this tree; waiting for it"):
         plan = planned(asked.profile)
+        from narrowlib.devices import free_memory
+
         memory = max(1, round(asked.memory * 1000) if asked.memory else free_memory() // 10**6)
         tell_what_does_not_fit(plan, memory)
         run_snakemake(asked.profile, asked.cores, memory)

@@ -8,8 +8,10 @@ the notebook's metadata, under ``narrowlib``.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
+import py_compile
 import re
 import sys
 import tempfile
@@ -49,6 +51,7 @@ def execute(chapter: str, values: dict[str, Any], output: Path, threads: int) ->
     from papermill.exceptions import PapermillExecutionError
 
     progress = Progress(chapter, len(chapters.read_notebook(chapter).cells) + bool(values))
+    compile_by_content(chapter)
     os.environ.update({**ENVIRONMENT, **os.environ})
     os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
     with tempfile.TemporaryDirectory() as folder:
@@ -68,6 +71,14 @@ def execute(chapter: str, values: dict[str, Any], output: Path, threads: int) ->
     _make_reproducible(notebook)
     chapters.write_if_changed(output, nbformat.writes(notebook))
     failed_path(chapter).unlink(missing_ok=True)
+
+
+def compile_by_content(chapter: str) -> None:
+    """Have Python compare compiled modules with their sources by content, which it does by time and size otherwise."""
+    for module in chapters.modules(chapter):
+        with contextlib.suppress(OSError):  # a checkout that can only be read
+            path, mode = str(chapters.module_path(module)), py_compile.PycInvalidationMode.CHECKED_HASH
+            py_compile.compile(path, quiet=2, invalidation_mode=mode)
 
 
 class FailedCellError(plainly.Refusal):
