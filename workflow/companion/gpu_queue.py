@@ -115,7 +115,9 @@ def run(steps: list[Step], folder: Path, seconds: float, launcher: list[str]) ->
         if finished.get(step.name) == keys[step.name] or left < min(LEAST_SECONDS, seconds / 2):
             continue
         began = time.monotonic()
-        ended[step.name] = outcome = _taken([*launcher, *step.arguments], folder / f"{step.name}.log", min(STEP_SECONDS, left))
+        ended[step.name] = outcome = _taken(
+            [*launcher, *step.arguments], folder / f"{step.name}.log", min(STEP_SECONDS, left)
+        )
         print(f"{outcome:8} {time.monotonic() - began:6.1f} s  {step.name}", flush=True)
         if outcome == "done":
             finished[step.name] = keys[step.name]
