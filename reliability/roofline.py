@@ -53,7 +53,7 @@ MACHINES = (
     Machine("T4", 8.1 * TERA, 8.1 * TERA, 0.32 * TERA),  # it has no bfloat16
 )
 SIZES = {"hidden_size": 576, "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3,
-         "intermediate_size": 1_536, "vocab_size": 49_152, "tie_word_embeddings": True}  # fmt: skip  # of the default model
+         "intermediate_size": 1_536, "vocab_size": 49_152, "tie_word_embeddings": True}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -193,8 +193,8 @@ def roofline() -> list[dict[str, object]]:
     """A row for every chapter: operations and bytes of its steps, and the least hours of each machine."""
     rows: dict[str, dict[str, object]] = {}
     for part in parts():
-        row = rows.setdefault(part.chapter, {"chapter": part.chapter, "steps": 0, "10^15 operations": 0.0, "TB moved": 0.0}
-                              | {f"hours, {machine.name}": 0.0 for machine in MACHINES})  # fmt: skip
+        nothing = {"chapter": part.chapter, "steps": 0, "10^15 operations": 0.0, "TB moved": 0.0}
+        row = rows.setdefault(part.chapter, nothing | {f"hours, {machine.name}": 0.0 for machine in MACHINES})
         row["steps"] += round(part.n_steps)
         row["10^15 operations"] += part.n_steps * part.step.operations / 1e15
         row["TB moved"] += part.n_steps * part.step.traffic / TERA
