@@ -8,7 +8,7 @@ import time
 
 from reliability import page
 
-CHECKS = ("kills", "builds", "sameness", "long-run")
+CHECKS = ("kills", "builds", "sameness", "long-run", "roofline")
 
 
 def main() -> int:
@@ -45,6 +45,10 @@ def run(name: str, chapters: list[str], n_kills: int) -> list[dict[str, object]]
         from reliability.builds import builds
 
         return builds(n_kills)
+    if name == "roofline":
+        from reliability.roofline import roofline
+
+        return roofline()
     if name == "long-run":
         from reliability.children import record  # puts the workflow's scripts on the path
         from reliability.long_run import long_run

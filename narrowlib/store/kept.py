@@ -172,26 +172,20 @@ class Kept:
 
 
 def outdated_results(folder: str | Path) -> list[Path]:
-    """Results in a folder of `Kept` that other code or another torch made, and unfinished ones that are old."""
-    outdated, now = [], time.time()
+    """Results in a folder of `Kept` that another torch or other code of this library made, and damaged old ones."""
+    package, now = __name__.partition(".")[0], time.time()
+    current, outdated = sources(package)[1], []
     for path in Path(folder).glob("*/*/*"):
         if not path.is_dir() or not _ENTRY.fullmatch(path.name):
             continue
-        if (about := _about(path)) is None:
+        if (about := _about(path)) is None:  # unfinished ones too
             is_outdated = now - path.stat().st_mtime > SECONDS_STALE
         else:
-            package = next(iter(about["modules"])).partition(".")[0]
-            is_outdated = about["torch"] != torch.__version__ or not (about["modules"].items() <= _digests(package))
+            ours = {name: code for name, code in about["modules"].items() if name.partition(".")[0] == package}
+            is_outdated = about["torch"] != torch.__version__ or not ours.items() <= current.items()
         if is_outdated:
             outdated.append(path)
     return outdated
-
-
-def _digests(package: str) -> Any:
-    try:
-        return sources(package)[1].items()
-    except (ImportError, ValueError, KeyError):
-        return {}.items()
 
 
 def _about(path: Path) -> dict[str, Any] | None:

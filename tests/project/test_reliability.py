@@ -4,16 +4,18 @@ import os
 import re
 import subprocess
 import sys
+from itertools import pairwise
 
 import pandas as pd
 import pytest
 from trees import ROOT, environment_of
 
+from narrowlib.cmsp import CMSP, broad_tasks
 from narrowlib.store.kept import Kept
 
 sys.path.insert(0, str(ROOT))
 
-from reliability import children, kills, page
+from reliability import children, kills, page, roofline
 from reliability.__main__ import CHECKS, FAULTS, merged
 
 
@@ -94,3 +96,13 @@ def test_a_killed_recording_comes_to_the_same_end():
     assert done.returncode == 0, done.stderr
     assert '"kills": 2' in done.stdout
     assert '"finished pieces made again": 0' in done.stdout and '"tables that differ": 0' in done.stdout
+
+
+def test_operations_of_a_step_are_those_of_its_matrix_products():
+    """Forward, gradient of weights, and gradient of activations, which the first layer does without."""
+    problem, sizes, n = CMSP(2, 2, 8, broad_tasks(2)), (10, 24, 16, 2), 50
+    products = [a * b for a, b in pairwise(sizes)]
+    expected = 2 * problem.n_tasks * n * (3 * sum(products) - products[0])
+    cost = roofline.stack_step(problem, sizes, n)
+    assert cost.operations == pytest.approx(expected)
+    assert cost.traffic > 4 * expected / 24 and cost.seconds(roofline.MACHINES[2], "float32") > 0

@@ -549,3 +549,22 @@ def test_of_several_processes_the_first_writes_and_all_get_the_same(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("got 5 0 0") == 4
+
+
+def test_results_of_other_code_are_told_from_those_of_this(tmp_path, monkeypatch):
+    def keep(name):
+        return Kept(tmp_path, {}).keep(name, lambda: {"loss": 1.0})
+
+    keep("kept")
+    assert kept.outdated_results(tmp_path) == []
+    monkeypatch.setattr(torch, "__version__", "0.1")
+    keep("another torch")
+    monkeypatch.undo()
+    outdated = kept.outdated_results(tmp_path)
+    assert [path.parent.name for path in outdated] == ["another-torch"]
+    about = next(tmp_path.glob("*/kept/*/kept.json"))
+    described, name = json.loads(about.read_text()), "narrowlib.cmsp"
+    about.write_text(json.dumps({**described, "modules": {name: sources("narrowlib")[1][name]}}))
+    assert len(kept.outdated_results(tmp_path)) == 1
+    about.write_text(json.dumps({**described, "modules": {name: "0" * 64}}))
+    assert len(kept.outdated_results(tmp_path)) == 2
