@@ -11,6 +11,7 @@ kept, scaling the norm's weight by :math:`r^{-1/2}` and its epsilon by :math:`1/
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 WIDTHS = ("uniform", "padded")
+WIDTH_MULTIPLE = 64  # blocks of 32 weights in Q8_0, tiles of tensor cores; rows of 256 are what k-quants want
+_WIDTHS_AT_LEAST = 4  # to choose from where no multiple is asked for
 
 
 def round_hidden_size(model: PreTrainedModel, wished: float, *, n_heads: int | None = None) -> int:
@@ -66,7 +69,39 @@ def round_hidden_size(model: PreTrainedModel, wished: float, *, n_heads: int | N
     hidden, n_heads = model.config.hidden_size, n_heads or model.config.num_attention_heads
     if not 0 < wished <= hidden:
         raise ValueError(f"wished is {wished!r}; it must be a number above 0 and at most {hidden}")
-    return min(max(1, int(wished / n_heads + 0.5)), hidden // n_heads) * n_heads
+    return round_width(hidden, wished, needs=n_heads, multiple_of=1)
+
+
+def round_width(size: int, wished: float, *, needs: int = 1, multiple_of: int | None = None) -> int:
+    """The width nearest to a wish that is a multiple of two numbers, at least one step and at most the size.
+
+    Parameters
+    ----------
+    size : int
+        Width before the cut.
+    wished : float
+        Units to keep.
+    needs : int
+        What the width must always be divisible by.
+    multiple_of : int, optional
+        What quantised formats and GPUs want it to be divisible by.  None for `WIDTH_MULTIPLE`, or the largest part of
+        it, divided by a power of 2, with which there are at least four widths to choose from.
+
+    Raises
+    ------
+    ValueError
+        When no width up to the size is such a multiple.
+    """
+    if multiple_of is None:
+        parts = (WIDTH_MULTIPLE >> shift for shift in range(WIDTH_MULTIPLE.bit_length()))
+        multiple_of = next((part for part in parts if math.lcm(needs, part) * _WIDTHS_AT_LEAST <= size), 1)
+    step = math.lcm(needs, multiple_of)
+    if step > size:
+        raise ValueError(
+            f"multiple_of is {multiple_of}; with widths that must be divisible by {needs} this leaves multiples of "
+            f"{step}, and the model has {size}; take a smaller one"
+        )
+    return min(max(1, int(wished / step + 0.5)), size // step) * step
 
 
 @torch.no_grad()

@@ -117,7 +117,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if unknown:
             flags = [f"--{name.replace('_', '-')}" for name in RecipeConfig.model_fields]
             near = difflib.get_close_matches(unknown[0], flags, n=1)
-            given.parser.error(f"{unknown[0]} is not legal here" + (f"; did you mean {near[0]}?" if near else ""))
+            word = unknown[0] if unknown[0].isprintable() and unknown[0].strip() else repr(unknown[0])
+            given.parser.error(f"{word} is not legal here" + (f"; did you mean {near[0]}?" if near else ""))
         words = {name: value for name, value in vars(given).items() if name not in ("command", "parser")}
         values = {name: words.pop(name) for name in RecipeConfig.model_fields if name in words}
         given.command(values, **words)

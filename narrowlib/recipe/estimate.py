@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -48,7 +49,8 @@ def estimate(config: RecipeConfig) -> pd.DataFrame:
     language_model = load_causal_lm(config.model, device=config.device)
     whole = language_model.model
     shares = cut.shares_of(config, whole)
-    masks = cut.first_masks(whole, cut.counts_at(whole, shares))
+    counts = cut.counts_at(whole, shares, config.multiple_of)
+    masks = cut.first_masks(whole, counts)
     small = sliced(whole, masks)
     n_trained = config.finetune_tokens + config.lasso_tokens + config.recovery_tokens
     options = {"block_length": config.block_length, "progress": False}
@@ -64,6 +66,8 @@ def estimate(config: RecipeConfig) -> pd.DataFrame:
     rows = {
         "parameters before": n_parameters_of(whole),
         "parameters after": n_parameters_of(small),
+        "parameters after, without rounding of widths": cut.n_parameters_at(whole, shares, multiple_of=1),
+        **_widths(whole, counts, shares),
         "tokens trained on": n_trained,
         "different tokens among them": min(n_trained, n_there["keep", "train"]),
         "tokens that losses are read on": n_read,
@@ -73,6 +77,18 @@ def estimate(config: RecipeConfig) -> pd.DataFrame:
         "seconds in all": round(sum(seconds.values())),
     }
     return pd.DataFrame({"expected": pd.Series(rows, dtype=object)})
+
+
+def _widths(whole: PreTrainedModel, counts: Mapping[str, int], shares: Mapping[str, float]) -> dict[str, str]:
+    """What is kept of every kind that is cut, and the sparsity that it is, beside what was asked for."""
+    config = whole.config
+    sizes = {"neurons": config.intermediate_size, "heads": config.num_key_value_heads, "residual": config.hidden_size}
+    named = {"neurons": "neurons per layer", "heads": "key-value heads per layer", "residual": "residual dimensions"}
+    return {
+        named[kind]: f"{counts[kind]} of {size}, {1 - counts[kind] / size:.1%} cut of {shares.get(kind, 0):.1%} asked"
+        for kind, size in sizes.items()
+        if counts[kind] < size or shares.get(kind)
+    }
 
 
 def disk_needed(config: RecipeConfig, n_whole: int, n_small: int) -> int:

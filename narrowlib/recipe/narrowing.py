@@ -91,7 +91,7 @@ def run(config: RecipeConfig, out: str | Path, *, progress: bool = True) -> Repo
     language_model = load_causal_lm(config.model, device=config.device)
     shares = cut.shares_of(config, language_model.model)
     with _workplace(out) as folder:
-        n_small = cut.n_parameters_at(language_model.model, shares)
+        n_small = cut.n_parameters_at(language_model.model, shares, config.multiple_of)
         free, needed = (
             shutil.disk_usage(folder).free,
             disk_needed(config, n_parameters_of(language_model.model), n_small),
@@ -177,7 +177,7 @@ class _Narrowing:
         config, load_teacher = self.config, self.load
         for number in range(1, config.rounds + 1):
             shares = {kind: share * number / config.rounds for kind, share in self.shares.items()}
-            counts = cut.counts_at(self.whole, shares)
+            counts = cut.counts_at(self.whole, shares, config.multiple_of)
             masks = self._step(f"cut-{number}", partial(self._masks, counts))
             load_last = self.load
             loss = self._change(f"recovery-{number}", partial(self._cut_by, masks, number, load_teacher))

@@ -42,6 +42,11 @@ class RecipeConfig(Settings):
     sparsity: tuple[Part, ...] = Field(
         (), description="share of the units to cut: one number for every kind, or one for all"
     )
+    multiple_of: Count | None = Field(
+        None,
+        description="widths that are cut (neurons, residual dimensions) are multiples of it, and of what heads demand; "
+        "empty for 64, or less in a small model; Q8_0 wants 32",
+    )
     target_parameters: Count | None = Field(
         None, description="cut equal shares until at most so many parameters are left; not with sparsity"
     )
