@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from narrowlib.devices import pick_device, prepare_torchvision
 from narrowlib.llm import tiny
-from narrowlib.llm.units import check_family
+from narrowlib.llm.families import check_family, unfused
 from narrowlib.store.downloads import Archive, UnavailableError, cache_folder, fetch, made, members
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def _loaded(name: str, dtype: torch.dtype, place: torch.device) -> LanguageModel
             f"{name!r} has {len(extra)} weights that the model of its config.json has no place for, such as {extra[0]}"
         )
     tokenizer = _read(name, transformers.AutoTokenizer.from_pretrained, source, **options)
-    return LanguageModel(model.to(place).eval(), tokenizer, name)
+    return LanguageModel(unfused(model.to(place)).eval(), tokenizer, name)
 
 
 @contextmanager

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from tiny_llamas import TINY, logits_masked, random_masks, tiny_llama, tiny_tokens
+from tiny_llamas import SIZES, TINY, logits_masked, random_masks, tiny_llama, tiny_tokens
 
 from narrowlib.devices import prepare_torchvision
-from narrowlib.llm.units import check_family, head_dim_of, llama_units, n_parameters_of, units_named
+from narrowlib.llm.families import check_family, unfused
+from narrowlib.llm.units import head_dim_of, llama_units, n_parameters_of, units_named
 from narrowlib.pruning import ablated
 from narrowlib.units import check
 
@@ -121,7 +122,8 @@ def test_stored_counts_the_zeros_that_fill_up():
             lambda model: n_parameters_of(model, {f"layers.{i}": torch.tensor([False]) for i in range(3)}),
             "remove all of 3 layers",
         ),
-        (lambda model: check_family("gpt2"), r"family 'gpt2'; supported are the families Llama .*, Mistral, Qwen2"),
+        (lambda model: check_family("gpt2"), r"family 'gpt2'; supported are the families Llama .*, Mistral, .*Gemma 2"),
+        (lambda model: check_family("qwen3_moe"), r"family 'qwen3_moe'; supported are the families Llama"),
     ],
 )
 def test_bad_input_is_refused(ask, says):
@@ -149,3 +151,21 @@ def test_the_papers_networks_have_the_papers_sizes():
             sparsity = residual if group.name == "residual" else neurons
             shares[group.name] = torch.arange(group.n_units) >= int(group.n_units * sparsity)  # as the paper rounds
         assert round(n_parameters_of(model, shares) / 1e6) == millions
+
+
+@pytest.mark.parametrize("family", ["phi3", "phi3, long"])
+def test_fused_projections_are_split(family):
+    import transformers
+
+    name, own = TINY[family]
+    cls = getattr(transformers, name)
+    torch.manual_seed(0)
+    fused = cls(cls.config_class(**{**SIZES, **own, "initializer_range": 0.3})).eval()
+    tokens = tiny_tokens(fused, n_tokens=30)
+    with pytest.raises(ValueError, match="the projections of Phi-3 are fused"):
+        llama_units(fused, "neurons")
+    with torch.no_grad():
+        torch.testing.assert_close(unfused(fused)(tokens).logits, fused(tokens).logits, rtol=1e-4, atol=1e-4)
+    fused.config.rope_parameters["partial_rotary_factor"] = 0.75
+    with pytest.raises(ValueError, match="a part of each head"):
+        unfused(fused)
