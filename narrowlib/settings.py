@@ -214,10 +214,16 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def add_flags(parser: argparse.ArgumentParser, model: type[Settings], names: Iterable[str] | None = None) -> None:
+def add_flags(
+    parser: argparse.ArgumentParser,
+    model: type[Settings],
+    names: Iterable[str] | None = None,
+    *,
+    repeated: Iterable[str] = (),
+) -> None:
     """Add a flag for every field, or for those named; ``model(**vars(parsed))`` converts and checks the values.
 
-    Flags that are not given are absent from the parsed arguments; a flag of type bool needs no value.
+    Those in ``repeated`` may be given several times.  Flags that are not given are absent from the parsed arguments; a flag of type bool needs no value.
     """
     for row in model.parameters_table():
         if names is None or row.name in names:
@@ -225,6 +231,7 @@ def add_flags(parser: argparse.ArgumentParser, model: type[Settings], names: Ite
             about += f" [{row.default}]" if row.default not in (None, "") else ""
             more = {"nargs": "?", "const": "true"} if row.type == "bool" else {}
             more |= {"default": argparse.SUPPRESS, "metavar": row.type.upper(), "help": about.replace("%", "%%")}
+            more |= {"action": "append"} if row.name in repeated else {}
             parser.add_argument(f"--{row.name.replace('_', '-')}", dest=row.name, **more)
 
 

@@ -39,6 +39,7 @@ SKILLS = {
     "javascript": (".js", ".mjs"),
 }
 SPLITS = ("train", "held-out")
+CHAT = "chat"  # in the place of a package: the text is JSON of messages, for the template of a tokenizer
 RULES = 1  # part of the key of what is kept in the cache: count it up when another file becomes a document
 POOL_BYTES = (2_000_000, 20_000_000)
 HELD_OUT_SHARE = 100  # on the hub, one repository in so many

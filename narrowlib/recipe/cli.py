@@ -17,9 +17,22 @@ if TYPE_CHECKING:
     from narrowlib.recipe.report import Report
 
 INTERRUPTED = 130  # exit code after Ctrl-C
-FOR_LOSSES = ("keep", "lose", "column", "held_out_tokens", "block_length", "held_out_share", "seed", "device")
-FOR_SCORES = ("keep", "model", "column", "units", "method", "score_tokens", "block_length", "held_out_share", "seed")
-FOR_SCORES += ("device",)
+REPEATED = ("keep", "lose", "include", "exclude")
+FOR_LOSSES = (*REPEATED, "column", "held_out_tokens", "block_length", "held_out_share", "seed", "device")
+FOR_SCORES = ("keep", "include", "exclude", "model", "column", "units", "method", "score_tokens")
+    "keep",
+    "include",
+    "exclude",
+    "model",
+    "column",
+    "units",
+    "method",
+    "score_tokens",
+    "block_length",
+    "held_out_share",
+    "seed",
+)
+FOR_SCORES += ("block_length", "held_out_share", "seed", "device")
 WRITERS = {".parquet": "to_parquet", ".csv": "to_csv"}
 
 
@@ -38,7 +51,7 @@ def _parser() -> _Parser:
         added.set_defaults(command=function, parser=added)
         for name, how in options.items():
             added.add_argument(name if name == "folder" else f"--{name.replace('_', '-')}", **how)
-        add_flags(added, RecipeConfig, names)
+        add_flags(added, RecipeConfig, names, repeated=REPEATED)
 
     folder = {"type": Path, "help": "the --out of narrow run"}
     config = {"type": Path, "help": "YAML file of settings, by the names of the flags; flags take precedence"}

@@ -25,7 +25,7 @@ from narrowlib.llm.training import recover, train_group_lasso
 from narrowlib.llm.units import llama_units, n_parameters_of
 from narrowlib.recipe import cut
 from narrowlib.recipe.estimate import disk_needed
-from narrowlib.recipe.intake import Texts, texts_of
+from narrowlib.recipe.intake import Mixture, Texts, texts_of
 from narrowlib.recipe.report import Report, losses_of, shape_of, speed_of, write_report
 from narrowlib.recipe.settings import RecipeConfig
 from narrowlib.store.digests import digest_of
@@ -115,7 +115,7 @@ class _Narrowing:
         self,
         config: RecipeConfig,
         language_model: LanguageModel,
-        texts: dict[str, Texts],
+        texts: dict[str, Texts | Mixture],
         shares: dict[str, float],
         store: Kept,
         progress: bool,
@@ -145,7 +145,8 @@ class _Narrowing:
             "model": DEFAULT_ON_HUB if self.config.model == DEFAULT_NAME else self.config.model,
             "made from": about,
             "inputs": {
-                name: {"source": text.source, "documents": text.n_documents} for name, text in self.texts.items()
+                name: {"source": text.source, "documents": text.n_documents, "left out": text.left_out}
+                for name, text in self.texts.items()
             },
             "losses": [{**row, "when": when} for when, rows in (("before", before), ("after", after)) for row in rows],
             "shape": {"before": shape_of(self.whole), "after": shape_of(model.model)},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from narrowlib.data.documents import SKILLS
 from narrowlib.llm.scores import VARIANTS, WITHOUT_DATA
@@ -27,17 +27,21 @@ from narrowlib.settings import (
 FURTHEST = 0.9  # sparsity that a target_loss without a sparsity goes up to
 N_RECORDS, N_CHECKPOINTS = 8, 4  # of every training
 TRAINED_AT_ONCE = 4  # blocks through the model in training
-FORMS = f"a file, a folder, a data set of the hub (OWNER/NAME), or one of {', '.join(SKILLS)}"
+FORMS = f"a file, a folder, - for the standard input, a data set of the hub (OWNER/NAME), or one of {', '.join(SKILLS)}"
 AtLeastTwo = Annotated[int, Field(ge=2)]
 
 
 class RecipeConfig(Settings):
     """What to narrow, to what, and how; fields are described where they are declared."""
 
-    keep: str = Field("", description=f"what the model should stay good at: {FORMS}; files are jsonl, txt or parquet")
+    keep: str = Field(
+        "", description=f"what the model should stay good at: {FORMS}; repeat it for several; notes=2 weighs double"
+    )
     lose: str = Field("", description="what it may lose, in the same forms; its loss is reported; empty for nothing")
+    include: str = Field("", description="patterns of the files of a folder to take, as in .gitignore; empty for all")
+    exclude: str = Field("", description="patterns of the files of a folder to leave out, such as tests/")
     model: str = Field("default", description="default, a folder, or a name on the Hugging Face hub")
-    column: str = Field("", description="column of jsonl and parquet with the text; empty for text, content or code")
+    column: str = Field("", description="column of files of rows with the text; empty for text, content or code")
     units: Words[Literal["neurons", "residual", "heads"]] = Field(("neurons",), description="what is cut")
     sparsity: tuple[Part, ...] = Field(
         (), description="share of the units to cut: one number for every kind, or one for all"
@@ -76,12 +80,18 @@ class RecipeConfig(Settings):
     seed: Seed = Field(0, description="of the split, the order of blocks and random scores")
     device: Device = Field("auto", description="where it runs")
 
+    @field_validator("keep", "lose", "include", "exclude", mode="before")
+    @classmethod
+    def _one_per_line(cls, given: Any) -> Any:
+        is_list = isinstance(given, (list, tuple)) and all(isinstance(each, str) for each in given)
+        return "\n".join(given) if is_list else given
+
     @model_validator(mode="after")
     def _goes_together(self) -> RecipeConfig:
         given = [bool(self.sparsity), self.target_parameters is not None, self.target_loss is not None]
         n_shares, n_kinds = len(self.sparsity), len(self.units)
         faults = [
-            (not self.keep, f"keep is missing; it must name {FORMS}"),
+            (not self.keep.strip(), f"keep is missing; it must name {FORMS}"),
             (not any(given), "sparsity, target_parameters and target_loss are all missing; one must be given"),
             (all(given[:2]), "sparsity and target_parameters are both given; one must be left out"),
             (
@@ -97,7 +107,7 @@ class RecipeConfig(Settings):
                 f"lasso_tokens is {self.lasso_tokens}, lasso_strength {self.lasso_strength}; set both or neither",
             ),
             (
-                self.lose_weight > 0 and (not self.lose or self.method in WITHOUT_DATA),
+                self.lose_weight > 0 and (not self.lose.strip() or self.method in WITHOUT_DATA),
                 f"lose_weight is {self.lose_weight}; it needs lose, and a method that looks at data",
             ),
         ]
