@@ -223,7 +223,8 @@ def add_flags(
 ) -> None:
     """Add a flag for every field, or for those named; ``model(**vars(parsed))`` converts and checks the values.
 
-    Those in ``repeated`` may be given several times.  Flags that are not given are absent from the parsed arguments; a flag of type bool needs no value.
+    Those in ``repeated`` may be given several times.  Flags that are not given are absent from the parsed arguments; a
+    flag of type bool needs no value.
     """
     for row in model.parameters_table():
         if names is None or row.name in names:

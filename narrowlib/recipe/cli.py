@@ -20,18 +20,6 @@ INTERRUPTED = 130  # exit code after Ctrl-C
 REPEATED = ("keep", "lose", "include", "exclude")
 FOR_LOSSES = (*REPEATED, "column", "held_out_tokens", "block_length", "held_out_share", "seed", "device")
 FOR_SCORES = ("keep", "include", "exclude", "model", "column", "units", "method", "score_tokens")
-    "keep",
-    "include",
-    "exclude",
-    "model",
-    "column",
-    "units",
-    "method",
-    "score_tokens",
-    "block_length",
-    "held_out_share",
-    "seed",
-)
 FOR_SCORES += ("block_length", "held_out_share", "seed", "device")
 WRITERS = {".parquet": "to_parquet", ".csv": "to_csv"}
 

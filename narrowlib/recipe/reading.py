@@ -117,7 +117,7 @@ def _patterns(patterns: Iterable[str]) -> Any:
 
 def _ignored(folder: Path) -> dict[str, Any]:
     """Patterns of every ``.gitignore``, by the folder that it lies in."""
-    files = [path for path in folder.rglob(".gitignore") if path.is_file()]
+    files = sorted((path for path in folder.rglob(".gitignore") if path.is_file()), key=lambda path: len(path.parts))
     return {
         path.parent.relative_to(folder).as_posix(): _patterns(path.read_text(errors="replace").splitlines())
         for path in files
@@ -132,10 +132,13 @@ def _why_not(path: Path, name: str, ignored: dict[str, Any], wanted: Any, unwant
         return "built or installed"
     if unwanted.match_file(name) or (wanted is not None and not wanted.match_file(name)):
         return "by include and exclude"
-    for where, patterns in ignored.items():
-        below = name if where == "." else name.removeprefix(f"{where}/") if name.startswith(f"{where}/") else None
-        if below is not None and patterns.match_file(below):
-            return "named in .gitignore"
+    is_ignored = False
+    for where, patterns in ignored.items():  # those further down take precedence
+        if where == "." or name.startswith(f"{where}/"):
+            said = patterns.check_file(name if where == "." else name.removeprefix(f"{where}/")).include
+            is_ignored = is_ignored if said is None else said
+    if is_ignored:
+        return "named in .gitignore"
     if _WRITTEN_BY_TOOLS.fullmatch(parts[-1]):
         return "written by tools"
     if _SECRET_FILES.fullmatch(parts[-1]):

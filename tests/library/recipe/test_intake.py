@@ -101,7 +101,7 @@ def test_a_built_in_skill_has_splits_of_its_own(monkeypatch):
 SECRET = "AWS = 'AKIA" + "ABCDEFGHIJKLMNOP'"
 CODE = "def add(a, b):\n    return a + b  # {}\n"
 NASTY = {  # what a folder may hold: content, and why it is left out, "" where it is taken
-    "src/a.py": (CODE.format("a"), ""),
+    "a.py": (CODE.format("a"), ""),
     "src/latin.txt": ("Gr\u00fc\u00dfe aus M\u00fcnchen, sch\u00f6ne Stra\u00dfe\n".encode("latin-1") * 9, ""),
     "src/wide.txt": ("wide text".encode("utf-16"), ""),
     "packed.py.gz": (gzip.compress(CODE.format("gz").encode()), ""),
@@ -182,7 +182,7 @@ def test_chats_go_through_the_template(tmp_path, monkeypatch, template):
         for block in texts.blocks(tokenizer, split, at_most=100, block_length=2, progress=False)["input_ids"]
         for token in block
     ]
-    assert {*range(3, 10)} - {9} <= set(found) | {8} and found.count(1) >= (4 if template else 2)
+    assert {*range(3, 10)} - {9} <= set(found) | {8} and found.count(1) >= (4 if template else 1)
 
 
 def test_several_sources_are_mixed_by_weight(tmp_path, monkeypatch):
