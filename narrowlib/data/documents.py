@@ -25,12 +25,14 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import yaml
 
 from narrowlib.store.downloads import Archive, UnavailableError, fetch, members
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SKILLS = {
     "python": (".py",),
@@ -111,6 +113,8 @@ def sources() -> pd.DataFrame:
         for split in SPLITS
         for source in pinned_sources(skill, split)
     ]
+    import pandas as pd  # the command reads the names of skills from here at once
+
     return pd.DataFrame(rows)
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from narrowlib.data.documents import SKILLS
-from narrowlib.llm.scores import VARIANTS, WITHOUT_DATA
-from narrowlib.llm.settings import LLMTrainingConfig
+from narrowlib.llm.settings import VARIANTS, WITHOUT_DATA, LLMTrainingConfig
 from narrowlib.settings import (
     AutoPrecision,
     Count,
@@ -28,6 +28,17 @@ FURTHEST = 0.9  # sparsity that a target_loss without a sparsity goes up to
 N_RECORDS, N_CHECKPOINTS = 8, 4  # of every training
 TRAINED_AT_ONCE = 4  # blocks through the model in training
 FORMS = f"a file, a folder, - for the standard input, a data set of the hub (OWNER/NAME), or one of {', '.join(SKILLS)}"
+GROUPS = {  # of the flags, by the first of each
+    "keep": "documents and model",
+    "units": "what is cut",
+    "method": "how units are ranked",
+    "finetune_tokens": "training",
+    "held_out_share": "measuring",
+    "seed": "running",
+}
+_TEXTS = {"keep", "lose", "include", "exclude", "model", "column"}
+_SUFFIXES = {"k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9, "%": 0.01}
+_SUFFIXED = re.compile(r"(?<![\w.])(\d+\.?\d*|\.\d+)([kmgb%])(?!\w)", re.I)
 AtLeastTwo = Annotated[int, Field(ge=2)]
 
 
@@ -85,6 +96,14 @@ class RecipeConfig(Settings):
     def _one_per_line(cls, given: Any) -> Any:
         is_list = isinstance(given, (list, tuple)) and all(isinstance(each, str) for each in given)
         return "\n".join(given) if is_list else given
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _with_suffixes(cls, given: Any, info: ValidationInfo) -> Any:
+        """``1M`` and ``16k`` as whole numbers, ``50%`` as a share."""
+        if info.field_name in _TEXTS or not isinstance(given, str):
+            return given
+        return _SUFFIXED.sub(lambda m: f"{float(m[1]) * _SUFFIXES[m[2].lower()]:.12g}", given)
 
     @model_validator(mode="after")
     def _goes_together(self) -> RecipeConfig:
