@@ -49,11 +49,14 @@ class LanguageModel:
     tokenizer : PreTrainedTokenizerBase
     name : str
         As it was asked for.
+    stored : torch.dtype, optional
+        Of the weights where they lie, where the config says it.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     name: str
+    stored: torch.dtype | None = None
 
 
 def load_causal_lm(
@@ -113,6 +116,7 @@ def _loaded(name: str, dtype: torch.dtype, place: torch.device) -> LanguageModel
     check_family(described.get("model_type"))
     options = {"trust_remote_code": False}
     config = _read(name, transformers.AutoConfig.from_pretrained, source, **options)
+    stored = config.dtype if config.dtype in DTYPES else None
     if config.num_hidden_layers < 1:
         raise UnavailableError(f"{name!r} has {config.num_hidden_layers} layers in its config.json; it must have one")
     _read(name, lambda _: _check_memory(name, config, dtype, place), source)
@@ -127,7 +131,7 @@ def _loaded(name: str, dtype: torch.dtype, place: torch.device) -> LanguageModel
             f"{name!r} has {len(extra)} weights that the model of its config.json has no place for, such as {extra[0]}"
         )
     tokenizer = _read(name, transformers.AutoTokenizer.from_pretrained, source, **options)
-    return LanguageModel(unfused(model.to(place)).eval(), tokenizer, name)
+    return LanguageModel(unfused(model.to(place)).eval(), tokenizer, name, stored)
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from narrowlib.llm.units import llama_units, n_parameters_of
 from narrowlib.recipe import cut
 from narrowlib.recipe.estimate import disk_needed
 from narrowlib.recipe.intake import Mixture, Texts, texts_of
-from narrowlib.recipe.report import Report, losses_of, shape_of, speed_of, write_report
+from narrowlib.recipe.report import Report, losses_of, shape_of, speeds_of, write_report
 from narrowlib.recipe.settings import RecipeConfig
 from narrowlib.store.digests import digest_of
 from narrowlib.store.downloads import UnavailableError
@@ -108,6 +108,14 @@ def run(config: RecipeConfig, out: str | Path, *, progress: bool = True) -> Repo
     return report
 
 
+def _rounded(language_model: LanguageModel, *dtypes: torch.dtype) -> LanguageModel:
+    """The model with its weights, though not its frequencies, in one dtype after another; in place."""
+    for parameter in language_model.model.parameters():
+        for dtype in dtypes:
+            parameter.data = parameter.data.to(dtype)
+    return language_model
+
+
 class _Narrowing:
     """One narrowing; constructed again after a kill, it finds the steps that are done."""
 
@@ -122,6 +130,8 @@ class _Narrowing:
     ) -> None:
         self.config, self.texts, self.shares, self.store, self.progress = config, texts, shares, store, progress
         self.tokenizer = language_model.tokenizer
+        stored = language_model.stored or torch.float32
+        self.dtypes = {"before": stored, "after": stored if config.dtype == "auto" else getattr(torch, config.dtype)}
         with torch.device("meta"):  # the sizes of the whole model, for as long as they are asked for
             self.whole = type(language_model.model)(language_model.model.config)
         self.load = self.load_whole = partial(load_causal_lm, config.model, device=config.device)  # as it is now; whole
@@ -138,6 +148,8 @@ class _Narrowing:
         before = self._step("before", self._losses)
         self._train_whole()
         self._cut_and_recover()
+        load = self.load
+        self.load = lambda: _rounded(load(), self.dtypes["after"], torch.float32)
         after = self._step("after", self._losses)
         self.bar.close()
         model = self.load()
@@ -149,8 +161,11 @@ class _Narrowing:
                 for name, text in self.texts.items()
             },
             "losses": [{**row, "when": when} for when, rows in (("before", before), ("after", after)) for row in rows],
-            "shape": {"before": shape_of(self.whole), "after": shape_of(model.model)},
-            "speed": {"before": {}, "after": speed_of(model.model)},
+            "shape": {
+                "before": shape_of(self.whole, self.dtypes["before"]),
+                "after": shape_of(model.model, self.dtypes["after"]),
+            },
+            **speeds_of({"before": self.load_whole().model, "after": model.model}),
             "rounds": self.rounds,
             "target met": any(each["kept"] for each in self.rounds),
             "curves": self.curves,
@@ -159,9 +174,8 @@ class _Narrowing:
         }
         result = self.store.folder / "result"
         with replacing(result) as temporary:
-            export_vanilla(replace(model, name=self.config.model), {}, temporary)
+            export_vanilla(replace(_rounded(model, self.dtypes["after"]), name=self.config.model), {}, temporary)
             del model
-            numbers["speed"]["before"] = speed_of(self.load_whole().model)
             write_report(numbers, temporary)
         result.replace(out)
         return Report(out, numbers)

@@ -86,6 +86,10 @@ class RecipeConfig(Settings):
     batch_size: Count = Field(8, description="blocks per optimiser step")
     block_length: AtLeastTwo = Field(512, description="tokens per block")
     precision: AutoPrecision = Field("auto", description="of matrix products; auto: bfloat16 where it is fast")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto",
+        description="of the weights that are written; losses are those of weights rounded so; auto: the input's",
+    )
     held_out_share: Part = Field(0.1, description="share of the documents that only losses are measured on")
     held_out_tokens: AtLeastTwo = Field(8_192, description="at most so many of their tokens are read at a time")
     seed: Seed = Field(0, description="of the split, the order of blocks and random scores")

@@ -44,7 +44,7 @@ def test_groups_fit_every_family(model):
 
 
 def test_every_parameter_that_touches_the_residual_stream_is_in_it(model):
-    """All but the biases of what reads it, norms of heads, and a tied head, have the hidden size as an axis of the group."""
+    """All but the biases of what reads it, norms of heads and a tied head have the hidden size as an axis."""
     (group,) = llama_units(model, "residual")
     outside = set(dict(model.named_parameters())) - set(group.axes)
     readers = ("q_proj.bias", "k_proj.bias", "v_proj.bias", "gate_proj.bias", "up_proj.bias")

@@ -1,5 +1,6 @@
 """Narrowing a model of one's own: the same model after a kill, a plain checkpoint, refusals in one sentence."""
 
+import itertools
 import json
 import random
 import resource
@@ -17,7 +18,7 @@ from train_tiny_llm import Killed, killed_after
 from narrowlib.recipe import cut, narrowing
 from narrowlib.recipe.cli import main
 from narrowlib.recipe.narrowing import narrow
-from narrowlib.recipe.report import Report
+from narrowlib.recipe.report import Report, loss_table
 from narrowlib.recipe.settings import RecipeConfig
 from narrowlib.settings import SettingsError
 
@@ -180,6 +181,19 @@ def test_target_parameters_are_reached_from_below(work, tmp_path):
     found = report.numbers["shape"]["after"]
     one_more = 3 * 32 * 3  # a neuron in each of three layers
     assert found["parameters"] <= 14_000 < found["parameters"] + one_more
+
+
+def test_weights_are_written_in_the_dtype_that_is_asked_for(work, tmp_path):
+    report = narrow(**given(work, out=tmp_path / "out", sparsity="50%", recovery_tokens="0", dtype="bfloat16"))
+    shape, file = report.numbers["shape"], report.folder / "model.safetensors"
+    assert json.loads((report.folder / "config.json").read_text())["dtype"] == "bfloat16"
+    assert shape["after"]["bytes"] == 2 * shape["after"]["parameters"] <= file.stat().st_size
+    assert shape["before"]["bytes"] == 4 * shape["before"]["parameters"]
+    losses = loss_table(report.folder, {}, progress=False).set_index("text")["loss"]
+    assert losses["keep"] == pytest.approx(report.losses.loc["keep", "after"], abs=1e-6)
+    for when, what in itertools.product(("before", "after"), ("read", "write")):
+        slowest, fastest = report.numbers["speed range"][when][what]
+        assert 0 < slowest <= report.numbers["speed"][when][what] <= fastest
 
 
 def test_tuning_lasso_and_distillation_take_part(work, tmp_path, monkeypatch):
