@@ -7,7 +7,6 @@ import torch
 WINDOWS = ["full_attention", "sliding_attention", "sliding_attention"]
 GEMMA = {"head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 4, "layer_types": WINDOWS, "pad_token_id": 1}
 GRANITE = {"embedding_multiplier": 3.0, "logits_scaling": 2.0, "residual_multiplier": 0.7, "attention_multiplier": 0.4}
-ROPE = {"rope_type": "default", "rope_theta": 1e4}
 LONG = {
     "rope_type": "longrope",
     "rope_theta": 1e4,
@@ -39,7 +38,7 @@ TINY = {
             }
         },
     ),
-    "ministral": ("MinistralForCausalLM", {"sliding_window": 4, "layer_types": WINDOWS, "rope_parameters": ROPE}),
+    "ministral": ("MinistralForCausalLM", {"head_dim": 8, "sliding_window": 4, "layer_types": WINDOWS}),
     "qwen3": ("Qwen3ForCausalLM", {"head_dim": 12, "tie_word_embeddings": True}),
     "qwen3, biases": ("Qwen3ForCausalLM", {"head_dim": 8, "attention_bias": True, "tie_word_embeddings": False}),
     "gemma2": ("Gemma2ForCausalLM", {**GEMMA, "attn_logit_softcapping": 5.0, "final_logit_softcapping": 8.0}),
