@@ -214,18 +214,29 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def add_flags(parser: argparse.ArgumentParser, model: type[Settings], names: Iterable[str] | None = None) -> None:
+def add_flags(
+    parser: argparse.ArgumentParser,
+    model: type[Settings],
+    names: Iterable[str] | None = None,
+    *,
+    repeated: Iterable[str] = (),
+    groups: Mapping[str, str] | None = None,
+) -> None:
     """Add a flag for every field, or for those named; ``model(**vars(parsed))`` converts and checks the values.
 
-    Flags that are not given are absent from the parsed arguments; a flag of type bool needs no value.
+    Those in ``repeated`` may be given several times.  Flags that are not given are absent from the parsed arguments; a
+    flag of type bool needs no value.  ``groups`` has titles in the help, by the first field of each group.
     """
+    to: Any = parser
     for row in model.parameters_table():
+        to = parser.add_argument_group(groups[row.name]) if groups and row.name in groups else to
         if names is None or row.name in names:
             about = f"{row.meaning}; {row.legal}".removeprefix("; ")
             about += f" [{row.default}]" if row.default not in (None, "") else ""
             more = {"nargs": "?", "const": "true"} if row.type == "bool" else {}
             more |= {"default": argparse.SUPPRESS, "metavar": row.type.upper(), "help": about.replace("%", "%%")}
-            parser.add_argument(f"--{row.name.replace('_', '-')}", dest=row.name, **more)
+            more |= {"action": "append"} if row.name in repeated else {}
+            to.add_argument(f"--{row.name.replace('_', '-')}", dest=row.name, **more)
 
 
 def _bare(kind: Any) -> Any:

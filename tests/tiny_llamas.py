@@ -4,6 +4,16 @@ from functools import partial
 
 import torch
 
+WINDOWS = ["full_attention", "sliding_attention", "sliding_attention"]
+GEMMA = {"head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 4, "layer_types": WINDOWS, "pad_token_id": 1}
+GRANITE = {"embedding_multiplier": 3.0, "logits_scaling": 2.0, "residual_multiplier": 0.7, "attention_multiplier": 0.4}
+LONG = {
+    "rope_type": "longrope",
+    "rope_theta": 1e4,
+    "short_factor": [1.0, 1.5, 2.0, 2.5],
+    "long_factor": [2.0, 3.0, 4.0, 5.0],
+    "original_max_position_embeddings": 64,
+}
 TINY = {
     "llama, tied": ("LlamaForCausalLM", {"tie_word_embeddings": True}),
     "llama, untied": ("LlamaForCausalLM", {"tie_word_embeddings": False}),
@@ -15,6 +25,33 @@ TINY = {
         "Qwen2ForCausalLM",
         {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1, "tie_word_embeddings": False},
     ),
+    "llama, scaled rope": (
+        "LlamaForCausalLM",
+        {
+            "rope_parameters": {
+                "rope_type": "llama3",
+                "rope_theta": 1e4,
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 8,
+            }
+        },
+    ),
+    "ministral": ("MinistralForCausalLM", {"head_dim": 8, "sliding_window": 4, "layer_types": WINDOWS}),
+    "qwen3": ("Qwen3ForCausalLM", {"head_dim": 12, "tie_word_embeddings": True}),
+    "qwen3, biases": ("Qwen3ForCausalLM", {"head_dim": 8, "attention_bias": True, "tie_word_embeddings": False}),
+    "gemma2": ("Gemma2ForCausalLM", {**GEMMA, "attn_logit_softcapping": 5.0, "final_logit_softcapping": 8.0}),
+    "gemma2, untied": ("Gemma2ForCausalLM", {**GEMMA, "tie_word_embeddings": False}),
+    "gemma3": ("Gemma3ForCausalLM", GEMMA),
+    "gemma3, untied": ("Gemma3ForCausalLM", {**GEMMA, "tie_word_embeddings": False}),
+    "smollm3": ("SmolLM3ForCausalLM", {"no_rope_layers": [1, 0, 1], "tie_word_embeddings": True, "pad_token_id": 1}),
+    "olmo2": ("Olmo2ForCausalLM", {"pad_token_id": 1}),
+    "olmo2, tied": ("Olmo2ForCausalLM", {"pad_token_id": 1, "tie_word_embeddings": True, "attention_bias": True}),
+    "phi3": ("Phi3ForCausalLM", {"sliding_window": 4, "pad_token_id": 1}),
+    "phi3, long": ("Phi3ForCausalLM", {"rope_parameters": LONG, "tie_word_embeddings": True, "pad_token_id": 1}),
+    "granite": ("GraniteForCausalLM", {**GRANITE, "tie_word_embeddings": True}),
+    "granite, untied": ("GraniteForCausalLM", {**GRANITE, "attention_bias": True, "mlp_bias": True}),
 }
 SIZES = {
     "vocab_size": 61,
@@ -33,6 +70,7 @@ SIZES = {
 def tiny_llama(family="llama, tied", *, seed=0, dtype=torch.float32, **options):
     """A random model: norm weights off 1, biases off 0, logits of scale 10."""
     from narrowlib.devices import prepare_torchvision
+    from narrowlib.llm.families import family_of, unfused
 
     prepare_torchvision()
     import transformers
@@ -45,15 +83,17 @@ def tiny_llama(family="llama, tied", *, seed=0, dtype=torch.float32, **options):
         for name, parameter in model.named_parameters():
             draw = torch.randn(parameter.shape, generator=generator)
             parameter.copy_(1 + 0.5 * draw if "norm" in name else 0.3 * draw)
+    model = unfused(model)
     if dtype == torch.float64:  # the norms of transformers round to float32 on the way
         for module in model.modules():
-            if hasattr(module, "variance_epsilon"):
-                module.forward = partial(_norm, module)
+            if "RMSNorm" in type(module).__name__:
+                module.forward = partial(_norm, module, family_of(model).norm_offset)
     return model.to(dtype)
 
 
-def _norm(module, x):
-    return torch.nn.functional.rms_norm(x, x.shape[-1:], module.weight, module.variance_epsilon)
+def _norm(module, offset, x):
+    epsilon = module.eps if hasattr(module, "eps") else module.variance_epsilon
+    return torch.nn.functional.rms_norm(x, x.shape[-1:], module.weight + offset, epsilon)
 
 
 def token_ids(n_sequences=3, n_tokens=9, *, seed=0, size=SIZES["vocab_size"]):

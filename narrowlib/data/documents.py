@@ -25,12 +25,14 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import yaml
 
 from narrowlib.store.downloads import Archive, UnavailableError, fetch, members
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SKILLS = {
     "python": (".py",),
@@ -39,6 +41,7 @@ SKILLS = {
     "javascript": (".js", ".mjs"),
 }
 SPLITS = ("train", "held-out")
+CHAT = "chat"  # in the place of a package: the text is JSON of messages, for the template of a tokenizer
 RULES = 1  # part of the key of what is kept in the cache: count it up when another file becomes a document
 POOL_BYTES = (2_000_000, 20_000_000)
 HELD_OUT_SHARE = 100  # on the hub, one repository in so many
@@ -110,6 +113,8 @@ def sources() -> pd.DataFrame:
         for split in SPLITS
         for source in pinned_sources(skill, split)
     ]
+    import pandas as pd  # the command reads the names of skills from here at once
+
     return pd.DataFrame(rows)
 
 

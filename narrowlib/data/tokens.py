@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from tqdm.auto import tqdm
 
-from narrowlib.data.documents import RULES, Document, hub_documents, package_documents, pinned_sources
+from narrowlib.data.documents import CHAT, RULES, Document, hub_documents, package_documents, pinned_sources
 from narrowlib.store.downloads import cache_folder, made
 
 if TYPE_CHECKING:
@@ -213,11 +213,20 @@ def _check_numbers(n_tokens: int, block_length: int) -> None:
 
 def _ids(tokenizer: PreTrainedTokenizerBase, documents: Iterable[Document], end: int) -> Iterator[np.ndarray]:
     """Tokens of some documents at a time, each document followed by ``end``."""
-    documents = iter(documents)
-    options = {"add_special_tokens": False, "split_special_tokens": True, "truncation": False, "verbose": False}
-    while texts := [document.text for document in islice(documents, _DOCUMENTS_AT_ONCE)]:
-        encoded = tokenizer(texts, return_attention_mask=False, **options)["input_ids"]
-        yield np.concatenate([np.array([*ids, end], dtype=np.int32) for ids in encoded])
+    options = {"add_special_tokens": False, "truncation": False, "verbose": False, "return_attention_mask": False}
+    for is_chat, group in groupby(documents, lambda document: document.package == CHAT):
+        while texts := [document.text for document in islice(group, _DOCUMENTS_AT_ONCE)]:
+            texts = [_chat(tokenizer, text) for text in texts] if is_chat else texts
+            encoded = tokenizer(texts, split_special_tokens=not is_chat, **options)["input_ids"]
+            yield np.concatenate([np.array([*ids, end], dtype=np.int32) for ids in encoded])
+
+
+def _chat(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+    """Messages as the tokenizer's template writes them, or with their roles before them where it has none."""
+    messages = json.loads(text)
+    if tokenizer.chat_template:
+        return tokenizer.apply_chat_template(messages, tokenize=False)
+    return "\n\n".join(f"{each['role']}: {each['content']}" for each in messages)
 
 
 def _cut(ids: Iterable[np.ndarray], block_length: int, n_blocks: int, name: str) -> Iterator[np.ndarray]:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
+from narrowlib.llm.families import logits_from
 from narrowlib.llm.losses import evaluating
 from narrowlib.pruning import ablated
 from narrowlib.units import UnitGroup, check
@@ -209,19 +210,20 @@ class _Run:
         labels = self.ids[:, 1:].flatten().repeat(n_copies)
         some_rows = LOGITS_BYTES.get(labels.device.type, 2**26) // (4 * VOCABULARY_AT_ONCE)
         pairs = zip(hidden.flatten(0, 1).split(some_rows), labels.split(some_rows), strict=True)
-        losses = torch.cat([_token_losses(rows, self.model.lm_head, targets) for rows, targets in pairs])
+        losses = torch.cat([_token_losses(rows, self.model, targets) for rows, targets in pairs])
         return losses.view(n_copies, -1).sum(1, dtype=torch.float64)
 
 
-def _token_losses(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
+def _token_losses(hidden: Tensor, model: nn.Module, targets: Tensor) -> Tensor:
     """Cross entropy without all logits at once: (rows, hidden), (rows,) -> (rows,).
 
     A few words at a time, so that the head's weights are gone through once and the logits stay in a small buffer.
     """
     full = torch.promote_types(hidden.dtype, torch.float32)
+    finished = logits_from(model.config)
     parts, wanted, start = [], 0, 0
-    for weight in head.weight.split(VOCABULARY_AT_ONCE):
-        logits = F.linear(hidden, weight).to(full)  # (rows, some of the vocabulary)
+    for weight in model.lm_head.weight.split(VOCABULARY_AT_ONCE):
+        logits = finished(F.linear(hidden, weight)).to(full)  # (rows, some of the vocabulary)
         parts.append(logits.logsumexp(-1))
         place = targets - start
         is_here = (place >= 0) & (place < len(weight))

@@ -11,6 +11,7 @@ kept, scaling the norm's weight by :math:`r^{-1/2}` and its epsilon by :math:`1/
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from narrowlib.llm.families import family_of
 from narrowlib.llm.models import DEFAULT_NAME, DEFAULT_ON_HUB, LanguageModel, silenced
 from narrowlib.llm.units import (
     checked_groups,
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 WIDTHS = ("uniform", "padded")
+WIDTH_MULTIPLE = 64  # blocks of 32 weights in Q8_0, tiles of tensor cores; rows of 256 are what k-quants want
+_WIDTHS_AT_LEAST = 4  # to choose from where no multiple is asked for
 
 
 def round_hidden_size(model: PreTrainedModel, wished: float, *, n_heads: int | None = None) -> int:
@@ -66,7 +70,39 @@ def round_hidden_size(model: PreTrainedModel, wished: float, *, n_heads: int | N
     hidden, n_heads = model.config.hidden_size, n_heads or model.config.num_attention_heads
     if not 0 < wished <= hidden:
         raise ValueError(f"wished is {wished!r}; it must be a number above 0 and at most {hidden}")
-    return min(max(1, int(wished / n_heads + 0.5)), hidden // n_heads) * n_heads
+    return round_width(hidden, wished, needs=n_heads, multiple_of=1)
+
+
+def round_width(size: int, wished: float, *, needs: int = 1, multiple_of: int | None = None) -> int:
+    """The width nearest to a wish that is a multiple of two numbers, at least one step and at most the size.
+
+    Parameters
+    ----------
+    size : int
+        Width before the cut.
+    wished : float
+        Units to keep.
+    needs : int
+        What the width must always be divisible by.
+    multiple_of : int, optional
+        What quantised formats and GPUs want it to be divisible by.  None for `WIDTH_MULTIPLE`, or the largest part of
+        it, divided by a power of 2, with which there are at least four widths to choose from.
+
+    Raises
+    ------
+    ValueError
+        When no width up to the size is such a multiple.
+    """
+    if multiple_of is None:
+        parts = (WIDTH_MULTIPLE >> shift for shift in range(WIDTH_MULTIPLE.bit_length()))
+        multiple_of = next((part for part in parts if math.lcm(needs, part) * _WIDTHS_AT_LEAST <= size), 1)
+    step = math.lcm(needs, multiple_of)
+    if step > size:
+        raise ValueError(
+            f"multiple_of is {multiple_of}; with widths that must be divisible by {needs} this leaves multiples of "
+            f"{step}, and the model has {size}; take a smaller one"
+        )
+    return min(max(1, int(wished / step + 0.5)), size // step) * step
 
 
 @torch.no_grad()
@@ -104,10 +140,13 @@ def sliced(model: PreTrainedModel, masks: Mapping[str, Tensor], *, widths: str =
     state = _narrowed_state(model, groups, masks)
     with torch.device("meta"):  # no weights are drawn, and none take memory, only to be thrown away
         narrowed = type(model)(config)
+    for module in narrowed.modules():  # buffers such as frequencies are in no state
+        there = {name: buffer for name, buffer in module._buffers.items() if buffer is not None and buffer.is_meta}
+        module._buffers |= {name: torch.empty_like(b, device=model.device) for name, b in there.items()}
+        if there:
+            narrowed._init_weights(module)
     narrowed.load_state_dict(state, strict=False, assign=True)
     narrowed.tie_weights()
-    with torch.device(model.model.embed_tokens.weight.device):  # its buffers are not in a state
-        narrowed.model.rotary_emb = type(model.model.rotary_emb)(config)
     missing = [name for name, tensor in narrowed.state_dict().items() if tensor.is_meta]
     if missing:
         raise RuntimeError(f"the sliced model lacks {', '.join(missing)}")
@@ -188,8 +227,9 @@ def _narrowed_config(model: PreTrainedModel, masks: Mapping[str, Tensor], widths
     config.num_attention_heads, config.num_key_value_heads = n_heads, n_groups
     config.hidden_size, config.intermediate_size = hidden, max(by_kind["neurons"])
     config.num_hidden_layers -= len(removed)
-    if getattr(config, "layer_types", None) is not None:  # Qwen2: which layers look through a window
-        config.layer_types = [kind for i, kind in enumerate(config.layer_types) if i not in removed]
+    for name in family_of(model).per_layer:  # which layers look through a window, or have no positions
+        if (entries := getattr(config, name, None)) is not None:
+            setattr(config, name, [entry for i, entry in enumerate(entries) if i not in removed])
     config.tie_word_embeddings = is_tied(model)
     config.dtype = model.model.embed_tokens.weight.dtype
     return config
@@ -210,12 +250,39 @@ def _narrowed_state(
             if each.parameter in state:
                 state[each.parameter] = _padded(state[each.parameter], each.axis, (n_units - kept[group]) * each.block)
     share = next(iter(widest.values())) / model.config.hidden_size  # the residual stream comes first
-    for name, tensor in state.items():
-        if name.endswith("norm.weight"):
-            state[name] = (tensor.float() * share**-0.5).to(tensor.dtype)
+    share_of_heads = (
+        max(n for group, n in widest.items() if group.name.endswith("heads")) / model.config.num_key_value_heads
+    )
+    _fold(state, model, share, share_of_heads)
     left = [i for i in range(len(model.model.layers)) if i not in removed]
     numbers = {str(i): str(number) for number, i in enumerate(left)}
     return {_renumbered(name, numbers): _own(tensor, whole.get(name)) for name, tensor in state.items()}
+
+
+def _fold(state: dict[str, Tensor], model: PreTrainedModel, share: float, share_of_heads: float) -> None:
+    """Make up for means over fewer dimensions, see the head of the module; in place.
+
+    Norms of heads share the epsilon, which residual dimensions change: what they read is scaled along.
+    """
+    family, norms = family_of(model), {"model.norm.weight": share**-0.5}
+    scaled: dict[str, float] = {}
+    if family.scales_embedding and share != 1:
+        scaled["model.embed_tokens.weight"] = share**-0.5
+        norms["model.norm.weight"] *= share**0.5 if is_tied(model) else 1
+    of_heads = share_of_heads if family.head_norms == "all" else 1.0
+    for i in range(len(model.model.layers)):
+        prefix = f"model.layers.{i}"
+        norms |= {f"{prefix}.{norm}.weight": share**-0.5 for norm in family.norms}
+        if family.head_norms:
+            for each in "qk":
+                norms[f"{prefix}.self_attn.{each}_norm.weight"] = of_heads**-0.5
+                for kind in ("weight", "bias"):
+                    scaled[f"{prefix}.self_attn.{each}_proj.{kind}"] = (of_heads / share) ** 0.5
+    for factors, offset in ((norms, family.norm_offset), (scaled, 0.0)):
+        for name, factor in factors.items():
+            if name in state and factor != 1:
+                tensor = state[name]
+                state[name] = ((tensor.float() + offset) * factor - offset).to(tensor.dtype)
 
 
 def _padded(tensor: Tensor, axis: int, n_zeros: int) -> Tensor:

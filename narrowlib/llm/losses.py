@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
+from narrowlib.llm.families import logits_from
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -65,7 +67,8 @@ def token_losses(model: PreTrainedModel, input_ids: Tensor, *, rows_at_once: int
     Parameters
     ----------
     model : PreTrainedModel
-        A causal language model whose logits are its output embedding applied to its last hidden state.
+        A causal language model whose logits are its output embedding applied to its last hidden state, scaled or
+        capped as `narrowlib.llm.families.logits_from` knows.
     input_ids : Tensor, integer, shape (batch, length)
         On any device; length at least 2.
     rows_at_once : int
@@ -87,9 +90,9 @@ def token_losses(model: PreTrainedModel, input_ids: Tensor, *, rows_at_once: int
     ids = input_ids.to(device=model.device, dtype=torch.long)
     hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]  # (batch, length - 1, width)
     rows, targets = hidden.flatten(0, 1), ids[:, 1:].flatten()
-    head = model.get_output_embeddings()
+    head, finished = model.get_output_embeddings(), logits_from(model.config)
     losses = [
-        F.cross_entropy(head(some).float(), following, reduction="none")  # logits (rows, vocabulary)
+        F.cross_entropy(finished(head(some)).float(), following, reduction="none")  # logits (rows, vocabulary)
         for some, following in zip(rows.split(rows_at_once), targets.split(rows_at_once))
     ]
     return torch.cat(losses).view_as(ids[:, 1:])

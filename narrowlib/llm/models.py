@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from narrowlib.data.tokens import end_of_text
 from narrowlib.devices import free_memory, pick_device, prepare_torchvision
 from narrowlib.llm import tiny
-from narrowlib.llm.units import check_family
+from narrowlib.llm.families import check_family, unfused
 from narrowlib.store.downloads import Archive, UnavailableError, cache_folder, fetch, made, members
 
 if TYPE_CHECKING:
@@ -50,11 +50,14 @@ class LanguageModel:
     tokenizer : PreTrainedTokenizerBase
     name : str
         As it was asked for.
+    stored : torch.dtype, optional
+        Of the weights where they lie, where the config says it.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     name: str
+    stored: torch.dtype | None = None
 
 
 def load_causal_lm(
@@ -118,6 +121,7 @@ def _loaded(name: str, dtype: torch.dtype, place: torch.device, block_length: in
     check_family(described.get("model_type"))
     options = {"trust_remote_code": False}
     config = _read(name, transformers.AutoConfig.from_pretrained, source, **options)
+    stored = config.dtype if config.dtype in DTYPES else None
     if config.num_hidden_layers < 1:
         raise UnavailableError(f"{name!r} has {config.num_hidden_layers} layers in its config.json; it must have one")
     check_block_length(config, block_length)
@@ -134,7 +138,7 @@ def _loaded(name: str, dtype: torch.dtype, place: torch.device, block_length: in
         )
     tokenizer = _read(name, transformers.AutoTokenizer.from_pretrained, source, **options)
     _check_tokens(name, tokenizer, model.get_input_embeddings().num_embeddings)
-    return LanguageModel(model.to(place).eval(), tokenizer, name)
+    return LanguageModel(unfused(model.to(place)).eval(), tokenizer, name, stored)
 
 
 def check_block_length(config: PreTrainedConfig, block_length: int) -> None:

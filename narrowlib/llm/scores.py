@@ -20,19 +20,14 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from narrowlib.llm.losses import evaluating, next_token_loss
+from narrowlib.llm.settings import FORWARD_ONLY, FROM_READS, FROM_TOKENS, FROM_WEIGHTS, VARIANTS, WITHOUT_DATA
 from narrowlib.scores import random_scores, weight_norm_scores
 from narrowlib.units import UnitGroup, check, unit_sums
 
-FROM_TOKENS = ("signed", "absolute per batch", "absolute per sequence", "absolute per token")
-FROM_READS = ("signed activation", "absolute activation per batch", "absolute activation per token")
-FORWARD_ONLY = ("activation norm", "wanda")
 OF_WEIGHTS = {  # what is summed over the weights of a unit and over batches, from weight and gradient
     "absolute per weight": lambda weight, gradient: (weight * gradient).abs(),
     "weights times mean absolute gradient": lambda weight, gradient: weight * gradient.abs(),
 }
-FROM_WEIGHTS = tuple(OF_WEIGHTS)
-WITHOUT_DATA = ("weight norm", "random")
-VARIANTS = (*FROM_TOKENS, *FROM_READS, *FORWARD_ONLY, *FROM_WEIGHTS, *WITHOUT_DATA)
 
 Scores = dict[str, Tensor]
 

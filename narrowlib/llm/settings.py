@@ -1,4 +1,4 @@
-"""How a language model is trained."""
+"""How a language model is trained, and the names of its scores; what a command reads before torch is needed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,12 @@ from pydantic import Field
 
 from narrowlib.settings import AutoPrecision, Count, NotNegative, Settings, Whole
 
+FROM_TOKENS = ("signed", "absolute per batch", "absolute per sequence", "absolute per token")
+FROM_READS = ("signed activation", "absolute activation per batch", "absolute activation per token")
+FORWARD_ONLY = ("activation norm", "wanda")
+FROM_WEIGHTS = ("absolute per weight", "weights times mean absolute gradient")
+WITHOUT_DATA = ("weight norm", "random")
+VARIANTS = (*FROM_TOKENS, *FROM_READS, *FORWARD_ONLY, *FROM_WEIGHTS, *WITHOUT_DATA)  # see `narrowlib.llm.scores`
 PRECISIONS = get_args(AutoPrecision)
 
 

@@ -1,4 +1,4 @@
-"""What can be pruned in a language model of the Llama architecture, and what it then counts.
+"""What can be pruned in a language model built like Llama (`narrowlib.llm.families`), and what it then counts.
 
 A residual dimension, an MLP neuron, an attention head and a whole layer are units like any other: scores, masks and
 penalties reach them through `narrowlib.units` alone.
@@ -13,21 +13,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from narrowlib.llm.families import family_of
 from narrowlib.units import Slice, UnitGroup
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-FAMILIES = {"llama": "Llama (SmolLM2 too)", "mistral": "Mistral", "qwen2": "Qwen2"}  # by model_type of the config
 COUNTS = ("kept", "stored")
-
-
-def check_family(model_type: str) -> None:
-    """Raise a ValueError unless models of this ``model_type`` are supported."""
-    if model_type not in FAMILIES:
-        raise ValueError(
-            f"the model is of the family {model_type!r}; supported are the families {', '.join(FAMILIES.values())}"
-        )
 
 
 def llama_units(model: PreTrainedModel, kind: str) -> tuple[UnitGroup, ...]:
@@ -52,7 +44,7 @@ def llama_units(model: PreTrainedModel, kind: str) -> tuple[UnitGroup, ...]:
     Parameters
     ----------
     model : PreTrainedModel
-        Of a supported family; see `FAMILIES`.
+        Of a supported family; see `narrowlib.llm.families`.
     kind : {"neurons", "residual", "heads", "layers"}
 
     Returns
@@ -70,7 +62,7 @@ def llama_units(model: PreTrainedModel, kind: str) -> tuple[UnitGroup, ...]:
     """
     if kind not in _UNITS:
         raise ValueError(f"kind is {kind!r}; it must be one of {', '.join(_UNITS)}")
-    check_family(model.config.model_type)
+    family_of(model)
     if getattr(model, "is_quantized", False) or not model.model.embed_tokens.weight.is_floating_point():
         raise ValueError("the weights are quantised; load the model in float32 or bfloat16 to prune it")
     return _UNITS[kind](model)
@@ -206,11 +198,12 @@ def _neurons(model: PreTrainedModel) -> tuple[UnitGroup, ...]:
 
 
 def _residual(model: PreTrainedModel) -> tuple[UnitGroup, ...]:
+    norms = family_of(model).norms
     slices = [Slice("model.embed_tokens.weight", 1), Slice("model.norm.weight", 0)]
     readers = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate_proj", "mlp.up_proj")
     for i in range(len(model.model.layers)):
         prefix = f"model.layers.{i}"
-        slices += [Slice(f"{prefix}.{norm}.weight", 0) for norm in ("input_layernorm", "post_attention_layernorm")]
+        slices += [Slice(f"{prefix}.{norm}.weight", 0) for norm in norms]
         slices += [Slice(f"{prefix}.{name}.weight", 1) for name in readers]
         slices += _rows(model, i, "self_attn.o_proj", "mlp.down_proj")
     if not is_tied(model):
@@ -226,6 +219,9 @@ def _heads(model: PreTrainedModel) -> tuple[UnitGroup, ...]:
         slices = _rows(model, i, "self_attn.q_proj", block=queries)
         slices += _rows(model, i, "self_attn.k_proj", "self_attn.v_proj", block=size)
         slices.append(Slice(f"model.layers.{i}.self_attn.o_proj.weight", 1, queries))
+        if family_of(model).head_norms == "all":
+            slices.append(Slice(f"model.layers.{i}.self_attn.q_norm.weight", 0, queries))
+            slices.append(Slice(f"model.layers.{i}.self_attn.k_norm.weight", 0, size))
         groups.append(UnitGroup(f"layers.{i}.heads", n_units, tuple(slices)))
     return tuple(groups)
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import json
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from narrowlib.recipe.settings import RecipeConfig
+from narrowlib import __version__
+from narrowlib.recipe.settings import GROUPS, RecipeConfig
 from narrowlib.settings import SettingsError, add_flags, read_yaml
 from narrowlib.store.downloads import UnavailableError
 
@@ -17,9 +20,22 @@ if TYPE_CHECKING:
     from narrowlib.recipe.report import Report
 
 INTERRUPTED = 130  # exit code after Ctrl-C
-FOR_LOSSES = ("keep", "lose", "column", "held_out_tokens", "block_length", "held_out_share", "seed", "device")
-FOR_SCORES = ("keep", "model", "column", "units", "method", "score_tokens", "block_length", "held_out_share", "seed")
-FOR_SCORES += ("device",)
+REPEATED = ("keep", "lose", "include", "exclude")
+FOR_LOSSES = (*REPEATED, "column", "held_out_tokens", "block_length", "held_out_share", "seed", "device")
+FOR_SCORES = ("keep", "include", "exclude", "model", "column", "units", "method", "score_tokens")
+FOR_SCORES += ("block_length", "held_out_share", "seed", "device")
+EXAMPLES = {
+    "run": """examples:
+  narrow run --keep my-sources/ --exclude tests/ --sparsity 50% --out narrow-model
+  narrow run --keep notes.txt --keep python=0.5 --units neurons,residual --sparsity 0.5,0.25 --out narrow-model
+  narrow run --keep chats.jsonl --model ./my-model --target-parameters 100M --recovery-tokens 1M --out narrow-model
+  narrow run --keep my-sources/ --sparsity 50% --dry-run
+
+Numbers may end in k, M, G (thousands) or %.""",
+    "scores": "example:\n  narrow scores --keep my-sources/ --method wanda --out scores.csv",
+    "evaluate": "example:\n  narrow evaluate narrow-model --lose english",
+    "init": "example:\n  narrow init narrow.yaml && narrow run --config narrow.yaml",
+}
 WRITERS = {".parquet": "to_parquet", ".csv": "to_csv"}
 
 
@@ -30,15 +46,18 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> _Parser:
     parser = _Parser("narrow", description="Narrow a language model to what your documents need.")
+    parser.add_argument("--version", action="version", version=f"narrow {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     def command(function: Any, names: Sequence[str] = (), **options: dict[str, Any]) -> None:
         about = function.__doc__
-        added = commands.add_parser(function.__name__.strip("_"), help=about, description=about, allow_abbrev=False)
+        name = function.__name__.strip("_")
+        how_shown = {"formatter_class": argparse.RawDescriptionHelpFormatter, "epilog": EXAMPLES.get(name)}
+        added = commands.add_parser(name, help=about, description=about, allow_abbrev=False, **how_shown)
         added.set_defaults(command=function, parser=added)
         for name, how in options.items():
-            added.add_argument(name if name == "folder" else f"--{name.replace('_', '-')}", **how)
-        add_flags(added, RecipeConfig, names)
+            added.add_argument(name if name in ("folder", "file") else f"--{name.replace('_', '-')}", **how)
+        add_flags(added, RecipeConfig, names, repeated=REPEATED, groups=GROUPS)
 
     folder = {"type": Path, "help": "the --out of narrow run"}
     config = {"type": Path, "help": "YAML file of settings, by the names of the flags; flags take precedence"}
@@ -50,6 +69,8 @@ def _parser() -> _Parser:
     command(_scores, FOR_SCORES, out=table, config=config, quiet=quiet)
     command(_evaluate, FOR_LOSSES, folder=folder, quiet=quiet)
     command(_report, folder=folder)
+    file = {"type": Path, "nargs": "?", "default": Path("narrow.yaml"), "help": "new YAML file [narrow.yaml]"}
+    command(_init, file=file)
     return parser
 
 
@@ -105,6 +126,24 @@ def _report(values: dict[str, Any], folder: Path) -> None:
     _print_report(report)
 
 
+def _init(values: dict[str, Any], file: Path) -> None:
+    """Write a configuration with every setting, its default and what it means, for narrow run --config."""
+    if file.exists():
+        raise ValueError(f"file is {str(file)!r}, which is there already; it must be a new file")
+    lines = ["# narrow run --config this file; a setting with # before it has its default.", ""]
+    example = {"keep": "my-sources/", "sparsity": "50%", "out": "narrow-model"}
+    lines += ["# new or empty folder for the checkpoint and its report", f"out: {example['out']}"]
+    for row in RecipeConfig.parameters_table():
+        if row.name in GROUPS:
+            lines += ["", f"## {GROUPS[row.name]}"]
+        default = "" if row.default is None else json.dumps(row.default)
+        value = f"{row.name}: {example[row.name]}" if row.name in example else f"# {row.name}: {default}".rstrip()
+        lines += textwrap.wrap(f"{row.meaning}; {row.legal}", 110, initial_indent="# ", subsequent_indent="# ")
+        lines += [value]
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    _print(str(file))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; what it refuses is told in one sentence per fault, with the exit code 2."""
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -117,8 +156,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if unknown:
             flags = [f"--{name.replace('_', '-')}" for name in RecipeConfig.model_fields]
             near = difflib.get_close_matches(unknown[0], flags, n=1)
-            shown = unknown[0] if unknown[0].isprintable() else repr(unknown[0])
-            given.parser.error(f"{shown} is not legal here" + (f"; did you mean {near[0]}?" if near else ""))
+            word = unknown[0] if unknown[0].isprintable() and unknown[0].strip() else repr(unknown[0])
+            given.parser.error(f"{word} is not legal here" + (f"; did you mean {near[0]}?" if near else ""))
         words = {name: value for name, value in vars(given).items() if name not in ("command", "parser")}
         values = {name: words.pop(name) for name in RecipeConfig.model_fields if name in words}
         given.command(values, **words)

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from narrowlib.llm.export import round_hidden_size
+from narrowlib.llm.export import round_width
 from narrowlib.llm.models import load_causal_lm
 from narrowlib.llm.scores import score_units
 from narrowlib.llm.units import llama_units, n_parameters_of
@@ -31,11 +31,12 @@ _MOST = 1 - 1e-6  # share that leaves one unit of every kind
 _SCORED_AT_ONCE = 4  # blocks
 
 
-def counts_at(model: PreTrainedModel, shares: Mapping[str, float]) -> dict[str, int]:
+def counts_at(model: PreTrainedModel, shares: Mapping[str, float], multiple_of: int | None = None) -> dict[str, int]:
     """Units of every kind that a model keeps per layer when these shares of them go.
 
-    At least one unit is left.  Residual dimensions are rounded to what a checkpoint can have, which may take some of
-    them away when heads go, see `narrowlib.llm.export.round_hidden_size`.
+    At least one unit is left.  Neurons and residual dimensions that are cut are rounded to multiples, see
+    `narrowlib.llm.export.round_width`; residual dimensions always to what a checkpoint can have, which may take some of
+    them away when heads go.
 
     Parameters
     ----------
@@ -43,13 +44,22 @@ def counts_at(model: PreTrainedModel, shares: Mapping[str, float]) -> dict[str, 
         Uncut.
     shares : mapping of str to float
         By kind, from 0 to 1.
+    multiple_of : int, optional
+        Of the widths that are cut; None for what suits the model.
     """
     config = model.config
-    there = {"neurons": config.intermediate_size, "heads": config.num_key_value_heads}
-    counts = {kind: max(1, n - count_removed(n, shares.get(kind, 0.0))) for kind, n in there.items()}
-    n_heads = counts["heads"] * (config.num_attention_heads // config.num_key_value_heads)
-    wished = max(1.0, config.hidden_size * (1 - shares.get("residual", 0.0)))
-    return counts | {"residual": round_hidden_size(model, wished, n_heads=n_heads)}
+
+    def width(size: int, kind: str, needs: int = 1) -> int:
+        n_kept = max(1, size - count_removed(size, shares.get(kind, 0.0)))
+        return round_width(size, n_kept, needs=needs, multiple_of=multiple_of if shares.get(kind) else 1)
+
+    n_groups = config.num_key_value_heads
+    n_heads = max(1, n_groups - count_removed(n_groups, shares.get("heads", 0.0)))
+    return {
+        "neurons": width(config.intermediate_size, "neurons"),
+        "heads": n_heads,
+        "residual": width(config.hidden_size, "residual", n_heads * (config.num_attention_heads // n_groups)),
+    }
 
 
 def first_masks(model: PreTrainedModel, counts: Mapping[str, int]) -> Masks:
@@ -62,9 +72,9 @@ def first_masks(model: PreTrainedModel, counts: Mapping[str, int]) -> Masks:
     }
 
 
-def n_parameters_at(model: PreTrainedModel, shares: Mapping[str, float]) -> int:
+def n_parameters_at(model: PreTrainedModel, shares: Mapping[str, float], multiple_of: int | None = None) -> int:
     """Parameters of the model without these shares of its units."""
-    return n_parameters_of(model, first_masks(model, counts_at(model, shares)))
+    return n_parameters_of(model, first_masks(model, counts_at(model, shares, multiple_of)))
 
 
 def shares_of(config: RecipeConfig, model: PreTrainedModel) -> dict[str, float]:
@@ -77,9 +87,15 @@ def shares_of(config: RecipeConfig, model: PreTrainedModel) -> dict[str, float]:
     """
     target = config.target_parameters
     if target is None:
+        if n_parameters_at(model, config.shares, config.multiple_of) == n_parameters_of(model):
+            raise ValueError(
+                f"sparsity is {', '.join(map(str, config.sparsity))}; with widths rounded to multiples nothing is cut; "
+                f"take a larger sparsity, or a smaller multiple_of"
+            )
         return config.shares
     together = dict.fromkeys(config.units, _MOST)
-    least, whole = n_parameters_at(model, together), n_parameters_of(model)
+    multiple_of = config.multiple_of
+    least, whole = n_parameters_at(model, together, multiple_of), n_parameters_of(model)
     if not least <= target < whole:
         raise ValueError(
             f"target_parameters is {target}; without {' and '.join(config.units)} the model has from {least} to "
@@ -88,7 +104,7 @@ def shares_of(config: RecipeConfig, model: PreTrainedModel) -> dict[str, float]:
     low, high = 0.0, _MOST
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
-        fits = n_parameters_at(model, dict.fromkeys(config.units, middle)) <= target
+        fits = n_parameters_at(model, dict.fromkeys(config.units, middle), multiple_of) <= target
         low, high = (low, middle) if fits else (middle, high)
     return dict.fromkeys(config.units, high)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -14,7 +15,7 @@ from narrowlib.llm.losses import next_token_loss
 from narrowlib.llm.models import load_causal_lm
 from narrowlib.llm.units import n_parameters_of
 from narrowlib.recipe import cut
-from narrowlib.recipe.intake import texts_of
+from narrowlib.recipe.intake import Mixture, Texts, texts_of
 from narrowlib.recipe.report import median_seconds
 from narrowlib.recipe.settings import N_RECORDS, TRAINED_AT_ONCE, RecipeConfig
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 _BYTES_TRAINED = 16  # per parameter: weight, gradient and two moments of AdamW, in float32
 _BYTES_HELD = 4
 _BYTES_ON_DISK = 36  # per trained parameter: two checkpoints of three floats each while one is written, three models
+_SHOWN = 5  # names of what was left out, of each reason
 _LOGITS = 3  # copies of the logits that a training step holds, in float32
 
 
@@ -48,7 +50,8 @@ def estimate(config: RecipeConfig) -> pd.DataFrame:
     language_model = load_causal_lm(config.model, device=config.device, block_length=config.block_length)
     whole = language_model.model
     shares = cut.shares_of(config, whole)
-    masks = cut.first_masks(whole, cut.counts_at(whole, shares))
+    counts = cut.counts_at(whole, shares, config.multiple_of)
+    masks = cut.first_masks(whole, counts)
     small = sliced(whole, masks)
     n_trained = config.finetune_tokens + config.lasso_tokens + config.recovery_tokens
     options = {"block_length": config.block_length, "progress": False}
@@ -62,8 +65,11 @@ def estimate(config: RecipeConfig) -> pd.DataFrame:
     n_read = sum(n for (_, split), n in n_there.items() if split == "held-out")
     seconds = _seconds(config, whole, small, n_held_out=n_there["keep", "held-out"], n_read=n_read)
     rows = {
+        **{row: value for name, text in texts.items() for row, value in _taken(name, text).items()},
         "parameters before": n_parameters_of(whole),
         "parameters after": n_parameters_of(small),
+        "parameters after, without rounding of widths": cut.n_parameters_at(whole, shares, multiple_of=1),
+        **_widths(whole, counts, shares),
         "tokens trained on": n_trained,
         "different tokens among them": min(n_trained, n_there["keep", "train"]),
         "tokens that losses are read on": n_read,
@@ -73,6 +79,29 @@ def estimate(config: RecipeConfig) -> pd.DataFrame:
         "seconds in all": round(sum(seconds.values())),
     }
     return pd.DataFrame({"expected": pd.Series(rows, dtype=object)})
+
+
+def _taken(name: str, text: Texts | Mixture) -> dict[str, str]:
+    """How many documents were taken, and what was left out and why."""
+    rows = {}
+    if text.n_documents:
+        rows[f"documents to {name}"] = f"{sum(text.n_documents.values())}, {text.n_documents['held-out']} held out"
+    for reason, names in text.left_out.items():
+        shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+        rows[f"left out of {name}, {reason}"] = f"{len(names)}: {shown}"
+    return rows
+
+
+def _widths(whole: PreTrainedModel, counts: Mapping[str, int], shares: Mapping[str, float]) -> dict[str, str]:
+    """What is kept of every kind that is cut, and the sparsity that it is, beside what was asked for."""
+    config = whole.config
+    sizes = {"neurons": config.intermediate_size, "heads": config.num_key_value_heads, "residual": config.hidden_size}
+    named = {"neurons": "neurons per layer", "heads": "key-value heads per layer", "residual": "residual dimensions"}
+    return {
+        named[kind]: f"{counts[kind]} of {size}, {1 - counts[kind] / size:.1%} cut of {shares.get(kind, 0):.1%} asked"
+        for kind, size in sizes.items()
+        if counts[kind] < size or shares.get(kind)
+    }
 
 
 def disk_needed(config: RecipeConfig, n_whole: int, n_small: int) -> int:

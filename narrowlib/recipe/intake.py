@@ -1,9 +1,8 @@
-"""Documents that a user brings: read, split by document into training and held-out, and cut into token blocks.
+"""Documents that a user brings, split by document into training and held-out, and cut into token blocks.
 
-A row of jsonl or parquet is a document, and so is a file of a folder.  A single txt file is cut at blank lines into
-documents of at least `TXT_CHARACTERS`.  Of equal documents only the first is taken.  The documents are put in the order
-of the sha256 sums of seed and text; the first of them are held out, so that the split depends on the texts alone.
-Of a data set of the hub whose rows name files, those of Python are taken.
+What counts as a document is decided in `narrowlib.recipe.reading`.  Of equal documents only the first is taken.  The
+documents are put in the order of the sha256 sums of seed and text; the first of them are held out, so that the split
+depends on the texts alone.  Of a data set of the hub whose rows name files, those of Python are taken.
 """
 
 from __future__ import annotations
@@ -11,15 +10,15 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import reprlib
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from narrowlib.data.documents import SKILLS, Document, hub_documents, package_documents
 from narrowlib.data.tokens import count_tokens, token_blocks
+from narrowlib.recipe.reading import STANDARD_INPUT, Reading, read
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -27,12 +26,6 @@ if TYPE_CHECKING:
 
     from narrowlib.recipe.settings import RecipeConfig
 
-COLUMNS = ("text", "content", "code")  # looked for in this order where no column is named
-TXT_CHARACTERS = 2_000
-_ROWS = (".jsonl", ".ndjson", ".parquet")
-_SKIPPED_FOLDERS = {"node_modules", "__pycache__", "venv", "build", "dist"}  # beside those whose name begins with a dot
-_UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # how text in it, or in UTF-32, begins
-_NOT_IN_TEXT = {*range(32)} - {*b"\t\n\v\f\r\x1b"}  # bytes that no encoding with one byte to a letter has
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -52,6 +45,8 @@ class Texts:
         From ``"train"`` or ``"held-out"`` to documents, as often as it is called.
     n_documents : dict of str to int, optional
         By split, where they were counted.
+    left_out : dict of str to list of str
+        Names of what was not taken, by reason.
     """
 
     argument: str
@@ -59,6 +54,7 @@ class Texts:
     key: str
     documents: Callable[[str], Iterable[Document]]
     n_documents: dict[str, int] | None = None
+    left_out: dict[str, list[str]] = field(default_factory=dict)
 
     def blocks(
         self,
@@ -88,15 +84,93 @@ class Texts:
         return token_blocks(tokenizer, documents, n_tokens=n_tokens, block_length=block_length, **options)
 
 
-def texts_of(config: RecipeConfig) -> dict[str, Texts]:
+@dataclass(frozen=True)
+class Mixture:
+    """Several `Texts` as one, each with its share of the tokens.
+
+    Parameters
+    ----------
+    argument : {"keep", "lose"}
+    parts : tuple of (Texts, float)
+        With their weights.
+    """
+
+    argument: str
+    parts: tuple[tuple[Texts, float], ...]
+
+    @property
+    def source(self) -> str:
+        """How the sources were named, with weights where they differ."""
+        return ", ".join(f"{text.source} ({weight:g})" if weight != 1 else text.source for text, weight in self.parts)
+
+    @property
+    def key(self) -> str:
+        """Differs where the documents do."""
+        return _sum(json.dumps([[text.key, weight] for text, weight in self.parts]))
+
+    @property
+    def n_documents(self) -> dict[str, int] | None:
+        """By split, of the sources whose documents were counted."""
+        counted = [text.n_documents for text, _ in self.parts if text.n_documents]
+        return {name: sum(each[name] for each in counted) for name in counted[0]} if counted else None
+
+    @property
+    def left_out(self) -> dict[str, list[str]]:
+        """Names by reason."""
+        reasons: dict[str, list[str]] = {}
+        for text, _ in self.parts:
+            for reason, names in text.left_out.items():
+                reasons.setdefault(reason, []).extend(names)
+        return reasons
+
+    def blocks(self, tokenizer: PreTrainedTokenizerBase, split: str, *, at_most: int, **options: Any) -> Dataset:
+        """Blocks of all sources, evenly mixed: any first part of them has the shares of the whole."""
+        from datasets import concatenate_datasets
+
+        total = sum(weight for _, weight in self.parts)
+        each = [
+            text.blocks(tokenizer, split, at_most=max(1, round(at_most * weight / total)), **options)
+            for text, weight in self.parts
+        ]
+        places = [(place + 0.5) / len(blocks) for blocks in each for place in range(len(blocks))]
+        return concatenate_datasets(each).select(sorted(range(len(places)), key=places.__getitem__))
+
+
+def texts_of(config: RecipeConfig) -> dict[str, Texts | Mixture]:
     """The documents to keep, and those that may be lost where there are any; raises what `open_texts` raises."""
-    named = {"keep": config.keep, "lose": config.lose}
     options = {"column": config.column, "held_out_share": config.held_out_share, "seed": config.seed}
-    return {name: open_texts(name, source, **options) for name, source in named.items() if source}
+    options |= {"include": config.include.split(), "exclude": config.exclude.split()}
+    found: dict[str, Texts | Mixture] = {}
+    for name, named in (("keep", config.keep), ("lose", config.lose)):
+        parts = [
+            (open_texts(name, source, **options), weight)
+            for source, weight in map(weighted, named.splitlines())
+            if source
+        ]
+        if parts:
+            found[name] = parts[0][0] if len(parts) == 1 else Mixture(name, tuple(parts))
+    return found
 
 
-def open_texts(argument: str, source: str, *, column: str = "", held_out_share: float = 0.1, seed: int = 0) -> Texts:
-    """Documents of a file, a folder, a data set of the hub or a built-in skill.
+def weighted(named: str) -> tuple[str, float]:
+    """A source and its weight: ``notes=2`` has twice the tokens of ``notes``, unless there is a file of that name."""
+    source, sign, weight = named.strip().rpartition("=")
+    if sign and re.fullmatch(r"\d*\.?\d+", weight) and float(weight) > 0 and not Path(named.strip()).exists():
+        return source, float(weight)
+    return named.strip(), 1.0
+
+
+def open_texts(
+    argument: str,
+    source: str,
+    *,
+    column: str = "",
+    held_out_share: float = 0.1,
+    seed: int = 0,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+) -> Texts:
+    """Documents of a file, a folder, the standard input, a data set of the hub or a built-in skill.
 
     Parameters
     ----------
@@ -104,8 +178,8 @@ def open_texts(argument: str, source: str, *, column: str = "", held_out_share: 
         Named in messages.
     source : str
         See ``keep`` of `narrowlib.recipe.settings.RecipeConfig`.
-    column : str
-        Of jsonl and parquet; empty for the first of `COLUMNS` that is there.
+    column, include, exclude
+        See `narrowlib.recipe.reading.read`.
     held_out_share : float
         Share of a file's or folder's documents that are held out, at least one.  Skills and data sets of the hub have
         a split of their own, see `narrowlib.data.documents`.
@@ -118,8 +192,9 @@ def open_texts(argument: str, source: str, *, column: str = "", held_out_share: 
         When there is nothing of this name, or no documents that can be read in it.
     """
     path = Path(source).expanduser()
-    if path.exists():
-        return _of_files(argument, source, path, column, held_out_share, seed)
+    if path.exists() or source == STANDARD_INPUT:
+        return _of_files(argument, source, partial(read, path, column=column, include=include, exclude=exclude),
+                         held_out_share, seed)  # fmt: skip
     if source in SKILLS:
         documents = partial(package_documents, source, seed=seed)
     elif _HUB_NAME.fullmatch(source) and not path.suffix:
@@ -132,139 +207,32 @@ def open_texts(argument: str, source: str, *, column: str = "", held_out_share: 
     return Texts(argument, source, f"{source} {seed}", documents)
 
 
-def _of_files(argument: str, source: str, path: Path, column: str, held_out_share: float, seed: int) -> Texts:
+def _of_files(argument: str, source: str, read_all: Callable[[], Reading], held_out_share: float, seed: int) -> Texts:
     try:
-        found = list(_folder(path, column)) if path.is_dir() else list(_file(path, column, is_alone=True))
+        reading = read_all()
     except ValueError as error:
         raise ValueError(f"{argument} is {source!r}: {error}") from error
     except OSError as error:
         raise ValueError(f"{argument} is {source!r}, which cannot be read: {error.strerror or error}") from error
+    found = reading.documents
     by_sum = {_sum(f"{seed}/{document.text}"): document for document in reversed(found) if document.text.strip()}
+    taken = {id(document) for document in by_sum.values()}
+    for document in found:
+        if id(document) not in taken:
+            reading.leave("equal to another" if document.text.strip() else "empty", document.name)
     if len(by_sum) < 2:
+        left = "".join(f"; {len(names)} left out: {reason}" for reason, names in reading.left_out.items())
         raise ValueError(
             f"{argument} is {source!r}, which holds {len(by_sum)} documents that differ; it must hold at least 2, so "
-            f"that one can be held out"
+            f"that one can be held out{left}"
         )
     order = [by_sum[key] for key in sorted(by_sum)]
     n_held_out = min(max(1, round(held_out_share * len(order))), len(order) - 1)
     by_split = {"train": order[n_held_out:], "held-out": order[:n_held_out]}
     key = _sum(json.dumps([held_out_share, sorted(by_sum)]))
-    return Texts(argument, source, key, by_split.__getitem__, {name: len(each) for name, each in by_split.items()})
-
-
-def _folder(folder: Path, column: str) -> Iterator[Document]:
-    """Files of a folder and those below it that hold text; others are passed over."""
-    n_files = 0
-    for path in sorted(folder.rglob("*")):
-        parts = path.relative_to(folder).parts
-        if any(part.startswith(".") or part in _SKIPPED_FOLDERS for part in parts[:-1]) or not path.is_file():
-            continue
-        n_files += 1
-        if path.suffix.lower() in _ROWS:
-            yield from _file(path, column)
-        elif (text := _decoded(path.read_bytes(), str(path.relative_to(folder)))) is not None:
-            yield Document("", str(path.relative_to(folder)), text)
-    if not n_files:
-        raise ValueError("the folder holds no file")
-
-
-def _file(path: Path, column: str, *, is_alone: bool = False) -> Iterator[Document]:
-    if not path.is_file():
-        raise ValueError("it is neither a file nor a folder")
-    if not path.stat().st_size:
-        raise ValueError("the file is empty")
-    if path.suffix.lower() == ".parquet":
-        texts = _parquet(path, column)
-    else:
-        text = _decoded(path.read_bytes(), path.name)
-        if text is None:
-            raise ValueError("the file is binary; it must be UTF-8 text, or parquet named so")
-        texts = (
-            _jsonl(text, column, path.name) if path.suffix.lower() in _ROWS else _parts(text) if is_alone else [text]
-        )
-    for number, text in enumerate(texts):
-        yield Document("", f"{path.name}:{number}", text)
-
-
-def _decoded(content: bytes, name: str) -> str | None:
-    """Text out of bytes; None where they are no text at all, such as an image."""
-    try:
-        text = content.decode("utf-8-sig").replace("\r\n", "\n")
-        return None if "\0" in text else text
-    except UnicodeDecodeError as error:
-        if content.startswith(_UTF_16):
-            raise ValueError(f"{name} is text in UTF-16 or UTF-32; it must be UTF-8") from error
-        if set(content) & _NOT_IN_TEXT:
-            return None
-        line, byte = content.count(b"\n", 0, error.start) + 1, content[error.start]
-        raise ValueError(
-            f"line {line} of {name} holds the byte {byte:#04x}, which is no UTF-8; save it as UTF-8"
-        ) from error
-
-
-def _parts(text: str) -> Iterator[str]:
-    held = ""
-    for paragraph in re.split(r"(?<=\n)\n+", text):
-        held = f"{held}\n{paragraph}" if held else paragraph
-        if len(held) >= TXT_CHARACTERS:
-            yield held
-            held = ""
-    if held.strip():
-        yield held
-
-
-def _jsonl(text: str, column: str, name: str) -> Iterator[str]:
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        where = f"line {number} of {name}"
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{where} is no JSON ({getattr(error, 'msg', error)})") from error
-        if isinstance(row, str) and not column:
-            yield _cell(row, where)
-        elif isinstance(row, dict):
-            yield _cell(row[_chosen(list(row), column, where)], where)
-        else:
-            raise ValueError(f"{where} is neither an object nor a text")
-
-
-def _parquet(path: Path, column: str) -> Iterator[str]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    number = 0
-    try:
-        with pq.ParquetFile(path) as file:
-            chosen = _chosen(file.schema_arrow.names, column, path.name)
-            for batch in file.iter_batches(columns=[chosen]):
-                for value in batch.column(0):
-                    number += 1
-                    yield _cell(value.as_py(), f"row {number} of {path.name}")
-    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        at = f"row {number} of {path.name} cannot be read" if number else f"{path.name} is no parquet file"
-        raise ValueError(f"{at} ({reason})") from error
-
-
-def _chosen(there: list[str], column: str, where: str) -> str:
-    for name in (column,) if column else COLUMNS:
-        if name in there:
-            return name
-    wanted = repr(column) if column else f"any of {', '.join(COLUMNS)}"
-    raise ValueError(f"column is {column!r}; {where} has not {wanted}, but {', '.join(there) or 'nothing'}")
-
-
-def _cell(value: Any, where: str) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"{where} holds {reprlib.repr(value)}, which is no text")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:  # half of a pair of code points, which JSON can write
-        raise ValueError(f"{where} holds the code point {value[error.start]!a}, which is no character") from error
-    return value
+    n_documents = {name: len(each) for name, each in by_split.items()}
+    return Texts(argument, source, key, by_split.__getitem__, n_documents, reading.left_out)
 
 
 def _sum(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()

@@ -25,8 +25,8 @@ from narrowlib.llm.training import recover, train_group_lasso
 from narrowlib.llm.units import llama_units, n_parameters_of
 from narrowlib.recipe import cut
 from narrowlib.recipe.estimate import disk_needed
-from narrowlib.recipe.intake import Texts, texts_of
-from narrowlib.recipe.report import Report, losses_of, shape_of, speed_of, write_report
+from narrowlib.recipe.intake import Mixture, Texts, texts_of
+from narrowlib.recipe.report import Report, losses_of, shape_of, speeds_of, write_report
 from narrowlib.recipe.settings import RecipeConfig
 from narrowlib.store.digests import digest_of
 from narrowlib.store.downloads import UnavailableError
@@ -91,7 +91,7 @@ def run(config: RecipeConfig, out: str | Path, *, progress: bool = True) -> Repo
     language_model = load_causal_lm(config.model, device=config.device, block_length=config.block_length)
     shares = cut.shares_of(config, language_model.model)
     with _workplace(out) as folder:
-        n_small = cut.n_parameters_at(language_model.model, shares)
+        n_small = cut.n_parameters_at(language_model.model, shares, config.multiple_of)
         free, needed = (
             shutil.disk_usage(folder).free,
             disk_needed(config, n_parameters_of(language_model.model), n_small),
@@ -108,6 +108,14 @@ def run(config: RecipeConfig, out: str | Path, *, progress: bool = True) -> Repo
     return report
 
 
+def _rounded(language_model: LanguageModel, *dtypes: torch.dtype) -> LanguageModel:
+    """The model with its weights, though not its frequencies, in one dtype after another; in place."""
+    for parameter in language_model.model.parameters():
+        for dtype in dtypes:
+            parameter.data = parameter.data.to(dtype)
+    return language_model
+
+
 class _Narrowing:
     """One narrowing; constructed again after a kill, it finds the steps that are done."""
 
@@ -115,13 +123,15 @@ class _Narrowing:
         self,
         config: RecipeConfig,
         language_model: LanguageModel,
-        texts: dict[str, Texts],
+        texts: dict[str, Texts | Mixture],
         shares: dict[str, float],
         store: Kept,
         progress: bool,
     ) -> None:
         self.config, self.texts, self.shares, self.store, self.progress = config, texts, shares, store, progress
         self.tokenizer = language_model.tokenizer
+        stored = language_model.stored or torch.float32
+        self.dtypes = {"before": stored, "after": stored if config.dtype == "auto" else getattr(torch, config.dtype)}
         with torch.device("meta"):  # the sizes of the whole model, for as long as they are asked for
             self.whole = type(language_model.model)(language_model.model.config)
         self.load = self.load_whole = partial(load_causal_lm, config.model, device=config.device)  # as it is now; whole
@@ -138,6 +148,8 @@ class _Narrowing:
         before = self._step("before", self._losses)
         self._train_whole()
         self._cut_and_recover()
+        load = self.load
+        self.load = lambda: _rounded(load(), self.dtypes["after"], torch.float32)
         after = self._step("after", self._losses)
         self.bar.close()
         model = self.load()
@@ -145,11 +157,15 @@ class _Narrowing:
             "model": DEFAULT_ON_HUB if self.config.model == DEFAULT_NAME else self.config.model,
             "made from": about,
             "inputs": {
-                name: {"source": text.source, "documents": text.n_documents} for name, text in self.texts.items()
+                name: {"source": text.source, "documents": text.n_documents, "left out": text.left_out}
+                for name, text in self.texts.items()
             },
             "losses": [{**row, "when": when} for when, rows in (("before", before), ("after", after)) for row in rows],
-            "shape": {"before": shape_of(self.whole), "after": shape_of(model.model)},
-            "speed": {"before": {}, "after": speed_of(model.model)},
+            "shape": {
+                "before": shape_of(self.whole, self.dtypes["before"]),
+                "after": shape_of(model.model, self.dtypes["after"]),
+            },
+            **speeds_of({"before": self.load_whole().model, "after": model.model}),
             "rounds": self.rounds,
             "target met": any(each["kept"] for each in self.rounds),
             "curves": self.curves,
@@ -158,9 +174,8 @@ class _Narrowing:
         }
         result = self.store.folder / "result"
         with replacing(result) as temporary:
-            export_vanilla(replace(model, name=self.config.model), {}, temporary)
+            export_vanilla(replace(_rounded(model, self.dtypes["after"]), name=self.config.model), {}, temporary)
             del model
-            numbers["speed"]["before"] = speed_of(self.load_whole().model)
             write_report(numbers, temporary)
         result.replace(out)
         return Report(out, numbers)
@@ -177,7 +192,7 @@ class _Narrowing:
         config, load_teacher = self.config, self.load
         for number in range(1, config.rounds + 1):
             shares = {kind: share * number / config.rounds for kind, share in self.shares.items()}
-            counts = cut.counts_at(self.whole, shares)
+            counts = cut.counts_at(self.whole, shares, config.multiple_of)
             masks = self._step(f"cut-{number}", partial(self._masks, counts))
             load_last = self.load
             loss = self._change(f"recovery-{number}", partial(self._cut_by, masks, number, load_teacher))

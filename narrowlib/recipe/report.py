@@ -8,6 +8,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 N_READ, N_WRITTEN = 128, 16  # tokens by which speed is measured
+N_TURNS = 5
 NUMBERS, PAGE, CARD = "report.json", "report.html", "README.md"
 _LOOKS = {  # of a split: colour of seaborn's colorblind palette, marker
     "train": ("#de8f05", "s"),
@@ -113,6 +115,7 @@ def write_report(numbers: Mapping[str, Any], folder: str | Path) -> None:
     with replacing(report.folder / NUMBERS) as temporary:
         temporary.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
     shown = {
+        "errors": {(row["text"], row["when"]): row.get("standard_error") for row in report.numbers["losses"]},
         "losses": report.losses.round(3).reset_index().to_dict("records"),
         "sizes": [{"what": what, **row} for what, row in report.sizes.to_dict("index").items()],
         "settings": {name: value for name, value in numbers["made from"]["settings"].items() if _is_set(value)},
@@ -182,12 +185,12 @@ def loss_table(folder: str | Path, settings: Mapping[str, Any], *, progress: boo
     return pd.DataFrame(losses_of(language_model.model, held_out, progress=progress))
 
 
-def shape_of(model: PreTrainedModel) -> dict[str, int]:
-    """Parameters, bytes of the weights, and how wide and deep a model is."""
+def shape_of(model: PreTrainedModel, dtype: torch.dtype) -> dict[str, int]:
+    """Parameters, bytes of the weights where they are written in a dtype, and how wide and deep a model is."""
     config, n_parameters = model.config, n_parameters_of(model)
     return {
         "parameters": n_parameters,
-        "bytes": n_parameters * model.dtype.itemsize,
+        "bytes": n_parameters * dtype.itemsize,
         "layers": config.num_hidden_layers,
         "neurons per layer": config.intermediate_size,
         "residual dimensions": config.hidden_size,
@@ -197,26 +200,46 @@ def shape_of(model: PreTrainedModel) -> dict[str, int]:
 
 
 @torch.no_grad()
-def speed_of(model: PreTrainedModel) -> dict[str, float]:
-    """Tokens per second that a model reads, `N_READ` at once, and writes one by one, `N_WRITTEN` of them."""
-    longest = min(N_READ, model.config.max_position_embeddings - N_WRITTEN)
-    ids = torch.arange(longest, device=model.device)[None] % model.config.vocab_size
-    prompt = ids[:, : min(16, longest)]
-    options = {"max_new_tokens": N_WRITTEN, "min_new_tokens": N_WRITTEN, "do_sample": False, "pad_token_id": 0}
-    options["attention_mask"] = torch.ones_like(prompt)
+def speeds_of(models: Mapping[str, PreTrainedModel]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Tokens per second that models read, `N_READ` at once, and write one by one, `N_WRITTEN` of them.
+
+    The models take turns, after one that does not count, so that what else the machine does slows all alike.
+
+    Returns
+    -------
+    dict
+        ``speed``: medians, by model and by ``read`` and ``write``; ``speed range``: the slowest and the fastest.
+    """
+    seconds: dict[tuple[str, str], list[float]] = {}
+    n_tokens = {"read": N_READ, "write": N_WRITTEN}
+    for _ in range(N_TURNS + 1):
+        for name, model in models.items():
+            longest = n_tokens["read"] = min(N_READ, model.config.max_position_embeddings - N_WRITTEN)
+            ids = torch.arange(longest, device=model.device)[None] % model.config.vocab_size
+            prompt = ids[:, : min(16, longest)]
+            options = {"max_new_tokens": N_WRITTEN, "min_new_tokens": N_WRITTEN, "do_sample": False, "pad_token_id": 0}
+            options["attention_mask"] = torch.ones_like(prompt)
+            read = partial(model, input_ids=ids, use_cache=False)
+            for what, call in (("read", read), ("write", partial(model.generate, prompt, **options))):
+                seconds.setdefault((name, what), []).append(_timed(call, model.device))
+    speeds = {key: sorted(n_tokens[key[1]] / each for each in taken[1:]) for key, taken in seconds.items()}
+    of = {name: {what: speeds[name, what] for what in n_tokens} for name in models}
     return {
-        "read": longest / median_seconds(lambda: model(input_ids=ids, use_cache=False), model.device),
-        "write": N_WRITTEN / median_seconds(lambda: model.generate(prompt, **options), model.device),
+        "speed": {name: {what: statistics.median(each) for what, each in rates.items()} for name, rates in of.items()},
+        "speed range": {
+            name: {what: [each[0], each[-1]] for what, each in rates.items()} for name, rates in of.items()
+        },
     }
 
 
 def median_seconds(call: Callable[[], Any], device: torch.device, *, repeats: int = 3) -> float:
     """Median time of several calls, after one that does not count."""
-    seconds = []
-    for _ in range(repeats + 1):
-        started = time.perf_counter()
-        call()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        seconds.append(time.perf_counter() - started)
-    return statistics.median(seconds[1:])
+    return statistics.median([_timed(call, device) for _ in range(repeats + 1)][1:])
+
+
+def _timed(call: Callable[[], Any], device: torch.device) -> float:
+    started = time.perf_counter()
+    call()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started

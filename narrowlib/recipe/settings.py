@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from narrowlib.data.documents import SKILLS
-from narrowlib.llm.scores import VARIANTS, WITHOUT_DATA
-from narrowlib.llm.settings import LLMTrainingConfig
+from narrowlib.llm.settings import VARIANTS, WITHOUT_DATA, LLMTrainingConfig
 from narrowlib.settings import (
     AutoPrecision,
     Count,
@@ -27,20 +27,40 @@ from narrowlib.settings import (
 FURTHEST = 0.9  # sparsity that a target_loss without a sparsity goes up to
 N_RECORDS, N_CHECKPOINTS = 8, 4  # of every training
 TRAINED_AT_ONCE = 4  # blocks through the model in training
-FORMS = f"a file, a folder, a data set of the hub (OWNER/NAME), or one of {', '.join(SKILLS)}"
+FORMS = f"a file, a folder, - for the standard input, a data set of the hub (OWNER/NAME), or one of {', '.join(SKILLS)}"
+GROUPS = {  # of the flags, by the first of each
+    "keep": "documents and model",
+    "units": "what is cut",
+    "method": "how units are ranked",
+    "finetune_tokens": "training",
+    "held_out_share": "measuring",
+    "seed": "running",
+}
+_TEXTS = {"keep", "lose", "include", "exclude", "model", "column"}
+_SUFFIXES = {"k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9, "%": 0.01}
+_SUFFIXED = re.compile(r"(?<![\w.])(\d+\.?\d*|\.\d+)([kmgb%])(?!\w)", re.I)
 AtLeastTwo = Annotated[int, Field(ge=2)]
 
 
 class RecipeConfig(Settings):
     """What to narrow, to what, and how; fields are described where they are declared."""
 
-    keep: str = Field("", description=f"what the model should stay good at: {FORMS}; files are jsonl, txt or parquet")
+    keep: str = Field(
+        "", description=f"what the model should stay good at: {FORMS}; repeat it for several; notes=2 weighs double"
+    )
     lose: str = Field("", description="what it may lose, in the same forms; its loss is reported; empty for nothing")
+    include: str = Field("", description="patterns of the files of a folder to take, as in .gitignore; empty for all")
+    exclude: str = Field("", description="patterns of the files of a folder to leave out, such as tests/")
     model: str = Field("default", description="default, a folder, or a name on the Hugging Face hub")
-    column: str = Field("", description="column of jsonl and parquet with the text; empty for text, content or code")
+    column: str = Field("", description="column of files of rows with the text; empty for text, content or code")
     units: Words[Literal["neurons", "residual", "heads"]] = Field(("neurons",), description="what is cut")
     sparsity: tuple[Part, ...] = Field(
         (), description="share of the units to cut: one number for every kind, or one for all"
+    )
+    multiple_of: Count | None = Field(
+        None,
+        description="widths that are cut (neurons, residual dimensions) are multiples of it, and of what heads demand; "
+        "empty for 64, or less in a small model; Q8_0 wants 32",
     )
     target_parameters: Count | None = Field(
         None, description="cut equal shares until at most so many parameters are left; not with sparsity"
@@ -66,17 +86,35 @@ class RecipeConfig(Settings):
     batch_size: Count = Field(8, description="blocks per optimiser step")
     block_length: AtLeastTwo = Field(512, description="tokens per block")
     precision: AutoPrecision = Field("auto", description="of matrix products; auto: bfloat16 where it is fast")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto",
+        description="of the weights that are written; losses are those of weights rounded so; auto: the input's",
+    )
     held_out_share: Part = Field(0.1, description="share of the documents that only losses are measured on")
     held_out_tokens: AtLeastTwo = Field(8_192, description="at most so many of their tokens are read at a time")
     seed: Seed = Field(0, description="of the split, the order of blocks and random scores")
     device: Device = Field("auto", description="where it runs")
+
+    @field_validator("keep", "lose", "include", "exclude", mode="before")
+    @classmethod
+    def _one_per_line(cls, given: Any) -> Any:
+        is_list = isinstance(given, (list, tuple)) and all(isinstance(each, str) for each in given)
+        return "\n".join(given) if is_list else given
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _with_suffixes(cls, given: Any, info: ValidationInfo) -> Any:
+        """``1M`` and ``16k`` as whole numbers, ``50%`` as a share."""
+        if info.field_name in _TEXTS or not isinstance(given, str):
+            return given
+        return _SUFFIXED.sub(lambda m: f"{float(m[1]) * _SUFFIXES[m[2].lower()]:.12g}", given)
 
     @model_validator(mode="after")
     def _goes_together(self) -> RecipeConfig:
         given = [bool(self.sparsity), self.target_parameters is not None, self.target_loss is not None]
         n_shares, n_kinds = len(self.sparsity), len(self.units)
         faults = [
-            (not self.keep, f"keep is missing; it must name {FORMS}"),
+            (not self.keep.strip(), f"keep is missing; it must name {FORMS}"),
             (not any(given), "sparsity, target_parameters and target_loss are all missing; one must be given"),
             (all(given[:2]), "sparsity and target_parameters are both given; one must be left out"),
             (
@@ -92,7 +130,7 @@ class RecipeConfig(Settings):
                 f"lasso_tokens is {self.lasso_tokens}, lasso_strength {self.lasso_strength}; set both or neither",
             ),
             (
-                self.lose_weight > 0 and (not self.lose or self.method in WITHOUT_DATA),
+                self.lose_weight > 0 and (not self.lose.strip() or self.method in WITHOUT_DATA),
                 f"lose_weight is {self.lose_weight}; it needs lose, and a method that looks at data",
             ),
         ]

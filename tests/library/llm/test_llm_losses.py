@@ -21,7 +21,7 @@ def plain_losses(model, ids):
     return F.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none").detach()
 
 
-@pytest.mark.parametrize("family", ["llama, tied", "llama, untied", "mistral", "qwen2"])
+@pytest.mark.parametrize("family", ["llama, tied", "llama, untied", "mistral", "qwen2", "gemma2", "granite"])
 def test_losses_are_the_cross_entropy_of_the_logits(family):
     model = tiny_llama(family)
     ids = tiny_tokens(model, 3, 20)

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from tiny_llamas import TINY, logits_masked, random_masks, tiny_llama, tiny_tokens
+from tiny_llamas import SIZES, TINY, logits_masked, random_masks, tiny_llama, tiny_tokens
 
 from narrowlib.devices import prepare_torchvision
-from narrowlib.llm.units import check_family, head_dim_of, llama_units, n_parameters_of, units_named
+from narrowlib.llm.families import check_family, family_of, unfused
+from narrowlib.llm.units import head_dim_of, llama_units, n_parameters_of, units_named
 from narrowlib.pruning import ablated
 from narrowlib.units import check
 
@@ -43,11 +44,11 @@ def test_groups_fit_every_family(model):
 
 
 def test_every_parameter_that_touches_the_residual_stream_is_in_it(model):
-    """All but the biases of what reads it, and a tied head, have the hidden size as an axis of the group."""
+    """All but the biases of what reads it, norms of heads and a tied head have the hidden size as an axis."""
     (group,) = llama_units(model, "residual")
     outside = set(dict(model.named_parameters())) - set(group.axes)
     readers = ("q_proj.bias", "k_proj.bias", "v_proj.bias", "gate_proj.bias", "up_proj.bias")
-    assert all(name.endswith(readers) for name in outside)
+    assert all(name.endswith((*readers, "q_norm.weight", "k_norm.weight")) for name in outside)
 
 
 def test_a_neuron_masked_is_its_activation_at_zero(model):
@@ -62,6 +63,8 @@ def test_a_neuron_masked_is_its_activation_at_zero(model):
 
 def test_heads_masked_are_their_output_at_zero(model):
     """A unit is a key-value head with its query heads; what it gives reaches the output projection side by side."""
+    if family_of(model).head_norms == "all":
+        pytest.skip("a norm over all heads: without one head the others differ")
     tokens = tiny_tokens(model)
     n_units = model.config.num_key_value_heads
     masks = {"layers.2.heads": torch.arange(n_units) != 1}
@@ -121,7 +124,8 @@ def test_stored_counts_the_zeros_that_fill_up():
             lambda model: n_parameters_of(model, {f"layers.{i}": torch.tensor([False]) for i in range(3)}),
             "remove all of 3 layers",
         ),
-        (lambda model: check_family("gpt2"), r"family 'gpt2'; supported are the families Llama .*, Mistral, Qwen2"),
+        (lambda model: check_family("gpt2"), r"family 'gpt2'; supported are the families Llama .*, Mistral, .*Gemma 2"),
+        (lambda model: check_family("qwen3_moe"), r"family 'qwen3_moe'; supported are the families Llama"),
     ],
 )
 def test_bad_input_is_refused(ask, says):
@@ -149,3 +153,21 @@ def test_the_papers_networks_have_the_papers_sizes():
             sparsity = residual if group.name == "residual" else neurons
             shares[group.name] = torch.arange(group.n_units) >= int(group.n_units * sparsity)  # as the paper rounds
         assert round(n_parameters_of(model, shares) / 1e6) == millions
+
+
+@pytest.mark.parametrize("family", ["phi3", "phi3, long"])
+def test_fused_projections_are_split(family):
+    import transformers
+
+    name, own = TINY[family]
+    cls = getattr(transformers, name)
+    torch.manual_seed(0)
+    fused = cls(cls.config_class(**{**SIZES, **own, "initializer_range": 0.3})).eval()
+    tokens = tiny_tokens(fused, n_tokens=30)
+    with pytest.raises(ValueError, match="the projections of Phi-3 are fused"):
+        llama_units(fused, "neurons")
+    with torch.no_grad():
+        torch.testing.assert_close(unfused(fused)(tokens).logits, fused(tokens).logits, rtol=1e-4, atol=1e-4)
+    fused.config.rope_parameters["partial_rotary_factor"] = 0.75
+    with pytest.raises(ValueError, match="a part of each head"):
+        unfused(fused)

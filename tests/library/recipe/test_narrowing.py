@@ -1,5 +1,6 @@
 """Narrowing a model of one's own: the same model after a kill, a plain checkpoint, refusals in one sentence."""
 
+import itertools
 import json
 import random
 import resource
@@ -17,13 +18,13 @@ from train_tiny_llm import Killed, killed_after
 from narrowlib.recipe import cut, narrowing
 from narrowlib.recipe.cli import main
 from narrowlib.recipe.narrowing import narrow
-from narrowlib.recipe.report import Report
+from narrowlib.recipe.report import Report, loss_table
 from narrowlib.recipe.settings import RecipeConfig
 from narrowlib.settings import SettingsError
 
 SMALL = {
     "block_length": 16, "batch_size": 2, "score_tokens": 64, "recovery_tokens": 128, "held_out_tokens": 64,
-    "precision": "float32", "device": "cpu", "learning_rate": 1e-2,
+    "precision": "float32", "device": "cpu", "learning_rate": 1e-2, "multiple_of": 1,
 }  # fmt: skip
 FLAGS = [word for name, value in SMALL.items() for word in (f"--{name.replace('_', '-')}", str(value))]
 BOTH = {"units": ("neurons", "residual"), "sparsity": (0.5, 0.25)}
@@ -182,6 +183,19 @@ def test_target_parameters_are_reached_from_below(work, tmp_path):
     assert found["parameters"] <= 14_000 < found["parameters"] + one_more
 
 
+def test_weights_are_written_in_the_dtype_that_is_asked_for(work, tmp_path):
+    report = narrow(**given(work, out=tmp_path / "out", sparsity="50%", recovery_tokens="0", dtype="bfloat16"))
+    shape, file = report.numbers["shape"], report.folder / "model.safetensors"
+    assert json.loads((report.folder / "config.json").read_text())["dtype"] == "bfloat16"
+    assert shape["after"]["bytes"] == 2 * shape["after"]["parameters"] <= file.stat().st_size
+    assert shape["before"]["bytes"] == 4 * shape["before"]["parameters"]
+    losses = loss_table(report.folder, {}, progress=False).set_index("text")["loss"]
+    assert losses["keep"] == pytest.approx(report.losses.loc["keep", "after"], abs=1e-6)
+    for when, what in itertools.product(("before", "after"), ("read", "write")):
+        slowest, fastest = report.numbers["speed range"][when][what]
+        assert 0 < slowest <= report.numbers["speed"][when][what] <= fastest
+
+
 def test_tuning_lasso_and_distillation_take_part(work, tmp_path, monkeypatch):
     teachers, real = [], narrowing.recover
 
@@ -235,7 +249,29 @@ def test_dry_run_tells_the_size_that_comes_out_and_writes_nothing(work, done, ca
     assert sorted(work.iterdir()) == before
 
 
+@pytest.mark.parametrize(
+    ("shares", "multiple_of", "neurons", "residual"),
+    [
+        (
+            {"neurons": 0.3, "residual": 0.2},
+            None,
+            704,
+            432,
+        ),  # 576 = 9 heads of 64: 144 is the largest step of a quarter
+        ({"neurons": 0.3, "residual": 0.2}, 1, 717, 459),
+        ({"neurons": 0.3, "residual": 0.45}, 32, 704, 288),
+        ({"heads": 1 / 3}, None, 1024, 576),
+    ],
+)
+def test_widths_are_multiples(shares, multiple_of, neurons, residual):
+    sizes = {"hidden_size": 576, "num_attention_heads": 9, "num_key_value_heads": 3, "intermediate_size": 1024}
+    found = cut.counts_at(tiny_llama(**sizes), shares, multiple_of)
+    assert (found["neurons"], found["residual"]) == (neurons, residual)
+
+
 BAD = {
+    "multiple": (None, None, ["--multiple-of", "50"], "multiple_of is 50; with widths that must be divisible by 1"),
+    "cuts nothing": (None, None, ["--multiple-of", "24", "--sparsity", ".3"], "sparsity is 0.3; with widths rounded"),
     "empty": ("empty.jsonl", b"", [], "the file is empty"),
     "binary": ("binary.txt", b"\x00\x01\xff", [], "the file is binary; it must be UTF-8 text"),
     "wrong column": ("rows.jsonl", b'{"text": "w3"}\n', ["--column", "body"], "has not 'body', but text"),
