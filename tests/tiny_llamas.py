@@ -5,7 +5,7 @@ from functools import partial
 import torch
 
 WINDOWS = ["full_attention", "sliding_attention", "sliding_attention"]
-GEMMA = {"head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 4, "layer_types": WINDOWS, "pad_token_id": 1}
+GEMMA = {"head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 4, "layer_types": WINDOWS, "pad_token_id": None}
 GRANITE = {"embedding_multiplier": 3.0, "logits_scaling": 2.0, "residual_multiplier": 0.7, "attention_multiplier": 0.4}
 LONG = {
     "rope_type": "longrope",
@@ -45,11 +45,11 @@ TINY = {
     "gemma2, untied": ("Gemma2ForCausalLM", {**GEMMA, "tie_word_embeddings": False}),
     "gemma3": ("Gemma3ForCausalLM", GEMMA),
     "gemma3, untied": ("Gemma3ForCausalLM", {**GEMMA, "tie_word_embeddings": False}),
-    "smollm3": ("SmolLM3ForCausalLM", {"no_rope_layers": [1, 0, 1], "tie_word_embeddings": True, "pad_token_id": 1}),
-    "olmo2": ("Olmo2ForCausalLM", {"pad_token_id": 1}),
-    "olmo2, tied": ("Olmo2ForCausalLM", {"pad_token_id": 1, "tie_word_embeddings": True, "attention_bias": True}),
-    "phi3": ("Phi3ForCausalLM", {"sliding_window": 4, "pad_token_id": 1}),
-    "phi3, long": ("Phi3ForCausalLM", {"rope_parameters": LONG, "tie_word_embeddings": True, "pad_token_id": 1}),
+    "smollm3": ("SmolLM3ForCausalLM", {"no_rope_layers": [1, 0, 1], "tie_word_embeddings": True, "pad_token_id": None}),
+    "olmo2": ("Olmo2ForCausalLM", {"pad_token_id": None}),
+    "olmo2, tied": ("Olmo2ForCausalLM", {"pad_token_id": None, "tie_word_embeddings": True, "attention_bias": True}),
+    "phi3": ("Phi3ForCausalLM", {"sliding_window": 4, "pad_token_id": None}),
+    "phi3, long": ("Phi3ForCausalLM", {"rope_parameters": LONG, "tie_word_embeddings": True, "pad_token_id": None}),
     "granite": ("GraniteForCausalLM", {**GRANITE, "tie_word_embeddings": True}),
     "granite, untied": ("GraniteForCausalLM", {**GRANITE, "attention_bias": True, "mlp_bias": True}),
 }

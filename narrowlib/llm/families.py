@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
     from transformers import PreTrainedConfig, PreTrainedModel
 
 _BEFORE = ("input_layernorm", "post_attention_layernorm")
@@ -87,6 +87,12 @@ def family_of(model: PreTrainedModel) -> Family:
     if family.loaded_as:
         raise ValueError(f"the projections of {family.name} are fused; unfused(model) makes a {family.loaded_as} of it")
     return family
+
+
+def norm_offset_of(model: nn.Module) -> float:
+    """What norms of a model add to their weight, see `Family`; 0 for models of no known family."""
+    family = FAMILIES.get(getattr(getattr(model, "config", None), "model_type", ""))
+    return family.norm_offset if family else 0.0
 
 
 @torch.no_grad()

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from narrowlib.llm.families import norm_offset_of
 from narrowlib.llm.losses import evaluating, next_token_loss
 from narrowlib.llm.settings import FORWARD_ONLY, FROM_READS, FROM_TOKENS, FROM_WEIGHTS, VARIANTS, WITHOUT_DATA
 from narrowlib.scores import random_scores, weight_norm_scores
@@ -254,7 +255,7 @@ def _hooks(
         for group in groups:
             for each in group.slices:
                 for module, name in places[id(parameters[each.parameter])]:
-                    yield _share_hook(totals[group.name], module, name, each.axis)
+                    yield _share_hook(totals[group.name], module, name, each.axis, norm_offset_of(model))
     if _asks(variants, FROM_WEIGHTS):
         by_parameter: dict[str, list[UnitGroup]] = {}
         for group in groups:
@@ -268,7 +269,7 @@ def _asks(variants: Sequence[str], some: Sequence[str]) -> bool:
     return any(variant in some for variant in variants)
 
 
-def _share_hook(totals: _Totals, module: nn.Module, name: str, axis: int):
+def _share_hook(totals: _Totals, module: nn.Module, name: str, axis: int, norm_offset: float):
     is_linear = isinstance(module, nn.Linear)
     if is_linear and name == "weight" and axis == 1:
         return module.register_forward_pre_hook(_reader(totals))
@@ -281,12 +282,18 @@ def _share_hook(totals: _Totals, module: nn.Module, name: str, axis: int):
         )
     bias = getattr(module, "bias", None) if name == "weight" else None
     is_bias = name == "bias"
+    of_weight: float | Tensor = 1.0  # part of the output that is due to the weight
+    if norm_offset and is_vector and not is_linear:
+        scale = getattr(module, name).detach() + norm_offset
+        of_weight = torch.where(scale == 0, 0, getattr(module, name).detach() / scale)
 
     def watch(module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
         if not _asks(totals.variants, FROM_TOKENS):
             return
         totals.n_awaited += 1
-        values = output.detach()  # a hook that held the output itself would keep it, and all behind it, for good
+        values = (
+            output.detach() * of_weight
+        )  # a hook that held the output itself would keep it, and all behind it, for good
         output.register_hook(
             lambda gradient: totals.add_share(
                 module.bias if is_bias else values if bias is None else values - bias, gradient, is_read=False
