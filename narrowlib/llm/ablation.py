@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from narrowlib.llm.families import logits_from
+from narrowlib.llm.families import logits_from, norm_after_mlp
 from narrowlib.llm.losses import evaluating
 from narrowlib.pruning import ablated
 from narrowlib.units import UnitGroup, check
@@ -125,12 +125,17 @@ class _Run:
         self.stream: list[Tensor] = []  # before every layer and after the last, (sequences, tokens, hidden)
         self.arguments: list[dict] = []  # of every layer: mask and rotary embedding of one sequence
         self.activations: dict[int, Tensor] = {}  # of sampled neurons by layer, (sequences, tokens, sampled)
+        self.written: dict[
+            int, Tensor
+        ] = {}  # by all neurons of a layer, where a norm follows, (sequences, tokens, hidden)
         with ExitStack() as hooks:
             for layer in self.layers:
                 hooks.callback(layer.register_forward_pre_hook(self._keep, with_kwargs=True).remove)
             for number in neurons:
                 down = self.layers[number].mlp.down_proj
                 hooks.callback(down.register_forward_pre_hook(partial(self._keep_activations, number)).remove)
+                if norm_after_mlp(self.layers[number]):
+                    hooks.callback(down.register_forward_hook(partial(self._keep_written, number)).remove)
             hooks.callback(self.layers[-1].register_forward_hook(lambda *call: self.stream.append(call[-1])).remove)
             model.model(input_ids=ids, use_cache=False)
 
@@ -140,6 +145,9 @@ class _Run:
 
     def _keep_activations(self, layer: int, _module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self.activations[layer] = inputs[0][..., self.neurons[layer]]
+
+    def _keep_written(self, layer: int, _module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        self.written[layer] = output
 
     def losses_without_neurons(self, report: Callable[[int], object]) -> dict[int, Tensor]:
         """Loss summed over the batch without each of the sampled neurons, by layer: (n_sampled,).
@@ -166,7 +174,11 @@ class _Run:
         """The stream after a layer without each of its neurons: (neurons * sequences, tokens, hidden)."""
         columns = self.layers[layer].mlp.down_proj.weight[:, self.neurons[layer][places]]  # (hidden, neurons)
         written = torch.einsum("stu,hu->usth", self.activations[layer][..., places], columns)
-        return (self.stream[layer + 1] - written).flatten(0, 1)
+        after, norm = self.stream[layer + 1], norm_after_mlp(self.layers[layer])
+        if norm:
+            whole = self.written[layer]
+            return (after - norm(whole) + norm(whole - written)).flatten(0, 1)
+        return (after - written * getattr(self.model.config, "residual_multiplier", 1.0)).flatten(0, 1)
 
     def losses_without(self, group: UnitGroup, units: Tensor, report: Callable[[int], object]) -> Tensor:
         """Loss summed over the batch without each of the units: (n_sampled,)."""

@@ -95,6 +95,11 @@ def norm_offset_of(model: nn.Module) -> float:
     return family.norm_offset if family else 0.0
 
 
+def norm_after_mlp(layer: nn.Module) -> nn.Module | None:
+    """The norm between a layer's MLP and the residual stream, in families that have one."""
+    return getattr(layer, "post_feedforward_layernorm", None)
+
+
 @torch.no_grad()
 def unfused(model: PreTrainedModel) -> PreTrainedModel:
     """The same model with a projection of its own for query, key, value, gate and up; most models as they are.

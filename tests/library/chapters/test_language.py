@@ -134,7 +134,8 @@ def test_operations_of_every_family(family):
     """Twice the matrices, and attention's two products: all heads, over the whole length."""
     other = tiny_llama(family)
     matrices = sum(module.weight.numel() for module in other.modules() if isinstance(module, torch.nn.Linear))
-    assert flops_per_token(other, 10) == 2 * matrices + 4 * 3 * 32 * 10
+    width = other.model.layers[0].self_attn.q_proj.out_features
+    assert flops_per_token(other, 10) == 2 * matrices + 4 * 3 * width * 10
 
 
 def test_recovery_measures_by_hand():

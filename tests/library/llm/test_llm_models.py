@@ -119,7 +119,7 @@ def test_bad_arguments_are_refused(options, says, tmp_path):
 )
 def test_another_family_is_refused(config, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match=r"supported are the families Llama \(SmolLM2 too\), Mistral, Qwen2"):
+    with pytest.raises(ValueError, match=r"supported are the families Llama \(SmolLM2 too\), Mistral, "):
         load_causal_lm(tmp_path)
 
 
