@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.harness import Row, measure_side_by_side
-from narrowlib.chapters.mnist.config import EVEN, LassoConfig, MnistConfig
+from narrowlib.chapters.mnist.config import EVEN, Config, MnistConfig
 from narrowlib.chapters.mnist.lasso import shrink
 from narrowlib.data.digits import Digits, mnist_digits
 from narrowlib.devices import pick_device
@@ -49,13 +49,11 @@ def mnist_grid() -> list[Row]:
 
 def grid(device: torch.device) -> MnistConfig:
     """Settings for a fixed number of steps: no target is small enough to end a run."""
-    config = MnistConfig()
-    method = replace(config.lasso.method, neurons=(2,))
-    n_steps = GPU_STEPS if device.type == "cuda" else CPU_STEPS
+    config = Config(lasso_neurons=2)
     if device.type == "cuda":
-        return replace(config, lasso=LassoConfig(method, config.lasso.strengths), max_points=n_steps * BATCH_SIZE)
-    lasso = LassoConfig(replace(method, learning_rates=CPU_RATES), CPU_STRENGTHS)
-    return replace(config, lasso=lasso, max_points=n_steps * BATCH_SIZE, n_repeats=CPU_REPEATS)
+        return config.replace(max_points=GPU_STEPS * BATCH_SIZE).comparison
+    some = {"lasso_rates": CPU_RATES, "lasso_strengths": CPU_STRENGTHS, "n_repeats": CPU_REPEATS}
+    return config.replace(**some, max_points=CPU_STEPS * BATCH_SIZE).comparison
 
 
 class Pictures(Dataset):
