@@ -110,7 +110,7 @@ class Loop:
                     float(self.loss)  # the device is done
                     self.clock.set(earlier)
                 if is_last or step % config.record_every == 0:
-                    bar.set_postfix(loss=f"{self._record(step):.3f}")
+                    bar.set_postfix(loss=f"{self._record(step):.3f}", refresh=False)
                 if is_last or step % (config.evaluate_every or config.record_every) == 0:
                     self._evaluate(step)
                 if not is_last and step % config.checkpoint_every == 0:
