@@ -14,6 +14,7 @@ from narrowlib.chapters.two_trees.group_lasso import (
     lasso_outcome,
     network_edges,
     prox_gap,
+    regained_said,
     strength_sweep,
     tables,
 )
@@ -139,6 +140,8 @@ def test_outcome_by_hand():
     found = lasso_outcome(curves)
     assert {name: each.value for name, each in found["G1"].items()} == {"lasso_kept_sparsity": 0.9, "lasso_gain": 0.9}
     assert found["G2"]["other_accuracy"].value == 0.56
+    assert regained_said(curves).endswith("in 0 of 1 networks; in 1 it comes back, to 0.56.")
+    assert regained_said(curves.assign(accuracy=0.5)).endswith("in 1 of 1 networks.")
 
 
 PAGE = {**TINY, "batch_size": 8, "n_steps": 3, "n_samples": 20, "recovery_steps": 3, "device": "cpu"}
