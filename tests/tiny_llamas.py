@@ -1,5 +1,6 @@
 """Random models of each supported family, small enough for tests."""
 
+import copy
 from functools import partial
 
 import torch
@@ -77,7 +78,7 @@ def tiny_llama(family="llama, tied", *, seed=0, dtype=torch.float32, **options):
 
     name, own = TINY[family]
     cls = getattr(transformers, name)
-    model = cls(cls.config_class(**{**SIZES, **own, **options})).eval()
+    model = cls(cls.config_class(**copy.deepcopy({**SIZES, **own, **options}))).eval()  # it changes what it is given
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

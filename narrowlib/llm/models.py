@@ -14,9 +14,10 @@ import torch
 from tqdm.auto import tqdm
 
 from narrowlib.data.tokens import end_of_text
-from narrowlib.devices import free_memory, pick_device, prepare_torchvision
+from narrowlib.devices import pick_device, prepare_torchvision
 from narrowlib.llm import tiny
 from narrowlib.llm.families import check_family, unfused
+from narrowlib.memory import free_memory
 from narrowlib.store.downloads import Archive, UnavailableError, cache_folder, fetch, made, members
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from narrowlib import devices
+from narrowlib import devices, memory
 from narrowlib.devices import pick_device
 
 IMPORT = """
@@ -84,9 +84,9 @@ def test_memory_is_that_which_a_container_or_a_job_leaves(tmp_path, told, group,
     (top / group).mkdir(parents=True)
     for name, content in files.items():
         (top / group / name).write_text(content)
-    assert devices.free_memory(top, tmp_path / "process") == 1_000
+    assert memory.free_memory(top, tmp_path / "process") == 1_000
     (top / group / next(iter(files))).write_text("max")
-    assert devices.free_memory(top, tmp_path / "process") > 10**6
+    assert memory.free_memory(top, tmp_path / "process") > 10**6
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,48 @@
+"""How much main memory is left to this process, whoever limits it."""
+
+from __future__ import annotations
+
+import math
+from contextlib import suppress
+from pathlib import Path
+
+_VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes")
+
+
+def free_memory(control_groups: Path = Path("/sys/fs/cgroup"), process: Path = Path("/proc/self/cgroup")) -> int:
+    """Bytes of main memory that may still be taken: of the machine, of the container or job, and of this process.
+
+    Parameters
+    ----------
+    control_groups : Path
+        Where Linux tells what groups of processes, such as those of a container or of a job of Slurm, may take.
+    process : Path
+        What tells the groups of this process.
+    """
+    import psutil
+
+    found = [psutil.virtual_memory().available]
+    with suppress(ImportError):
+        import resource
+
+        limits = [resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA)]
+        found += [limit for limit in limits if limit != resource.RLIM_INFINITY]
+    lines = process.read_text(encoding="utf-8").splitlines() if process.is_file() else []
+    for _, controllers, own in (line.split(":", 2) for line in lines):
+        if controllers in ("", "memory"):  # of version 2, of version 1
+            top = control_groups / controllers
+            names = ("memory.max", "memory.current") if not controllers else _VERSION_1
+            group = top / own.lstrip("/")
+            found += [_left_in(each, *names) for each in (group, *group.parents) if each.is_relative_to(top)]
+    return max(0, int(min(found)))
+
+
+def _left_in(group: Path, limit: str, used: str) -> float:
+    """What a group of processes may still take, its files in memory not counted; no bound where none is told."""
+    try:
+        most = float((group / limit).read_text(encoding="ascii"))  # or "max"
+        told = dict(line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
+        files = int(told.get("total_inactive_file", told.get("inactive_file", 0)))
+        return most - float((group / used).read_text(encoding="ascii")) + files
+    except (OSError, ValueError):
+        return math.inf
