@@ -282,7 +282,7 @@ def _share_hook(totals: _Totals, module: nn.Module, name: str, axis: int, norm_o
         )
     bias = getattr(module, "bias", None) if name == "weight" else None
     is_bias = name == "bias"
-    of_weight: float | Tensor = 1.0  # part of the output that is due to the weight
+    of_weight: Tensor | None = None  # part of the output that is due to the weight, where it is not all
     if norm_offset and is_vector and not is_linear:
         scale = getattr(module, name).detach() + norm_offset
         of_weight = torch.where(scale == 0, 0, getattr(module, name).detach() / scale)
@@ -291,9 +291,9 @@ def _share_hook(totals: _Totals, module: nn.Module, name: str, axis: int, norm_o
         if not _asks(totals.variants, FROM_TOKENS):
             return
         totals.n_awaited += 1
-        values = (
-            output.detach() * of_weight
-        )  # a hook that held the output itself would keep it, and all behind it, for good
+        values = output.detach()  # a hook that held the output itself would keep it, and all behind it, for good
+        if of_weight is not None:
+            values = values * of_weight
         output.register_hook(
             lambda gradient: totals.add_share(
                 module.bias if is_bias else values if bias is None else values - bias, gradient, is_read=False

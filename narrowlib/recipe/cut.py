@@ -178,10 +178,8 @@ def score_table(config: RecipeConfig, *, progress: bool = True) -> pd.DataFrame:
     DataFrame
         One row per unit: ``kind``, ``group``, ``unit``, ``score``.
     """
-    texts, language_model = (
-        texts_of(config)["keep"],
-        load_causal_lm(config.model, device=config.device, block_length=config.block_length),
-    )
+    texts = texts_of(config)["keep"]
+    language_model = load_causal_lm(config.model, device=config.device, block_length=config.block_length)
     options = {"at_most": config.score_tokens, "block_length": config.block_length, "progress": progress}
     blocks = texts.blocks(language_model.tokenizer, "train", **options)
     kinds = {group.name: (kind, group) for kind in config.units for group in llama_units(language_model.model, kind)}

@@ -124,12 +124,16 @@ def breadth_map(times: pd.DataFrame) -> pd.DataFrame:
 def only_harder(found: pd.DataFrame) -> str:
     """Whether composites are only harder tasks, by the comparisons of equal bits of `answers`, in a sentence."""
     same = found[found.index.str.startswith("composite of")]
-    n_held = int((same["verdict"] == HOLDS).sum())
-    return (
-        f"Is a composite only harder? In {n_held} of {len(same)} comparisons of equal bits it is learned sooner than a "
-        f"parity without trained parts, by at least {same['low'].min():.1f} times (the lowest bound)"
-        + (": the number of bits alone does not explain it." if n_held == len(same) else "; the rest is undecided.")
+    held = same[same["verdict"] == HOLDS]
+    told = (
+        f"Is a composite only harder? In {len(held)} of {len(same)} comparisons of equal bits it is learned sooner "
+        f"than a parity without trained parts"
     )
+    if held.empty:
+        return f"{told}."
+    told += f", by at least {held['low'].min():.1f} times (the lowest bound)"
+    is_all = len(held) == len(same)
+    return told + (": the number of bits alone does not explain it." if is_all else "; in the others it is not shown.")
 
 
 def breadth_said(law: Mapping[str, float]) -> list[str]:

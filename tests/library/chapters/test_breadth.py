@@ -114,7 +114,11 @@ def test_sentences_say_what_the_numbers_say():
         "another": ("no", 0.1),
     }
     found = pd.DataFrame(verdicts, index=["verdict", "low"]).T
-    assert only_harder(found).endswith("at least 0.9 times (the lowest bound); the rest is undecided.")
+    assert only_harder(found).endswith("at least 4.0 times (the lowest bound); in the others it is not shown.")
+    assert only_harder(found[1:]).endswith(
+        "In 0 of 1 comparisons of equal bits it is learned sooner than a parity without trained parts."
+    )
+    assert "explain" not in only_harder(found[2:])  # nothing was compared
     assert "In 1 of 1" in only_harder(found[:1]) and only_harder(found[:1]).endswith("does not explain it.")
     law = {"best_share": 0.25, "n_shares": 5, "exponent": 0.5, "low": 0.25, "high": 0.75}
     assert breadth_said(law)[1].endswith("to the power -0.50 (95% interval -0.75 to -0.25).")
