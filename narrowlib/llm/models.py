@@ -125,7 +125,7 @@ def _loaded(name: str, dtype: torch.dtype, place: torch.device, block_length: in
     stored = config.dtype if config.dtype in DTYPES else None
     if config.num_hidden_layers < 1:
         raise UnavailableError(f"{name!r} has {config.num_hidden_layers} layers in its config.json; it must have one")
-    check_block_length(config, block_length)
+    _check_block_length(config, block_length)
     _read(name, lambda _: _check_memory(name, config, dtype, place), source)
     weights = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True}  # never a pickle
     model, report = _read(name, transformers.AutoModelForCausalLM.from_pretrained, source, **options, **weights)
@@ -142,7 +142,7 @@ def _loaded(name: str, dtype: torch.dtype, place: torch.device, block_length: in
     return LanguageModel(unfused(model.to(place)).eval(), tokenizer, name, stored)
 
 
-def check_block_length(config: PreTrainedConfig, block_length: int) -> None:
+def _check_block_length(config: PreTrainedConfig, block_length: int) -> None:
     """Refuse blocks of more tokens than a model has positions, with a ValueError."""
     most = config.max_position_embeddings
     if block_length > most:

@@ -23,7 +23,7 @@ from narrowlib.devices import is_bfloat16, pick_device
 from narrowlib.llm.costs import flops_per_token, seconds_per_token
 from narrowlib.llm.distillation import soft_targets
 from narrowlib.llm.losses import block_losses
-from narrowlib.llm.models import LanguageModel, check_block_length, load_causal_lm, silenced
+from narrowlib.llm.models import LanguageModel, load_causal_lm, silenced
 from narrowlib.llm.students import n_parameters_of_student, new_student
 from narrowlib.llm.training import recover
 from narrowlib.llm.units import n_parameters_of
@@ -56,9 +56,7 @@ class FrontierStudy:
         """The base model with its tokenizer."""
         config = self.config
         if config.model != small_base.NAME:
-            loaded = load_causal_lm(config.model, device=config.device)
-            check_block_length(loaded.model.config, config.block_length)
-            return loaded
+            return load_causal_lm(config.model, device=config.device, block_length=config.block_length)
 
         def write(folder: Path) -> dict[str, Any]:
             shape = small_base.SmallBaseConfig(n_steps=config.base_steps)

@@ -23,7 +23,7 @@ from narrowlib.chapters.language.recovery import completions, narrowed, recovery
 from narrowlib.chapters.language.scoring import Scores, unit_scores
 from narrowlib.chapters.style import book_theme, plot_pending
 from narrowlib.claims import assess, assess_all, reasons, verdict
-from narrowlib.llm.models import check_block_length, load_causal_lm
+from narrowlib.llm.models import load_causal_lm
 from narrowlib.store.kept import Kept
 from narrowlib.store.records import origin, paper_record, provenance
 
@@ -39,8 +39,7 @@ def tables(config: Config, *, progress: bool = True) -> dict[str, pd.DataFrame]:
         ``recovery``: ``recovery_curves``.  ``lasso`` and ``lasso-recovery``: ``strength_curves`` and
         ``strength_recovery`` of the model as it was, of one trained without a penalty, and of one for every strength.
     """
-    loaded = load_causal_lm(config.model, device=config.device)
-    check_block_length(loaded.model.config, config.block_length)
+    loaded = load_causal_lm(config.model, device=config.device, block_length=config.block_length)
     base, tokenizer = loaded.model, loaded.tokenizer
     store = Kept(config.checkpoints, config.asked, device=base.device)
     where = {"store": store, "progress": progress}

@@ -21,7 +21,7 @@ from narrowlib.chapters.style import book_theme, plot_pending
 from narrowlib.chapters.two_trees.figures.neurons import plot_agreement
 from narrowlib.claims import assess, assess_all, reasons, verdict
 from narrowlib.data.documents import SKILLS, sources
-from narrowlib.llm.models import check_block_length, load_causal_lm
+from narrowlib.llm.models import load_causal_lm
 from narrowlib.llm.units import head_dim_of, n_parameters_of
 from narrowlib.store.kept import Kept
 from narrowlib.store.records import origin, paper_record, provenance
@@ -36,8 +36,7 @@ def tables(config: Config, *, progress: bool = True) -> dict[str, pd.DataFrame]:
         ``curves``: ``sparsity_curves`` of both kinds of units, every score and skill.  ``ablation``:
         ``ablation_table`` of both kinds, with scores from the blocks that units are ablated on.
     """
-    loaded = load_causal_lm(config.model, device=config.device)
-    check_block_length(loaded.model.config, config.block_length)
+    loaded = load_causal_lm(config.model, device=config.device, block_length=config.block_length)
     base, blocks = loaded.model, config.score_blocks(loaded.tokenizer)
     scores_on = cache(lambda n_blocks: unit_scores(base, blocks.select(range(n_blocks)), progress=progress))
 

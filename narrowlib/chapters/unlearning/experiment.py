@@ -21,7 +21,7 @@ from narrowlib.devices import pick_device
 from narrowlib.llm.answers import answer_facts
 from narrowlib.llm.harness import benchmark_accuracies
 from narrowlib.llm.losses import loss_per_skill
-from narrowlib.llm.models import LanguageModel, check_block_length, load_causal_lm
+from narrowlib.llm.models import LanguageModel, load_causal_lm
 from narrowlib.llm.settings import LLMTrainingConfig
 from narrowlib.llm.training import recover
 from narrowlib.llm.units import n_parameters_of
@@ -143,9 +143,8 @@ class _Study:
 
     @cached_property
     def _loaded(self) -> LanguageModel:
-        loaded = load_causal_lm(self.config.model, device=self.config.device)
-        check_block_length(loaded.model.config, self.config.block_length)
-        return loaded
+        config = self.config
+        return load_causal_lm(config.model, device=config.device, block_length=config.block_length)
 
     @property
     def base(self) -> PreTrainedModel:

@@ -34,7 +34,7 @@ def tiny_study(monkeypatch):
     """Random blocks in place of those out of packages, and a random base model."""
     monkeypatch.setattr(language_config, "skill_blocks", random_skill)
     loaded = LanguageModel(tiny_llama(), tiny_tokenizer(), "tiny")
-    monkeypatch.setattr(experiment, "load_causal_lm", lambda name, device: loaded)
+    monkeypatch.setattr(experiment, "load_causal_lm", lambda name, **_: loaded)
 
 
 def test_students_keep_the_papers_ratios():

@@ -48,7 +48,7 @@ def model():
 def loaded(model, monkeypatch):
     for module in (llm_scores, llm_pruning):
         kept = LanguageModel(model, tiny_tokenizer(), "tiny")
-        monkeypatch.setattr(module, "load_causal_lm", lambda name, device, kept=kept: kept)
+        monkeypatch.setattr(module, "load_causal_lm", lambda name, kept=kept, **_: kept)
 
 
 @pytest.fixture(scope="module")

@@ -156,7 +156,7 @@ def test_relearning_asks_before_between_and_after(tokenizer):
 def tiny_study(tokenizer, monkeypatch):
     monkeypatch.setattr(language_config, "skill_blocks", random_skill)
     model = tiny_llama(vocab_size=3 + len(WORDS))
-    monkeypatch.setattr(unlearning, "load_causal_lm", lambda name, device: LanguageModel(model, tokenizer, name))
+    monkeypatch.setattr(unlearning, "load_causal_lm", lambda name, **_: LanguageModel(model, tokenizer, name))
     return model
 
 
