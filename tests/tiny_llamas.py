@@ -68,17 +68,22 @@ SIZES = {
 }
 
 
+def as_transformers_makes_it(family, **options):
+    """A model of the family before anything is done to it; its config is its own, to be changed by a test."""
+    import transformers
+
+    name, own = TINY[family]
+    cls = getattr(transformers, name)
+    return cls(cls.config_class(**copy.deepcopy({**SIZES, **own, **options}))).eval()
+
+
 def tiny_llama(family="llama, tied", *, seed=0, dtype=torch.float32, **options):
     """A random model: norm weights off 1, biases off 0, logits of scale 10."""
     from narrowlib.devices import prepare_torchvision
     from narrowlib.llm.families import family_of, unfused
 
     prepare_torchvision()
-    import transformers
-
-    name, own = TINY[family]
-    cls = getattr(transformers, name)
-    model = cls(cls.config_class(**copy.deepcopy({**SIZES, **own, **options}))).eval()  # it changes what it is given
+    model = as_transformers_makes_it(family, **options)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

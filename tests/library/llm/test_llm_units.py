@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_llamas import SIZES, TINY, logits_masked, random_masks, tiny_llama, tiny_tokens
+from tiny_llamas import TINY, as_transformers_makes_it, logits_masked, random_masks, tiny_llama, tiny_tokens
 
 from narrowlib.devices import prepare_torchvision
 from narrowlib.llm.families import check_family, family_of, unfused
@@ -157,12 +157,8 @@ def test_the_papers_networks_have_the_papers_sizes():
 
 @pytest.mark.parametrize("family", ["phi3", "phi3, long"])
 def test_fused_projections_are_split(family):
-    import transformers
-
-    name, own = TINY[family]
-    cls = getattr(transformers, name)
     torch.manual_seed(0)
-    fused = cls(cls.config_class(**{**SIZES, **own, "initializer_range": 0.3})).eval()
+    fused = as_transformers_makes_it(family, initializer_range=0.3)
     tokens = tiny_tokens(fused, n_tokens=30)
     with pytest.raises(ValueError, match="the projections of Phi-3 are fused"):
         llama_units(fused, "neurons")
