@@ -63,7 +63,7 @@ def test_a_record_that_has_what_decides(broad, narrow, expected):
 def test_less_than_what_decides_decides_nothing():
     table = h2(record=FEW)
     assert verdict(table) == "undecided at this scale" and table["holds"].all()
-    assert reasons(table) == ["H2: runs of each setting: 4 of 20; steps of broad training: 1,000 of 200,000"]
+    assert reasons(table) == ["H2: runs of each setting: 4 of 10; steps of broad training: 1,000 of 60,000"]
     departing = Record("curves", ENOUGH.frame, ENOUGH.config, {"departures": {"width": {"here": 64, "paper": 128}}})
     far = Interval(0.98, 0.95, 1.0)
     assert verdict(h2(far, record=departing)) == verdict(h2(far, record=ENOUGH)) == "in part"  # no softer test
