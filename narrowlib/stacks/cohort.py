@@ -193,24 +193,29 @@ def run_chunks(stack: MLPStack, runs: Sequence[int]) -> Iterator[list[int]]:
     return (list(runs[start : start + size]) for start in range(0, len(runs), size))
 
 
-def runs_per_chunk(sizes: Sequence[int], samples_per_step: int, device: torch.device) -> int:
+def runs_per_chunk(
+    sizes: Sequence[int], samples_per_step: int, device: torch.device, dtype: torch.dtype = torch.float32
+) -> int:
     """How many runs of this shape to train side by side; at least 1.
 
-    On the CPU as many as keep one step's buffers in the caches, on a GPU as many as fit into half of its memory.
+    On the CPU as many as keep one step's buffers, which are of ``dtype``, in the caches; but one per thread while those
+    take at most four times as much, since products of several runs are shared out by run.  On a GPU as many as fit into
+    half of its memory.
 
     Raises
     ------
     ValueError
         When the buffers of a single run do not fit on the GPU.
     """
-    bytes_per_run = 4 * 2 * samples_per_step * sum(sizes)  # activations and their gradients
+    bytes_per_run = dtype.itemsize * 2 * samples_per_step * sum(sizes)  # activations and their gradients
     budget = _budget(device, CPU_STEP_BYTES, GPU_STEP_SHARE)
     if device.type == "cuda" and bytes_per_run > budget:
         raise ValueError(
             f"sizes is {tuple(sizes)} with {samples_per_step} samples per step; one run needs "
             f"{bytes_per_run / 2**30:.1f} GiB, and the GPU has {budget / 2**30:.1f} GiB for it"
         )
-    return max(1, budget // bytes_per_run)
+    one_per_thread = 0 if device.type == "cuda" else min(torch.get_num_threads(), 4 * budget // bytes_per_run)
+    return max(1, budget // bytes_per_run, one_per_thread)
 
 
 def _budget(device: torch.device, cpu_bytes: int, gpu_share: float) -> int:

@@ -73,7 +73,7 @@ def _sizes(setting: Setting, config: BreadthConfig) -> tuple[int, ...]:
 def _chunks(setting: Setting, config: BreadthConfig, seeds: range, device: torch.device) -> list[range]:
     """The seeds, in ranges that are trained side by side."""
     n_samples = max(sum(phase.parts) for phase in setting.phases) * (config.batch_size // PARTS)
-    size = runs_per_chunk(_sizes(setting, config), n_samples, device)
+    size = runs_per_chunk(_sizes(setting, config), n_samples, device, pick_dtype(config.precision, device))
     return [seeds[start : start + size] for start in range(0, len(seeds), size)]
 
 

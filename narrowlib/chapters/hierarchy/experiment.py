@@ -78,7 +78,8 @@ def tables(config: Config, *, progress: bool = True) -> dict[str, pd.DataFrame]:
 
 def _chunks(setting: Setting, config: HierarchyConfig, device: torch.device) -> Iterator[range]:
     """The seeds, in ranges that are trained side by side."""
-    chunk = runs_per_chunk(setting.sizes, setting.problem.n_tasks * config.batch_size, device)
+    dtype = pick_dtype(config.precision, device)
+    chunk = runs_per_chunk(setting.sizes, setting.problem.n_tasks * config.batch_size, device, dtype)
     seeds = range(config.n_seeds)
     return (seeds[start : start + chunk] for start in range(0, len(seeds), chunk))
 

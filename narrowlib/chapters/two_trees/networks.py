@@ -85,7 +85,8 @@ def store_for(checkpoints: str | Path, config: NonlocalityConfig, device: str, *
 def pieces(config: NonlocalityConfig, width: int, device: torch.device) -> Iterator[NonlocalityConfig]:
     """The same settings for as many seeds at a time as are trained side by side."""
     sizes = (config.problem.n_inputs, width, width, N_CLASSES)
-    chunk = runs_per_chunk(sizes, config.problem.n_tasks * config.batch_size, device)
+    dtype = pick_dtype(config.precision, device)
+    chunk = runs_per_chunk(sizes, config.problem.n_tasks * config.batch_size, device, dtype)
     for start in range(0, config.n_seeds, chunk):
         n_seeds = min(chunk, config.n_seeds - start)
         yield config.replace(first_seed=config.first_seed + start, n_seeds=n_seeds)

@@ -82,7 +82,11 @@ def test_runs_that_leave_stay_as_they_were_and_do_not_disturb_the_others():
 def test_chunks_shrink_with_the_work_and_never_vanish(monkeypatch):
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
     assert runs_per_chunk((10, 16, 2), 100, cpu) > runs_per_chunk((10, 160, 2), 100, cpu)
+    assert runs_per_chunk((10, 16, 2), 10_000, cpu, torch.bfloat16) > runs_per_chunk((10, 16, 2), 10_000, cpu)
     assert runs_per_chunk((1000, 100_000, 2), 10_000, cpu) == 1
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    assert runs_per_chunk((68, 128, 128, 2), 10_000, cpu) == 2  # 26 MB each, of 67 MB
+    assert runs_per_chunk((68, 128, 128, 2), 10_000, cpu, torch.bfloat16) == 3  # one per thread
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=2 * 8_000_000))
     assert runs_per_chunk((8, 10, 2), 1_000, gpu) == 50  # half of it by 8 bytes x 20 values x 1,000 samples each
     with pytest.raises(ValueError, match=r"sizes is \(8, 10, 2\) with 1000000 samples per step; one run needs 0.1 GiB"):
