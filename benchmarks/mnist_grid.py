@@ -34,8 +34,8 @@ def mnist_grid() -> list[Row]:
     even = mnist_digits(device).only(EVEN)
     even = replace(even, test_images=even.test_images[:N_TEST], test_labels=even.test_labels[:N_TEST])
     start = MLPStack(SIZES, make_generators((0,), device))
-    lasso, n_steps = config.lasso, config.max_points // BATCH_SIZE
-    cases = list(product(lasso.strengths, lasso.method.learning_rates, range(config.n_repeats)))
+    lasso, n_steps = config.lasso, config.lasso.method.max_points // BATCH_SIZE
+    cases = list(product(lasso.strengths, lasso.method.learning_rates, range(lasso.method.n_repeats)))
     strength, rate, _ = cases[0]
     ours, baseline, ratio = measure_side_by_side(
         lambda: shrink(config, start, even, cases, progress=False),
@@ -88,7 +88,7 @@ def shrink_by_hand(
         x, labels = (tensor.to(device) for tensor in next(batches))
         loss = nn.functional.cross_entropy(network(x), labels)
         for below, above in pairwise(linear):
-            squares = below.weight.square().sum(1) + below.bias.square() + above.weight.square().sum(0)
+            squares = below.weight.square().sum(1) + above.weight.square().sum(0)
             loss = loss + strength * squares.sqrt().sum()
         optimiser.zero_grad()
         loss.backward()

@@ -41,6 +41,11 @@ class Cohort:
     optimiser : {"adam", "sgd"}
     settings : mapping of str to Any, optional
         Of the optimiser, beside the learning rate, as torch names them.
+    moments : mapping of str to mapping of str to Tensor, optional
+        What an optimiser remembers from earlier training, shaped as the parameters: by kind, then by name, as in
+        `state`; nothing by default.  They are changed in place.
+    steps_before : sequence of int, optional
+        Steps of that training, one number per run; Adam's bias correction counts them.
     **options
         ``precision``, ``loss``, ``max_norm``, ``penalty``, ``constraint``; see `narrowlib.stacks.steps.StackSteps`.
 
@@ -62,6 +67,9 @@ class Cohort:
         learning_rates: Sequence[float],
         optimiser: str = "adam",
         settings: Mapping[str, Any] | None = None,
+        *,
+        moments: Mapping[str, Mapping[str, Tensor]] | None = None,
+        steps_before: Sequence[int] | None = None,
         **options: Any,
     ) -> None:
         if not len(generators) == len(learning_rates) == stack.n_runs:
@@ -73,8 +81,10 @@ class Cohort:
         self._draw_batch, self._generators, self._rates = draw_batch, list(generators), list(learning_rates)
         self._optimiser, self._settings, self._options = optimiser, dict(settings or {}), options
         self._whole = stack
-        values, moments = _values(stack), OPTIMISERS[optimiser][1]
-        self._moments = {kind: {name: torch.zeros_like(v) for name, v in values.items()} for kind in moments}
+        values, kinds = _values(stack), OPTIMISERS[optimiser][1]
+        zeros = {kind: {name: torch.zeros_like(v) for name, v in values.items()} for kind in kinds}
+        self._moments = {kind: dict((moments or zeros)[kind]) for kind in kinds}
+        self._steps_before = list(steps_before or [0] * stack.n_runs)
         self._bind()
 
     @property
@@ -152,15 +162,16 @@ class Cohort:
                     tensor[: len(source)] = tensor[source]
 
     def _bind(self) -> None:
-        """Give the optimiser a view of every range of runs that share a learning rate, and start its steps."""
+        """Give the optimiser a view of every range of runs that share rate and age, and start its steps."""
         n, whole = len(self.runs), self._whole
         self.stack = whole if n == whole.n_runs else whole.first(n)  # a penalty or constraint knows the whole stack
         for part, parameter in zip(self.stack.parameters(), whole.parameters(), strict=True):
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             part.grad = parameter.grad[:n]
-        groups, moments = [], {}
-        for rate, places in groupby(range(n), key=lambda place: self._rates[self.runs[place]]):
+        groups, moments, ages = [], {}, {}
+        alike = groupby(range(n), key=lambda place: self._rate_and_age(self.runs[place]))
+        for (rate, age), places in alike:
             equal = list(places)
             some = slice(equal[0], equal[-1] + 1)
             groups.append({"params": [], "lr": rate})
@@ -169,13 +180,17 @@ class Cohort:
                 view.grad = parameter.grad[some]
                 groups[-1]["params"].append(view)
                 moments[view] = {kind: tensors[name][some] for kind, tensors in self._moments.items()}
+                ages[view] = age
         optimiser = self._new_optimiser(groups)
         optimiser.state.update(moments)
         if self._optimiser == "adam":
             for view, remembered in moments.items():
-                remembered["step"] = torch.tensor(float(self.n_steps), device=view.device)
+                remembered["step"] = torch.tensor(float(ages[view]), device=view.device)
         generators = [self._generators[run] for run in self.runs]
         self._steps = StackSteps(self.stack, optimiser, generators, self._draw_batch, **self._options)
+
+    def _rate_and_age(self, run: int) -> tuple[float, int]:
+        return self._rates[run], self._steps_before[run] + self.n_steps
 
     def _new_optimiser(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         more = {"capturable": self._whole.weights[0].is_cuda} if self._optimiser == "adam" else {}

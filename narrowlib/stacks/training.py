@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import pandas as pd
@@ -195,6 +195,8 @@ def train_to_goal(
     learning_rates: Sequence[float],
     seeds: Sequence[int],
     max_points: Sequence[int],
+    moments: Mapping[str, Mapping[str, Tensor]] | None = None,
+    steps_before: Sequence[int] | None = None,
     progress: bool = True,
     description: str = "train",
 ) -> pd.DataFrame:
@@ -220,6 +222,8 @@ def train_to_goal(
         One per run, of the order of its samples.
     max_points : sequence of int
         Training samples that each run may see; it stops at the last look before.
+    moments, steps_before
+        What the optimiser goes on from, see `narrowlib.stacks.cohort.Cohort`; a fresh one by default.
     progress : bool
         Show a progress bar.
     description : str
@@ -236,8 +240,13 @@ def train_to_goal(
     with tqdm(total=stack.n_runs, desc=description, unit="run", disable=not progress) as bar:
         for chunk in run_chunks(stack, range(stack.n_runs)):
             part = MLPStack.from_state({name: tensor[chunk] for name, tensor in values.items()})
-            rates, its_seeds = ([given[run] for run in chunk] for given in (learning_rates, seeds))
-            cohort = config.cohort(part, inputs, loss, rates, its_seeds)
+            rates, its_seeds, ages = (
+                [given[run] for run in chunk] for given in (learning_rates, seeds, steps_before or [0] * stack.n_runs)
+            )
+            its_moments = moments and {
+                kind: {name: tensor[chunk] for name, tensor in tensors.items()} for kind, tensors in moments.items()
+            }
+            cohort = config.cohort(part, inputs, loss, rates, its_seeds, moments=its_moments, steps_before=ages)
             while cohort.runs:
                 runs, n_points = [chunk[run] for run in cohort.runs], cohort.n_steps * config.batch_size
                 found = accuracies(cohort.stack, goal.inputs, goal.labels).tolist()

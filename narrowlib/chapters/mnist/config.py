@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import pandas as pd
 from pydantic import Field, model_validator
@@ -29,7 +29,6 @@ from narrowlib.stacks.training import Goal, StepConfig, train_to_goal
 
 N_CLASSES = 10
 EVEN, ODD = (0, 2, 4, 6, 8), (1, 3, 5, 7, 9)
-CHECKS_PER_EPOCH = 16  # looks at the even test digits while the even training digits pass once
 SCORE_BATCHES = 30  # of the size of a training batch, on which attribution scores are averaged
 SEEDS = {"from scratch": 1_000_000, "distillation": 2_000_000, "attribution": 3_000_000, "group lasso": 4_000_000}
 Even = Annotated[int, Field(ge=2, multiple_of=2)]
@@ -42,7 +41,8 @@ class TeacherConfig(Settings):
     n_epochs: Count = Field(description="passes over all training digits, at most")
     enough: Positive = Field(0.99, description="test accuracy at which training ends")
     dropout: Share = 0.2
-    learning_rate: Rate = Field(1e-3, description="step size of Adam, halved after an epoch that brings nothing")
+    learning_rate: Rate = Field(1e-3, description="step size of Adam, halved when the accuracy stays where it is")
+    patience: int = Field(2, ge=0, description="epochs that may bring nothing before the step size is halved")
     weight_decay: NotNegative = 1e-4
     batch_size: Count = 128
     seed: Seed = 0
@@ -54,14 +54,21 @@ class MethodConfig(Settings):
     neurons: Numbers[Even] = Field(description="neurons kept in both hidden layers together, half in each")
     learning_rates: Numbers[Rate] = Field(description="step sizes")
     step: StepConfig = Field(description="everything else about an optimiser step")
+    n_repeats: Count = Field(description="runs of every setting")
+    max_points: Count = Field(description="training samples that a run may see")
+    checks_per_epoch: Count = Field(
+        16, description="looks at the even test digits while the even training digits pass once"
+    )
 
 
 class LassoConfig(Settings):
-    """Group lasso with pruning while training."""
+    """Group lasso with pruning while training; at every look, neurons of small norm are dropped."""
 
     method: MethodConfig = Field(description="targets, learning rates and the optimiser step")
     strengths: Numbers[NotNegative] = Field(description="lambda, weights of the penalty")
-    dropped_below: Positive = Field(0.05, description="norm of a neuron's weights below which it is dropped")
+    dropped_below: Positive = Field(
+        0.05, description="norm of a neuron's weights, biases left out, below which it is dropped"
+    )
 
 
 class MnistConfig(Settings):
@@ -72,8 +79,7 @@ class MnistConfig(Settings):
     distillation: MethodConfig
     attribution: MethodConfig
     lasso: LassoConfig
-    max_points: Count = Field(description="training samples that a run may see")
-    n_repeats: Count = Field(description="runs of every setting")
+    tuned_rates: Numbers[Rate] = Field(description="step sizes that the rivals are tuned over, see `tuned_rivals`")
     relearning_points: Count = Field(description="samples of all digits in relearning")
     relearning_batch_size: Count = 16
     relearning_rate: Rate = 1e-3
@@ -82,10 +88,10 @@ class MnistConfig(Settings):
     goal: Positive = Field(0.97, description="accuracy on the even test digits")
     first_seed: Seed = 0
 
-    @property
-    def seeds(self) -> range:
-        """Seeds of the repeats."""
-        return range(self.first_seed, self.first_seed + self.n_repeats)
+    def seeds(self, name: str, n_repeats: int) -> range:
+        """Seeds of the repeats of a method."""
+        first = SEEDS[name] + self.first_seed
+        return range(first, first + n_repeats)
 
 
 class Config(Settings):
@@ -98,9 +104,11 @@ class Config(Settings):
         description="sizes from scratch and by distillation: neurons, both layers, even",
     )
     pruned_neurons: Numbers[Even] = Field(
-        (24, 36, 50, 70, 100, 130, 190, 300, 400, 600), description="sizes by attribution"
+        (24, 36, 50, 70, 100, 130, 190, 300, 400, 600, 800, 1_200), description="sizes by attribution"
     )
-    lasso_neurons: Numbers[Even] = Field((70, 100, 240, 400, 600), description="targets of group lasso")
+    lasso_neurons: Numbers[Even] = Field(
+        (24, 36, 50, 70, 100, 130, 190, 240, 300, 400, 600, 1_190), description="targets of group lasso"
+    )
     scratch_rates: Numbers[Rate] = Field((5e-3,), description="step sizes of Adam from scratch")
     distillation_rates: Numbers[Rate] = Field((1e-2,), description="step sizes of SGD in distillation")
     attribution_rates: Numbers[Rate] = Field(
@@ -112,8 +120,16 @@ class Config(Settings):
     lasso_strengths: Numbers[NotNegative] = Field(
         (1e-3, 3e-3, 4e-3, 5e-3, 6.5e-3, 8e-3), description="lambda, weights of the penalty"
     )
+    tuned_rates: Numbers[Rate] = Field(
+        (4e-4, 8e-4, 1e-3, 2e-3, 3e-3, 5e-3, 8e-3),
+        description="of the record: step sizes that scratch and distillation are tuned over, with six other settings",
+    )
     n_repeats: Count = Field(10, description="runs of every setting")
-    max_points: Count = Field(50_000, description="training samples that a run may see")
+    scratch_repeats: Count = Field(50, description="runs of every setting from scratch")
+    max_points: Count = Field(50_000, description="training samples that a run of a pruned network may see")
+    rival_points: Count = Field(
+        589_840, description="the same from scratch or distilled: the paper's 20 passes over the even digits"
+    )
     relearning_points: Count = Field(2_000, description="samples of all digits in the last part")
     device: Device = Field("auto", description="where it runs")
     checkpoints: str = Field("", description="folder where progress is saved and resumed from; empty for none")
@@ -129,20 +145,25 @@ class Config(Settings):
     @part
     def comparison(self) -> MnistConfig:
         """The configuration of the experiment."""
-        lasso = self._method("lasso", "lasso_neurons", StepConfig(batch_size=16, max_norm=1.0))
+        clipped = StepConfig(batch_size=16, max_norm=1.0)
+        sgd = StepConfig(batch_size=64, optimiser="sgd", momentum=0.9)
+        rivals = {"max_points": "rival_points"}
+        scratch = rivals | {"n_repeats": "scratch_repeats"}
+        lasso = self._method("lasso", "lasso_neurons", clipped)
         return self.build(
             MnistConfig,
             teacher=self.build(TeacherConfig, {"width": "teacher_width", "n_epochs": "teacher_epochs"}),
-            scratch=self._method("scratch", "neurons", StepConfig(batch_size=16)),
-            distillation=self._method(
-                "distillation", "neurons", StepConfig(batch_size=64, optimiser="sgd", momentum=0.9)
-            ),
-            attribution=self._method("attribution", "pruned_neurons", StepConfig(batch_size=16)),
+            scratch=self._method("scratch", "neurons", StepConfig(batch_size=64), scratch),
+            distillation=self._method("distillation", "neurons", sgd, rivals, checks_per_epoch=8),
+            attribution=self._method("attribution", "pruned_neurons", clipped),
             lasso=self.build(LassoConfig, {"strengths": "lasso_strengths"}, method=lasso),
         )
 
-    def _method(self, name: str, neurons: str, step: StepConfig) -> MethodConfig:
-        return self.build(MethodConfig, {"neurons": neurons, "learning_rates": f"{name}_rates"}, step=step)
+    def _method(
+        self, name: str, neurons: str, step: StepConfig, names: Mapping[str, str] | None = None, **values: int
+    ) -> MethodConfig:
+        fields = {"neurons": neurons, "learning_rates": f"{name}_rates", **(names or {})}
+        return self.build(MethodConfig, fields, step=step, **values)
 
 
 @dataclass(frozen=True)
@@ -154,25 +175,27 @@ class Outcome:
     runs : DataFrame
         One row per run: ``method``, ``neurons``, ``learning_rate``, ``strength`` (of group lasso, else NaN),
         ``repeat``, ``points`` (training samples seen, those for scores counted), ``accuracy`` (on the even test
-        digits, at the end), ``reached`` (whether that is the goal).
+        digits, at the end), ``reached`` (whether that is the goal), ``network`` (its place in ``networks``, -1 where
+        it was not kept).  A run of group lasso that never comes down to a size has a row that misses it, without an
+        accuracy.
     networks : dict of int to MLPStack
-        By ``neurons``; the networks at their end, in the order of the rows.
+        By ``neurons``; networks at their end.
     """
 
     runs: pd.DataFrame
     networks: dict[int, MLPStack]
 
 
-def even_goal(config: MnistConfig, even: Digits) -> Goal:
-    """The rule that all methods share: so much of the even test digits, looked at 16 times an epoch."""
-    every = max(1, len(even.train_labels) // CHECKS_PER_EPOCH)
+def even_goal(config: MnistConfig, method: MethodConfig, even: Digits) -> Goal:
+    """The rule that all methods share: so much of the even test digits, looked at several times an epoch."""
+    every = max(1, len(even.train_labels) // method.checks_per_epoch)
     return Goal(inputs=even.test_images, labels=even.test_labels, accuracy=config.goal, check_every=every)
 
 
 def recover_to_goal(
     name: str,
     config: MnistConfig,
-    step: StepConfig,
+    method: MethodConfig,
     even: Digits,
     stack: MLPStack,
     loss: LossAndGradient,
@@ -180,17 +203,22 @@ def recover_to_goal(
     n_before: Sequence[int],
     neurons: int,
     progress: bool,
+    **remembered: Any,
 ) -> pd.DataFrame:
-    """Train a stack, and how its runs ended, with the samples each had seen before counted; see `Outcome`."""
+    """Train a stack, and how its runs ended, with the samples each had seen before counted; see `Outcome`.
+
+    ``remembered`` is what the optimiser goes on from, see `narrowlib.stacks.training.train_to_goal`.
+    """
     history = train_to_goal(
         stack,
         even.train_images,
         loss,
-        even_goal(config, even),
-        step,
+        even_goal(config, method, even),
+        method.step,
         learning_rates=[rate for rate, _ in labels],
         seeds=[SEEDS[name] + 500_000 + config.first_seed + repeat for _, repeat in labels],
-        max_points=[config.max_points - before for before in n_before],
+        max_points=[method.max_points - before for before in n_before],
+        **remembered,
         progress=progress,
         description=f"{name}, {neurons} neurons",
     )
@@ -200,4 +228,5 @@ def recover_to_goal(
         points=ends["points"] + pd.Series(n_before),
         accuracy=ends["accuracy"],
         reached=ends["accuracy"] >= config.goal,
+        network=range(len(about)),
     )

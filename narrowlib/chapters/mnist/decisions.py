@@ -29,10 +29,18 @@ def tuned_runs(runs: pd.DataFrame) -> pd.DataFrame:
     return measured.merge(best, on=_SETTING)  # pandas joins NaN, of methods without a strength, to NaN
 
 
-def size_ratios(runs: pd.DataFrame) -> pd.DataFrame:
+def size_ratios(runs: pd.DataFrame, rivals: pd.DataFrame | None = None) -> pd.DataFrame:
     """Samples of every network from scratch or distilled as a multiple of those of a pruned one of no more neurons.
 
     A size counts as reached when at least half of its repeats come to the goal, as in the paper.
+
+    Parameters
+    ----------
+    runs : DataFrame
+        See `narrowlib.chapters.mnist.config.Outcome`.
+    rivals : DataFrame, optional
+        Runs from scratch and distilled that stand in the place of those in ``runs``, such as those of
+        `narrowlib.chapters.mnist.tuning.tuned_rivals`; no setting was chosen by any of them.
 
     Returns
     -------
@@ -44,9 +52,10 @@ def size_ratios(runs: pd.DataFrame) -> pd.DataFrame:
     repeats = sorted(runs["repeat"].unique())
     chosen = best_settings(runs[runs["repeat"].isin(repeats[::2])])
     order = chosen[chosen["method"].isin(PRUNING_METHODS)].sort_values(["points", "neurons"])
-    sizes = {
-        key: rows for key, rows in tuned_runs(runs).groupby(["method", "neurons"]) if rows["reached"].mean() >= 0.5
-    }
+    measured = tuned_runs(runs)
+    if rivals is not None:
+        measured = pd.concat([measured[measured["method"].isin(PRUNING_METHODS)], rivals])
+    sizes = {key: rows for key, rows in measured.groupby(["method", "neurons"]) if rows["reached"].mean() >= 0.5}
     found = []
     for (method, neurons), rival in sizes.items():
         if method in PRUNING_METHODS:
@@ -68,17 +77,20 @@ def _ratio(rival: np.ndarray, pruned: np.ndarray) -> np.ndarray:
     return rival.mean(-1) / np.maximum(pruned.mean(-1), 1)
 
 
-def front_outcome(runs: pd.DataFrame) -> dict[str, Interval]:
+def front_outcome(runs: pd.DataFrame, rivals: pd.DataFrame | None = None) -> dict[str, Interval]:
     """M1: share of the rivals' sizes that a pruned network beats, and the median of the ratios of `size_ratios`.
 
-    The interval of the median is that of the medians of bounds, so at least as wide as needed.
+    With tuned ``rivals`` also ``tuned_dominated`` and ``tuned_ratio``, the same against those.  The interval of the
+    median is that of the medians of bounds, so at least as wide as needed.
     """
-    ratios = size_ratios(runs)
-    middle = ratios[list(Interval._fields)].median(skipna=False)
-    return {
-        "dominated": share_above([Interval(*row) for row in ratios[list(Interval._fields)].itertuples(index=False)]),
-        "samples_ratio": Interval(*map(float, middle)),
-    }
+    found = {}
+    for prefix, others in (("", None), ("tuned_", rivals)):
+        if others is not None or not prefix:
+            bounds = size_ratios(runs, others)[list(Interval._fields)]
+            found[f"{prefix}dominated"] = share_above([Interval(*row) for row in bounds.itertuples(index=False)])
+            middle = Interval(*map(float, bounds.median(skipna=False)))
+            found[f"{prefix}ratio" if prefix else "samples_ratio"] = middle
+    return found
 
 
 def shrinking_outcome(runs: pd.DataFrame, n_neurons: int, method: str = "group lasso") -> dict[str, Interval]:

@@ -14,6 +14,7 @@ from narrowlib.chapters.mnist.config import EVEN, Config, MnistConfig, Outcome
 from narrowlib.chapters.mnist.lasso import METHOD, prune_while_training
 from narrowlib.chapters.mnist.methods import distil, from_scratch, prune_by_attribution, train_teacher
 from narrowlib.chapters.mnist.outcomes import forgetting
+from narrowlib.chapters.mnist.tuning import tuned_rivals
 from narrowlib.data.digits import Digits, mnist_digits
 from narrowlib.devices import pick_device
 from narrowlib.stacks.networks import MLPStack
@@ -42,8 +43,8 @@ class Comparison:
     @property
     def runs(self) -> pd.DataFrame:
         """The runs of all methods; see `narrowlib.chapters.mnist.config.Outcome`."""
-        tables = [outcome.runs for outcome in self.outcomes.values()]
-        return pd.concat([table for table in tables if len(table)], ignore_index=True)
+        tables = [outcome.runs.drop(columns="network") for outcome in self.outcomes.values() if len(outcome.runs)]
+        return pd.concat(tables, ignore_index=True)
 
 
 def compare(config: MnistConfig, digits: Digits, *, checkpoints: str | Path = "", progress: bool = True) -> Comparison:
@@ -93,12 +94,22 @@ def tables(config: Config, *, progress: bool = True) -> dict[str, pd.DataFrame]:
     -------
     dict of str to DataFrame
         ``mnist-runs`` and ``mnist-paths``, see `Comparison`, ``mnist-forgetting``, see
-        `narrowlib.chapters.mnist.outcomes.forgetting`.
+        `narrowlib.chapters.mnist.outcomes.forgetting`, ``mnist-tuned``, see
+        `narrowlib.chapters.mnist.tuning.tuned_rivals`.
     """
     asked, digits = config.comparison, mnist_digits(pick_device(config.device))
     comparison = compare(asked, digits, checkpoints=config.checkpoints, progress=progress)
+    teacher, even = comparison.teacher, digits.only(EVEN)
+    store = Kept(config.checkpoints, asked, device=digits.train_images.device)
+    tune = partial(tuned_rivals, asked, teacher, even, progress=progress)
+    tuned = store.keep("tuned rivals", tune, inputs=[even.train_images, teacher])
     forgotten = forgetting(asked, comparison.teacher, comparison.outcomes, digits, progress=progress)
-    return {"mnist-runs": comparison.runs, "mnist-paths": comparison.paths, "mnist-forgetting": forgotten}
+    return {
+        "mnist-runs": comparison.runs,
+        "mnist-paths": comparison.paths,
+        "mnist-forgetting": forgotten,
+        "mnist-tuned": tuned,
+    }
 
 
 def _kept_outcome(

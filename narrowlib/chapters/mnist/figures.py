@@ -24,8 +24,8 @@ def plot_fronts(best: pd.DataFrame, front: pd.DataFrame, *, ax: Axes | None = No
     Parameters
     ----------
     best : DataFrame
-        ``method``, ``neurons``, ``points``, ``low``, ``high``, ``reached``: sizes that do not reach the goal in every
-        repeat are shown hollow, at the samples that they used up.
+        ``method``, ``neurons``, ``points``, ``low``, ``high``, ``reached``: sizes that do not reach the goal in half of
+        the repeats are shown hollow, at the samples that they used up.
     front : DataFrame
         ``method``, ``neurons``, ``points``: the sizes on each method's Pareto front.
     """
@@ -54,7 +54,7 @@ def plot_fronts(best: pd.DataFrame, front: pd.DataFrame, *, ax: Axes | None = No
     plain_ticks(ax.xaxis, sorted(best["neurons"].unique()))
     plain_ticks(ax.yaxis, [500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000])
     if not best["reached"].all():
-        ax.plot([], [], "o", color=GREY, mfc="white", markersize=7, label="goal missed in a repeat")
+        ax.plot([], [], "o", color=GREY, mfc="white", markersize=7, label="goal missed in most repeats")
     ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), title="method")
     return ax
 

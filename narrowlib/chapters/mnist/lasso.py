@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import pandas as pd
@@ -11,39 +12,40 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from narrowlib.chapters.mnist.config import SEEDS, MnistConfig, Outcome, even_goal, recover_to_goal
+from narrowlib.chapters.mnist.config import MnistConfig, Outcome, even_goal, recover_to_goal
+from narrowlib.chapters.mnist.outcomes import best_settings
 from narrowlib.data.digits import Digits
 from narrowlib.penalties import group_lasso_gradients_, group_norms
 from narrowlib.pruning import apply_masks, slice_state
 from narrowlib.stacks.cohort import run_chunks
 from narrowlib.stacks.networks import MLPStack, accuracies
 from narrowlib.stacks.training import labelled
+from narrowlib.units import UnitGroup
 
 METHOD = "group lasso"
-STEPS_BETWEEN_CUTS = 10  # neurons are dropped, and targets noticed, every so many steps
 WORTH_NARROWING = 0.8  # of the width: when no run of a stack keeps more, dropped neurons are cut out of its tensors
 
 
 @dataclass(frozen=True)
 class Shrunk:
-    """A run at the moment when it has come down to a target.
+    """A run at the look at which it has come down to a target.
 
     Parameters
     ----------
     case : int
         Which strength, learning rate and repeat.
     target : int
-        Neurons that are left.
-    points : int
-        Training samples seen by then.
-    state : dict of str to Tensor
-        The parameters, the dropped neurons cut out; a stack of one.
+        Neurons to keep at most.
+    n_steps : int
+        Training steps taken by then.
+    state : dict of str to dict of str to Tensor
+        ``value``, the parameters, and what the optimiser remembers of them, the dropped neurons cut out; of one run.
     """
 
     case: int
     target: int
-    points: int
-    state: dict[str, Tensor]
+    n_steps: int
+    state: dict[str, dict[str, Tensor]]
 
 
 def prune_while_training(
@@ -53,38 +55,84 @@ def prune_while_training(
 
     .. math:: \min_\theta\ L_\text{even}(\theta) + \lambda \sum_u \lVert\theta_u\rVert_2
 
-    A neuron whose norm has fallen below ``config.lasso.dropped_below`` is dropped, the smallest first and never
-    more than down to the next target.  Runs that differ in their target only are one run up to the larger target:
-    there it is copied, and the copy goes on without the penalty, with a fresh optimiser.
+    The group of a neuron is its in- and out-weights, without the bias.  At every look at the test digits the neurons
+    whose norm is below ``config.lasso.dropped_below`` are dropped, so that a run may come down below its target.  Runs
+    that differ in their target only are one run up to the larger target: there it is copied, and the copy goes on
+    without the penalty, with the optimiser as it is.
 
     Returns
     -------
     Outcome
-        Runs that do not come down to a target within the samples have no row.
+        Of the networks, those of the best step size of every strength are kept.
     DataFrame
-        Accuracy while pruning and afterwards: ``strength``, ``learning_rate``, ``repeat``, ``target`` (0 while
-        pruning, before targets part the runs), ``points``, ``neurons``, ``accuracy`` (on the even test digits).
+        Accuracy while pruning, see `shrink`.
 
     Notes
     -----
     Source: Michaud, Parker-Sartori and Tegmark (2025), Fig 4.
     """
-    cases = list(product(config.lasso.strengths, config.lasso.method.learning_rates, range(config.n_repeats)))
-    shrunk, path = shrink(config, teacher, even, cases, progress=progress)
-    frames, networks = [], {}
-    for target in config.lasso.method.neurons:
-        there = [each for each in shrunk if each.target == target]
-        if there:
-            stack = MLPStack.from_state(padded([each.state for each in there]))
-            labels = [cases[each.case][1:] for each in there]
-            n_before, loss = [each.points for each in there], labelled(even.train_labels)
-            step = config.lasso.method.step
-            ends = recover_to_goal(METHOD, config, step, even, stack, loss, labels, n_before, target, progress)
-            networks[target] = stack
-            frames.append(ends.assign(strength=[cases[each.case][0] for each in there]))
-    columns = ["learning_rate", "repeat", "method", "neurons", "points", "accuracy", "reached", "strength"]
-    runs = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=columns)
-    return Outcome(runs, networks), path
+    method, frames, paths = config.lasso.method, [], []
+    networks: dict[int, list[MLPStack]] = {target: [] for target in method.neurons}
+    for strength in config.lasso.strengths:  # one after the other, since every target of every run is a network
+        cases = list(product([strength], method.learning_rates, range(method.n_repeats)))
+        shrunk, path = shrink(config, teacher, even, cases, progress=progress)
+        paths.append(path)
+        for target in method.neurons:
+            there = [each for each in shrunk if each.target == target]
+            runs, stack = _recovered(config, even, cases, there, target, progress)
+            runs["network"] = _kept_places(runs, sum(each.n_runs for each in networks[target]))
+            frames.append(runs.assign(strength=strength))
+            if stack is not None:
+                networks[target].append(_of_runs(stack, runs["network"] >= 0))
+    whole = {
+        target: MLPStack.from_state(padded([_state(stack, run) for stack in stacks for run in range(stack.n_runs)]))
+        for target, stacks in networks.items()
+        if stacks
+    }
+    return Outcome(pd.concat(frames, ignore_index=True), whole), pd.concat(paths, ignore_index=True)
+
+
+def _recovered(
+    config: MnistConfig,
+    even: Digits,
+    cases: Sequence[tuple[float, float, int]],
+    there: Sequence[Shrunk],
+    target: int,
+    progress: bool,
+) -> tuple[pd.DataFrame, MLPStack | None]:
+    """How the cases end that came down to a target, and those that did not; and the networks of the former."""
+    method = config.lasso.method
+    there = sorted(there, key=lambda each: (cases[each.case][1], each.n_steps))  # alike for the optimiser
+    missing = sorted(set(range(len(cases))) - {each.case for each in there})
+    lost = pd.DataFrame([cases[case][1:] for case in missing], columns=["learning_rate", "repeat"]).assign(
+        method=METHOD, neurons=target, points=method.max_points, accuracy=math.nan, reached=False, network=-1
+    )
+    if not there:
+        return lost, None
+    states = {kind: padded([each.state[kind] for each in there]) for kind in there[0].state}
+    stack, n_steps = MLPStack.from_state(states.pop("value")), [each.n_steps for each in there]
+    labels, n_before = [cases[each.case][1:] for each in there], [n * method.step.batch_size for n in n_steps]
+    about = {"moments": states, "steps_before": n_steps}
+    loss = labelled(even.train_labels)
+    ends = recover_to_goal(METHOD, config, method, even, stack, loss, labels, n_before, target, progress, **about)
+    return pd.concat([ends, lost], ignore_index=True) if len(lost) else ends, stack
+
+
+def _kept_places(runs: pd.DataFrame, n_before: int) -> pd.Series:
+    """Places of the networks of the best step size, after so many others; -1 for all others."""
+    (best,) = best_settings(runs.assign(strength=math.nan)).itertuples()
+    is_kept = (runs["learning_rate"] == best.learning_rate) & (runs["network"] >= 0)
+    return (n_before + is_kept.cumsum() - 1).where(is_kept, -1)
+
+
+def _of_runs(stack: MLPStack, is_kept: pd.Series) -> MLPStack:
+    """The runs of a stack that are kept; the last rows have none."""
+    places = [place for place, kept in enumerate(is_kept[: stack.n_runs]) if kept]
+    return MLPStack.from_state({name: tensor.detach()[places] for name, tensor in stack.state_dict().items()})
+
+
+def _state(stack: MLPStack, run: int) -> dict[str, Tensor]:
+    return {name: tensor.detach()[run : run + 1] for name, tensor in stack.state_dict().items()}
 
 
 def shrink(
@@ -112,7 +160,7 @@ def shrink(
         for chunk in run_chunks(teacher, by_speed):
             for each in _Shrinking(config, teacher, even, [cases[case] for case in chunk]).run(bar):
                 if isinstance(each, Shrunk):
-                    shrunk.append(Shrunk(chunk[each.case], each.target, each.points, each.state))
+                    shrunk.append(replace(each, case=chunk[each.case]))
                 else:
                     rows.append(each)
     shrunk.sort(key=lambda each: (each.case, -each.target))
@@ -132,7 +180,8 @@ class _Shrinking:
         self.config, self.even, self.cases = config, even, cases
         self.device = teacher.weights[0].device
         state = {name: t.detach().repeat(len(cases), 1, 1) for name, t in teacher.state_dict().items()}
-        seeds = [SEEDS[METHOD] + config.first_seed + repeat for _, _, repeat in cases]
+        of_repeat = config.seeds(METHOD, config.lasso.method.n_repeats)
+        seeds = [of_repeat[repeat] for _, _, repeat in cases]
         rates, step, stack = [rate for _, rate, _ in cases], config.lasso.method.step, MLPStack.from_state(state)
         loss = labelled(even.train_labels)
         self.stack: MLPStack | None = None  # that the penalty is of
@@ -143,20 +192,17 @@ class _Shrinking:
 
     def run(self, bar: tqdm):
         """Yield a `Shrunk` for every run and target, and a row for every run and look."""
-        goal, step = even_goal(self.config, self.even), self.config.lasso.method.step
-        n_between = -(-goal.steps_between(step) // STEPS_BETWEEN_CUTS)  # cuts from one look to the next
-        cohort, n_cuts = self.cohort, 0
+        method, cohort = self.config.lasso.method, self.cohort
+        n_between = even_goal(self.config, method, self.even).steps_between(method.step)
         while cohort.runs:
-            if n_cuts % n_between == 0:
-                yield from self._look()
-            n_cuts += 1
+            yield from self._look()
             if cohort.stack is not self.stack:  # a graph goes on reading these tensors
                 self.stack = cohort.stack
                 strength = torch.tensor([self.cases[run][0] for run in cohort.runs], device=self.device)
-                self.penalised = self.stack.units, dict(self.stack.named_parameters()), strength
-            cohort.run(STEPS_BETWEEN_CUTS)
+                self.penalised = without_biases(self.stack), dict(self.stack.named_parameters()), strength
+            cohort.run(n_between)
             yield from self._cut()
-            is_over = self._n_points() + STEPS_BETWEEN_CUTS * step.batch_size > self.config.max_points
+            is_over = self._n_points() + n_between * method.step.batch_size > method.max_points
             is_done = [is_over or not self.targets[run] for run in cohort.runs]
             if any(is_done):
                 bar.update(sum(is_done))
@@ -178,27 +224,26 @@ class _Shrinking:
             yield (*self.cases[run], self._n_points(), count, accuracy)
 
     def _cut(self):
-        """Drop neurons of small norm, of every run no more than down to its next target."""
+        """Drop neurons of small norm, but never the last one of a layer."""
         cohort = self.cohort
-        norms = group_norms(cohort.stack.units, {n: p.detach() for n, p in cohort.stack.named_parameters()})
-        sizes = [mask.shape[1] for mask in self.is_left.values()]
-        norms, is_left = torch.cat(list(norms.values()), 1), torch.cat(list(self.is_left.values()), 1)
-        next_target = torch.tensor([self.targets[run][0] for run in cohort.runs], device=self.device)
-        wanted = (is_left & (norms >= self.config.lasso.dropped_below)).sum(1)
-        n_left = torch.maximum(wanted, torch.minimum(next_target, is_left.sum(1)))
-        order = norms.where(is_left, -1.0).argsort(dim=1, descending=True, stable=True)
-        is_left = order.argsort(1) < n_left[:, None]
-        self.is_left = dict(zip(self.is_left, is_left.split(sizes, 1), strict=True))
+        parameters = {name: parameter.detach() for name, parameter in cohort.stack.named_parameters()}
+        for name, norms in group_norms(without_biases(cohort.stack), parameters).items():
+            norms = norms.where(self.is_left[name], -1.0)
+            self.is_left[name] = (norms >= self.config.lasso.dropped_below) | (norms == norms.amax(1, keepdim=True))
         for tensors in cohort.state.values():  # without moments, a neuron of zeros stays one
             apply_masks(cohort.stack.units, tensors, self.is_left)
-        for place, (run, count) in enumerate(zip(list(cohort.runs), n_left.tolist(), strict=True)):
-            if count <= self.targets[run][0]:
-                yield Shrunk(run, self.targets[run].pop(0), self._n_points(), self._state_of(place))
+        counts = sum(mask.sum(1) for mask in self.is_left.values()).tolist()
+        for place, (run, count) in enumerate(zip(list(cohort.runs), counts, strict=True)):
+            while self.targets[run] and count <= self.targets[run][0]:
+                yield Shrunk(run, self.targets[run].pop(0), cohort.n_steps, self._state_of(place))
 
-    def _state_of(self, place: int) -> dict[str, Tensor]:
-        values = {name: t[place : place + 1] for name, t in self.cohort.state["value"].items()}
+    def _state_of(self, place: int) -> dict[str, dict[str, Tensor]]:
         masks = {name: mask[place : place + 1] for name, mask in self.is_left.items()}
-        return {name: t.clone() for name, t in slice_state(values, self.cohort.stack.units, masks).items()}
+        units, found = self.cohort.stack.units, {}
+        for kind, tensors in self.cohort.state.items():
+            own = {name: tensor[place : place + 1] for name, tensor in tensors.items()}
+            found[kind] = {name: tensor.clone() for name, tensor in slice_state(own, units, masks).items()}
+        return found
 
     def _narrow(self) -> None:
         """Cut neurons out of the tensors that no longer do anything in any run."""
@@ -212,6 +257,14 @@ class _Shrinking:
         }
         self.cohort.narrow(kept)
         self.is_left = {name: mask[kept[name]].reshape(len(mask), -1) for name, mask in self.is_left.items()}
+
+
+def without_biases(stack: MLPStack) -> list[UnitGroup]:
+    """The hidden neurons of a stack, of each its in- and out-weights alone."""
+    return [
+        replace(group, slices=[each for each in group.slices if not each.parameter.startswith("biases")])
+        for group in stack.units
+    ]
 
 
 def padded(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -17,7 +17,6 @@ from tqdm.auto import tqdm
 from narrowlib.chapters.mnist.config import (
     N_CLASSES,
     SCORE_BATCHES,
-    SEEDS,
     MethodConfig,
     MnistConfig,
     Outcome,
@@ -40,7 +39,7 @@ def train_teacher(config: TeacherConfig, digits: Digits, *, progress: bool = Tru
     stack = MLPStack((digits.train_images.shape[1], config.width, config.width, N_CLASSES), [generator])
     rates = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
     optimiser = torch.optim.Adam(stack.parameters(), fused=True, **rates)
-    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimiser, mode="max", factor=0.5, patience=0)
+    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimiser, mode="max", factor=0.5, patience=config.patience)
     n_train, best, best_state = len(digits.train_labels), 0.0, {}
     with tqdm(total=config.n_epochs, desc="teacher", unit="epoch", disable=not progress) as bar:
         for epoch in range(1, config.n_epochs + 1):
@@ -73,7 +72,7 @@ def _with_dropout(stack: MLPStack, x: Tensor, rate: float, generator: torch.Gene
 
 def from_scratch(config: MnistConfig, even: Digits, *, progress: bool = True) -> Outcome:
     """Networks of every size, from random weights, on the true labels."""
-    start = partial(random_networks, config, "from scratch", even)
+    start = partial(random_networks, config.seeds("from scratch", config.scratch.n_repeats), even)
     return recovered("from scratch", config, config.scratch, even, start, progress=progress)
 
 
@@ -86,7 +85,7 @@ def distil(config: MnistConfig, teacher: MLPStack, even: Digits, *, progress: bo
         labels = even.train_labels[rows]
         return distillation_loss(logits, wanted[rows], labels, config.temperature, config.hard_weight)
 
-    start = partial(random_networks, config, "distillation", even)
+    start = partial(random_networks, config.seeds("distillation", config.distillation.n_repeats), even)
     return recovered("distillation", config, config.distillation, even, start, loss, progress=progress)
 
 
@@ -96,9 +95,9 @@ def prune_by_attribution(config: MnistConfig, teacher: MLPStack, even: Digits, *
     Every repeat has its own samples for the scores, and they count as data.
     """
     n_scored = SCORE_BATCHES * config.attribution.step.batch_size
-    seeds = [SEEDS["attribution"] + seed for seed in config.seeds]
-    scores = attribution(teacher, even, n_scored, seeds)
-    start = partial(cut_by, scores, teacher, config.n_repeats)
+    n_repeats = config.attribution.n_repeats
+    scores = attribution(teacher, even, n_scored, config.seeds("attribution", n_repeats))
+    start = partial(cut_by, scores, teacher, n_repeats)
     return recovered("attribution", config, config.attribution, even, start, progress=progress, n_before=n_scored)
 
 
@@ -140,9 +139,8 @@ def hidden_activations(stack: MLPStack, x: Tensor) -> list[Tensor]:
     return hidden
 
 
-def random_networks(config: MnistConfig, method: str, even: Digits, neurons: int) -> MLPStack:
-    """Networks with random weights, half of the neurons in each layer: one per repeat."""
-    seeds = [SEEDS[method] + seed for seed in config.seeds]
+def random_networks(seeds: Sequence[int], even: Digits, neurons: int) -> MLPStack:
+    """Networks with random weights, half of the neurons in each layer: one per seed."""
     sizes = (even.train_images.shape[1], neurons // 2, neurons // 2, N_CLASSES)
     return MLPStack(sizes, make_generators(seeds, even.train_images.device))
 
@@ -164,13 +162,13 @@ def recovered(
     """
     loss = labelled(even.train_labels) if loss is None else loss
     frames, networks = [], {}
-    labels = [(rate, repeat) for rate in method.learning_rates for repeat in range(config.n_repeats)]
+    labels = [(rate, repeat) for rate in method.learning_rates for repeat in range(method.n_repeats)]
     for neurons in method.neurons:
         values = start(neurons).state_dict().items()
         copies = {key: tensor.detach().repeat(len(method.learning_rates), 1, 1) for key, tensor in values}
         stack = MLPStack.from_state(copies)
         ends = recover_to_goal(
-            name, config, method.step, even, stack, loss, labels, [n_before] * len(labels), neurons, progress
+            name, config, method, even, stack, loss, labels, [n_before] * len(labels), neurons, progress
         )
         networks[neurons] = stack
         frames.append(ends.assign(strength=float("nan")))

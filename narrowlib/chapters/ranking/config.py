@@ -32,5 +32,5 @@ class Config(Settings):
     def comparison(self) -> MnistConfig:
         """The settings of the chapter mnist that the runs need, every way trained by the same steps."""
         page = self.build(MnistPage, pruned_neurons=self.neurons, lasso_neurons=self.neurons, neurons=self.neurons)
-        method = MethodConfig(neurons=self.neurons, learning_rates=self.rates, step=StepConfig(batch_size=16))
+        method = self.build(MethodConfig, {"learning_rates": "rates"}, step=StepConfig(batch_size=16))
         return page.comparison.replace(attribution=method, scratch=method)

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from narrowlib.chapters.mnist.config import EVEN, SCORE_BATCHES, SEEDS, MnistConfig
+from narrowlib.chapters.mnist.config import EVEN, SCORE_BATCHES, MnistConfig
 from narrowlib.chapters.mnist.methods import (
     attribution,
     cut_by,
@@ -75,12 +75,13 @@ def starts(
     config: MnistConfig, teacher: MLPStack, even: Digits
 ) -> Iterator[tuple[str, Callable[[int], MLPStack], int]]:
     """Every way, what makes its networks of a number of neurons, and the samples that this has seen."""
-    n_scored, best = SCORE_BATCHES * config.attribution.step.batch_size, None
+    method, best = config.attribution, None
+    n_scored = SCORE_BATCHES * method.step.batch_size
     for name in RANKINGS:
-        start = partial(cut_by, scores_of(name, config, teacher, even), teacher, config.n_repeats)
+        start = partial(cut_by, scores_of(name, config, teacher, even), teacher, method.n_repeats)
         best = best or start
         yield name, start, n_scored if name in SCORED else 0
-    scratch = partial(random_networks, config, SCRATCH, even)
+    scratch = partial(random_networks, config.seeds(SCRATCH, method.n_repeats), even)
     yield NORMS, lambda neurons: with_norms_of(best(neurons), scratch(neurons)), 0
     yield SCRATCH, scratch, 0
 
@@ -92,12 +93,13 @@ def scores_of(name: str, config: MnistConfig, teacher: MLPStack, even: Digits) -
     is computed for another even digit than the one that is shown.  By index, the last neurons of a layer are kept: that
     is what the sort of equal scores in the paper's code comes to, see the appendix.
     """
-    seeds, n_scored = [SEEDS["attribution"] + seed for seed in config.seeds], SCORE_BATCHES * 16
+    n_repeats, n_scored = config.attribution.n_repeats, SCORE_BATCHES * config.attribution.step.batch_size
+    seeds = config.seeds("attribution", n_repeats)
     if name == "attribution":
         return attribution(teacher, even, n_scored, seeds)
     if name == "wrong labels":
         return attribution(teacher, replace(even, train_labels=(even.train_labels + 2) % 10), n_scored, seeds)
-    rows = config.n_repeats, -1
+    rows = n_repeats, -1
     if name == "weight norm":
         norms = group_norms(teacher.units, {n: p.detach() for n, p in teacher.named_parameters()})
         return {group: values.expand(rows) for group, values in norms.items()}
@@ -130,4 +132,4 @@ def _runs(
     runs = recovered("attribution", config, method, even, start, n_before=n_before, progress=progress).runs
     runs = runs.rename(columns={"repeat": "seed"}).assign(samples=runs["points"].where(runs["reached"]))
     columns = ["neurons", "learning_rate", "seed", "samples", "accuracy"]
-    return runs[columns].assign(budget=float(config.max_points))
+    return runs[columns].assign(budget=float(method.max_points))

@@ -137,3 +137,28 @@ def test_numbers_of_runs_and_samples_must_fit():
         Cohort(stack(2), EpochSampler(X, 10), [], [1.0, 1.0])
     with pytest.raises(ValueError, match="batch_size is 201"):
         EpochSampler(X, 201)
+
+
+def test_training_goes_on_from_moments_of_other_ages():
+    def draw(generators):
+        rows = torch.stack([torch.randint(len(X), (1, 10), generator=each) for each in generators])
+        return X[rows], rows
+
+    generators = make_generators([1, 2], "cpu")
+    options = {"settings": {}, "loss": labelled(Y)}
+    straight = Cohort(stack(2), draw, generators, [1e-2, 1e-2], **options)
+    straight.run(5)
+    values = MLPStack.from_state({name: t.clone() for name, t in straight.stack.state_dict().items()})
+    moments = {kind: {n: t.clone() for n, t in tensors.items()} for kind, tensors in straight.state.items()}
+    del moments["value"]
+    for tensor in (tensors["weights.0"] for tensors in moments.values()):
+        tensor[1] = 0  # the second run begins anew, with its first layer
+    resumed = Cohort(values, draw, generators, [1e-2, 1e-2], **options, moments=moments, steps_before=[5, 0])
+    states = [generator.get_state() for generator in generators]
+    straight.run(7)
+    for generator, state in zip(generators, states, strict=True):
+        generator.set_state(state)
+    resumed.run(7)
+    for parameter, again in zip(straight.stack.parameters(), resumed.stack.parameters(), strict=True):
+        torch.testing.assert_close(parameter[0], again[0])
+        assert not torch.allclose(parameter[1], again[1], rtol=1e-3)
