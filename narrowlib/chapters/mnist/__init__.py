@@ -1,7 +1,7 @@
 """Chapter mnist: claims M1 and M2."""
 
 from narrowlib.chapters.mnist.config import EVEN, Config
-from narrowlib.chapters.mnist.decisions import front_outcome, shrinking_outcome, size_ratios
+from narrowlib.chapters.mnist.decisions import front_outcome, shrinking_outcome, size_ratios, tuned_said
 from narrowlib.chapters.mnist.experiment import compare, tables
 from narrowlib.chapters.mnist.figures import plot_digits, plot_forgetting_panels, plot_fronts, plot_shrinking
 from narrowlib.chapters.mnist.outcomes import (
