@@ -9,13 +9,18 @@ import numpy as np
 import pandas as pd
 from scipy.stats import hypergeom
 
-from narrowlib.chapters.style import book_theme
+from narrowlib.chapters.style import book_theme, plot_pending
 from narrowlib.chapters.two_trees.attribution import agreement, neuron_attributions, paired
 from narrowlib.chapters.two_trees.config import OTHER, RECORDED_SPARSITIES, WANTED, NonlocalityConfig
 from narrowlib.chapters.two_trees.config import NonlocalityPage as Config
 from narrowlib.chapters.two_trees.curves import REGAINED_ACCURACY, kept_sparsity, learned, pruning_curves, regained
 from narrowlib.chapters.two_trees.figures.curves import plot_pruning_panels
-from narrowlib.chapters.two_trees.figures.neurons import plot_agreement, plot_neuron_scores, plot_sharing
+from narrowlib.chapters.two_trees.figures.neurons import (
+    plot_agreement,
+    plot_neuron_scores,
+    plot_recovery_by_sharing,
+    plot_sharing,
+)
 from narrowlib.chapters.two_trees.networks import ablation, neuron_table, pieces, store_for, train_networks
 from narrowlib.claims import assess, load_claims, reasons, verdict
 from narrowlib.cmsp import task_name
@@ -170,6 +175,73 @@ def limits_of(curves: pd.DataFrame) -> pd.DataFrame:
     until = joined[joined["sparsity"] <= joined["limit"]].sort_values("sparsity").groupby(keys)["accuracy"]
     found = pd.DataFrame({"other": until.last(), "area": until.mean() * 2 - 1}).reset_index()
     return limits.merge(found, on=keys, how="left")
+
+
+def recovery_by_sharing(curves: pd.DataFrame, scores: pd.DataFrame, threshold: float = 0.01) -> pd.DataFrame:
+    """How many neurons a network shares between the trees, and what recovery brings back of the other composite.
+
+    Parameters
+    ----------
+    curves, scores : DataFrame
+        See `narrowlib.chapters.two_trees.curves.pruning_curves` and `neuron_scores`, both with ``width``.
+    threshold : float
+        In bits, see `sharing`.
+
+    Returns
+    -------
+    DataFrame
+        One row per network that has learned both composites: ``width``, ``seed``, ``sharing`` (mean over layers),
+        ``area`` (see `limits_of`), ``with_depth`` (Spearman correlation of sparsity and accuracy on the other composite
+        after recovery, over the cuts up to the limit; NaN where that accuracy is the same at all of them).
+    """
+    keys, limits = ["width", "seed"], limits_of(curves)
+    both = limits[limits["learned_wanted"] & limits["learned_other"]]
+    shares = [sharing(some, [threshold]).assign(width=width) for width, some in scores.groupby("width")]
+    found = pd.concat(shares).groupby(keys)["share"].mean().rename("sharing").reset_index()
+    other = curves[(curves["task"] == task_name(OTHER)) & (curves["stage"] == "recovered")]
+    other = other.merge(both[[*keys, "sparsity"]].rename(columns={"sparsity": "limit"}), on=keys)
+    until = other[other["sparsity"] <= other["limit"]]
+    depth = {key: some["sparsity"].corr(some["accuracy"], "spearman") for key, some in until.groupby(keys)}
+    along = pd.Series(depth, name="with_depth").rename_axis(keys).reset_index()
+    return both[[*keys, "area"]].merge(found, on=keys).merge(along, on=keys)[[*keys, "sharing", "area", "with_depth"]]
+
+
+def predictors(networks: pd.DataFrame) -> dict[str, Interval]:
+    """Whether sharing, or the depth of the cut, predicts what comes back, from `recovery_by_sharing`.
+
+    Returns
+    -------
+    dict
+        ``sharing``: correlation of the ranks of sharing and area, each within its width, over networks.  ``depth``:
+        mean over networks of their correlation with depth.
+    """
+    ranks = networks.groupby("width")[["sharing", "area"]].rank()
+    ranks -= ranks.groupby(networks["width"]).transform("mean")
+    return {"sharing": bootstrap(_correlation, ranks.to_numpy(float).T), "depth": mean(networks["with_depth"].dropna())}
+
+
+def _correlation(points: np.ndarray) -> np.ndarray:
+    x, y = points - points.mean(-1, keepdims=True)
+    return (x * y).sum(-1) / np.sqrt((x * x).sum(-1) * (y * y).sum(-1))
+
+
+def predicted_said(networks: pd.DataFrame) -> str:
+    """The answers of `predictors`, a sentence each."""
+    told = {"sharing": "Share of neurons that serve both trees", "depth": "Depth of the cut"}
+    sentences = []
+    for name, found in predictors(networks).items():
+        is_sure = found.low > 0 or found.high < 0
+        more = "more" if found.value > 0 else "less"
+        how = (
+            f"the larger it is, the {more} comes back"
+            if is_sure
+            else "whether it predicts what comes back is undecided"
+        )
+        sentences.append(
+            f"{told[name]}: {how} (rank correlation {found.value:.2f}, {found.low:.2f} to {found.high:.2f}, "
+            f"{len(networks)} networks)."
+        )
+    return "\n".join(sentences)
 
 
 def tables(

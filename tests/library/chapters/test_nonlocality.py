@@ -25,7 +25,16 @@ from narrowlib.chapters.two_trees.networks import (
     held_out,
     train_networks,
 )
-from narrowlib.chapters.two_trees.nonlocality import limits_of, neuron_scores, pruning_outcome, sharing, tables
+from narrowlib.chapters.two_trees.nonlocality import (
+    limits_of,
+    neuron_scores,
+    predicted_said,
+    predictors,
+    pruning_outcome,
+    recovery_by_sharing,
+    sharing,
+    tables,
+)
 from narrowlib.cmsp import task_name
 from narrowlib.pruning import ablated, keep_masks
 from narrowlib.scores import random_scores
@@ -227,6 +236,39 @@ def test_the_limit_is_the_networks_own():
     curves = pd.DataFrame(rows, columns=["width", "seed", "sparsity", "task", "stage", "accuracy"])
     limit = limits_of(curves).iloc[0]
     assert (limit["sparsity"], limit["other"]) == (0.2, 0.8) and limit["area"] == pytest.approx(0.8)
+
+
+def shared_and_regained(effect):
+    """Networks of two widths; the more neurons one shares, the more of the other composite comes back, or by chance."""
+    rng, curves, scores = np.random.default_rng(0), [], []
+    for width in (16, 32):
+        for seed in range(8):
+            n_shared = int(rng.integers(1, 10))
+            back = n_shared / 10 if effect else rng.random()
+            for cut in (0.0, 0.1, 0.2, 0.3):
+                after = {WANTED: 1.0, OTHER: 1.0 if cut == 0 else 0.5 + back * (0.5 - cut)}
+                for task, accuracy in after.items():
+                    whole = 1.0 if cut == 0 else 0.5
+                    curves += [(width, seed, cut, task_name(task), stage, value)
+                               for stage, value in (("pruned", whole), ("recovered", accuracy))]  # fmt: skip
+            for neuron in range(10):
+                scores += [(width, seed, "hidden 1", neuron, "A", 1.0)]
+                scores += [(width, seed, "hidden 1", neuron, "B", float(neuron < n_shared))]
+    return (
+        pd.DataFrame(curves, columns=["width", "seed", "sparsity", "task", "stage", "accuracy"]),
+        pd.DataFrame(scores, columns=["width", "seed", "layer", "neuron", "tree", "score"]),
+    )
+
+
+def test_sharing_predicts_recovery_where_it_does():
+    with_effect, without = (recovery_by_sharing(*shared_and_regained(effect)) for effect in (True, False))
+    assert len(with_effect) == 16 and with_effect["with_depth"].tolist() == pytest.approx([-1] * 16)
+    assert predictors(with_effect)["sharing"].low > 0.9
+    found = predictors(without)["sharing"]
+    assert found.low < 0 < found.high
+    sharing_said, depth_said = predicted_said(without).split("\n")
+    assert "undecided" in sharing_said and "the larger it is, the less comes back" in depth_said
+    assert "the larger it is, the more comes back" in predicted_said(with_effect)
 
 
 def test_attribution_is_that_of_a_finite_difference(networks):

@@ -65,6 +65,26 @@ def plot_sharing(shares: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
+def plot_recovery_by_sharing(networks: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """What recovery brings back of the other composite against the share of neurons in both trees; a mark per network.
+
+    Parameters
+    ----------
+    networks : DataFrame
+        ``width``, ``sharing``, ``area``.
+    """
+    ax = current_axes(ax)
+    keep_data(ax, networks[["width", "seed", "sharing", "area"]])
+    widths = networks["width"].astype(str)
+    sns.scatterplot(networks, x="sharing", y="area", hue=widths, style=widths, s=60, ax=ax)
+    ax.axhline(0, color=GREY, linewidth=1.0)
+    ax.set(
+        xlabel="share of neurons that matter to both trees", ylabel="regained of the other composite", ylim=(-0.05, 1)
+    )
+    ax.legend(title="width", loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return ax
+
+
 def plot_agreement(scores: pd.DataFrame, *, unit: str = "bits", ax: Axes | None = None) -> Axes:
     """Attribution score of every unit against its ablation score, both logarithmic, with the line of equality.
 
