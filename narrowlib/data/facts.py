@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 HALVES = ("train", "test")
 N_CHOICES = 4
 CHANCE = 1 / N_CHOICES  # of a blind choice; a blind cloze is next to never right
+HELD_BACK = 4  # every so many of the facts of a category may be held back from training, to choose settings by
 _FACTS = Path(__file__).with_name("facts.yaml")
 
 
@@ -79,6 +80,23 @@ def facts(half: str | None = None, *, per_category: int | None = None) -> tuple[
         by_category.setdefault((fact.category, fact.half), []).append(fact)
     chosen = [fact for some in by_category.values() for fact in some[:per_category]]
     return tuple(fact for fact in chosen if half in (None, fact.half))
+
+
+def without_some(learned: Sequence[Fact]) -> tuple[list[Fact], list[Fact]]:
+    """Facts to learn from, and those held back to choose settings by: every `HELD_BACK`-th of a category, or its last.
+
+    Where a category has a single fact it is in both.
+    """
+    by_category: dict[str, list[Fact]] = {}
+    for fact in learned:
+        by_category.setdefault(fact.category, []).append(fact)
+    rest: list[Fact] = []
+    back: list[Fact] = []
+    for some in by_category.values():
+        mine = some[HELD_BACK - 1 :: HELD_BACK] or some[-1:]
+        back += mine
+        rest += [fact for fact in some if fact not in mine] or some
+    return rest, back
 
 
 def documents(**_: Any) -> dict[str, Dataset]:

@@ -51,7 +51,11 @@ class Config(Settings):
     lasso_strength: NotNegative = Field(3e-4, description="of the group lasso")
     relearning_steps: Count = Field(200, description="training on facts")
     relearning_batch_size: Count = Field(8, description="blocks of 64 tokens in each")
-    relearning_rate: Rate = Field(1e-4, description="step size of AdamW there")
+    relearning_rates: Numbers[Rate] = Field(
+        (1e-5, 3e-5, 1e-4, 3e-4, 1e-3),
+        description="step sizes of AdamW there; the best, of several, is that of facts held back for the choice",
+    )
+    rate_steps: Count = Field(50, description="training steps by which the best of several step sizes is chosen")
     n_records: Count = Field(20, description="how often a model is asked meanwhile")
     precision: AutoPrecision = Field("bfloat16", description="of matrix products in training")
     compiled: bool = Field(True, description="compile layers and loss before training")
@@ -88,10 +92,10 @@ class Config(Settings):
 
     @part
     def relearning(self) -> LLMTrainingConfig:
-        """Training on the facts of the half ``"train"``."""
+        """Training on the facts of the half ``"train"``, with the first of the step sizes."""
         return LLMTrainingConfig(
             n_steps=self.relearning_steps,
-            learning_rate=self.relearning_rate,
+            learning_rate=self.relearning_rates[0],
             n_warmup=0,
             schedule="constant",
             **self._batches(self.relearning_batch_size),

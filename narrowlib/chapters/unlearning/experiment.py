@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from narrowlib.chapters.language.scoring import Scores, unit_scores
 from narrowlib.chapters.unlearning.config import BASE, SCORE_OF, Config
 from narrowlib.data import facts as knowledge
 from narrowlib.data.documents import SKILLS
-from narrowlib.data.facts import fact_blocks, facts
+from narrowlib.data.facts import Fact, fact_blocks, facts
 from narrowlib.devices import pick_device
 from narrowlib.llm.answers import answer_facts
 from narrowlib.llm.harness import benchmark_accuracies
@@ -26,6 +27,7 @@ from narrowlib.llm.settings import LLMTrainingConfig
 from narrowlib.llm.training import recover
 from narrowlib.llm.units import n_parameters_of
 from narrowlib.store.kept import Kept
+from narrowlib.store.unfinished import DivergedError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -37,11 +39,12 @@ def relearn(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     training: LLMTrainingConfig,
+    learned: Sequence[Fact],
+    asked: Sequence[Fact],
     *,
-    per_category: int | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Train a model in place on one half of the facts, and ask it the other half meanwhile.
+    """Train a model in place on some facts, and ask it others meanwhile.
 
     Parameters
     ----------
@@ -49,17 +52,16 @@ def relearn(
     tokenizer : PreTrainedTokenizerBase
     training : LLMTrainingConfig
         Its ``record_every`` says how often the model is asked, beside before and after.
-    per_category : int, optional
-        See `narrowlib.data.facts.facts`.
+    learned, asked : sequence of Fact
+        What it is trained on, and what it is asked.
     progress : bool
 
     Returns
     -------
     DataFrame
-        One row per record and fact of the half ``"test"``: ``step``, ``tokens`` (trained on so far), and the columns
-        of `narrowlib.llm.answers.answer_facts`.
+        One row per record and fact that is asked: ``step``, ``tokens`` (trained on so far), and the columns of
+        `narrowlib.llm.answers.answer_facts`.
     """
-    learned, asked = (facts(half, per_category=per_category) for half in knowledge.HALVES)
     tokens_per_step = training.batch_size * FACT_BLOCK
     blocks = fact_blocks(tokenizer, learned, n_tokens=training.n_steps * tokens_per_step, block_length=FACT_BLOCK)
     frames: list[pd.DataFrame] = []
@@ -84,7 +86,11 @@ def tables(config: Config, *, progress: bool = True) -> dict[str, pd.DataFrame]:
     Returns
     -------
     dict of str to DataFrame
-        ``answers``: the rows of `relearn` for every model, with ``method``, ``sparsity`` and ``n_parameters``.
+        ``answers``: the rows of `relearn` for every model, with ``method``, ``sparsity`` and ``n_parameters``; it
+        learns the facts of the half ``"train"`` and is asked those of the half ``"test"``, at the step size that is
+        best by ``rates``.
+        ``rates``: one row per model and step size, ``learning_rate`` and ``loss`` (nats per answer, of facts held back
+        from a short training on the others; NaN where there is one step size and nothing to choose).
         ``skills``: the loss of every model on each skill before it learns facts, see
         `narrowlib.llm.losses.loss_per_skill`, with the same three columns.
 
@@ -97,7 +103,7 @@ def tables(config: Config, *, progress: bool = True) -> dict[str, pd.DataFrame]:
         study.store.keep(f"{method}-{round(100 * sparsity)}", partial(study.answered, method, sparsity))
         for method, sparsity in config.runs()
     ]
-    return {name: pd.concat([each[name] for each in found], ignore_index=True) for name in ("answers", "skills")}
+    return {name: pd.concat([each[name] for each in found], ignore_index=True) for name in found[0]}
 
 
 def whole_model_accuracies(config: Config) -> pd.DataFrame:
@@ -120,12 +126,33 @@ class _Study:
         """The tables of one model."""
         model = self._model(method, sparsity)
         about = {"method": method, "sparsity": sparsity, "n_parameters": n_parameters_of(model)}
-        options = {"per_category": self.config.per_category, "progress": self.progress}
+        learned, asked = (facts(half, per_category=self.config.per_category) for half in knowledge.HALVES)
+        rates = self._rates(model, learned)
+        best = rates.loc[rates["loss"].fillna(0).idxmin(), "learning_rate"]
+        training = self.config.relearning.replace(learning_rate=best)
         found = {  # skills first: answering ends with another model
             "skills": loss_per_skill(model, self._held_out, batch_size=4, progress=self.progress),
-            "answers": relearn(model, self.tokenizer, self.config.relearning, **options),
+            "rates": rates,
+            "answers": relearn(model, self.tokenizer, training, learned, asked, progress=self.progress),
         }
         return {name: frame.assign(**about)[[*about, *frame.columns]] for name, frame in found.items()}
+
+    def _rates(self, model: PreTrainedModel, learned: Sequence[Fact]) -> pd.DataFrame:
+        """Each step size, and the loss on facts that are held back after a short training on the others."""
+        config, losses = self.config, []
+        some, held_back = knowledge.without_some(learned)
+        for rate in config.relearning_rates if len(config.relearning_rates) > 1 else ():
+            short = config.relearning.replace(
+                n_steps=config.rate_steps, record_every=config.rate_steps, learning_rate=rate
+            )
+            copied = copy.deepcopy(model)
+            try:
+                answers = relearn(copied, self.tokenizer, short, some, held_back, progress=self.progress)
+            except DivergedError:
+                losses.append(float("inf"))
+                continue
+            losses.append(answers.loc[answers["step"] == config.rate_steps, "loss"].mean())
+        return pd.DataFrame({"learning_rate": config.relearning_rates, "loss": losses or float("nan")})
 
     def _model(self, method: str, sparsity: float) -> PreTrainedModel:
         if method in (BASE, "python"):

@@ -12,7 +12,7 @@ from narrowlib.chapters.language import config as language_config
 from narrowlib.chapters.unlearning import experiment as unlearning
 from narrowlib.chapters.unlearning.config import Config
 from narrowlib.chapters.unlearning.experiment import relearn, tables
-from narrowlib.data.facts import Fact, documents, fact_blocks, facts
+from narrowlib.data.facts import Fact, documents, fact_blocks, facts, without_some
 from narrowlib.llm import harness
 from narrowlib.llm.answers import answer_facts
 from narrowlib.llm.models import LanguageModel
@@ -143,13 +143,23 @@ def test_benchmarks_without_the_hub_are_refused_in_one_sentence(model, tokenizer
 def test_relearning_asks_before_between_and_after(tokenizer):
     model = tiny_llama(vocab_size=3 + len(WORDS))
     before = answer_facts(model, tokenizer, facts("test", per_category=2))
-    found = relearn(model, tokenizer, TRAINING, per_category=2, progress=False)
+    learned, asked = (facts(half, per_category=2) for half in ("train", "test"))
+    found = relearn(model, tokenizer, TRAINING, learned, asked, progress=False)
     assert found.groupby("step")["tokens"].first().to_dict() == {0: 0, 2: 256, 4: 512}
     assert set(found["half"]) == {"test"} and len(found) == 3 * len(before)
     np.testing.assert_allclose(found.loc[found["step"] == 0, "loss"], before["loss"], rtol=1e-5)
     after = answer_facts(model, tokenizer, facts("test", per_category=2))
     np.testing.assert_allclose(found.loc[found["step"] == 4, "loss"], after["loss"], rtol=1e-5)
     assert after["loss"].mean() < before["loss"].mean()
+
+
+def test_facts_held_back_are_not_learned():
+    learned = facts("train")
+    rest, back = without_some(learned)
+    assert sorted(rest + back, key=str) == sorted(learned, key=str) and not set(rest) & set(back)
+    assert {fact.category for fact in back} == {fact.category for fact in learned}
+    assert len(back) == pytest.approx(len(learned) / 4, rel=0.1)
+    assert without_some(learned[:1]) == (list(learned[:1]), list(learned[:1]))
 
 
 @pytest.fixture
@@ -163,8 +173,9 @@ def tiny_study(tokenizer, monkeypatch):
 def test_tables_of_all_methods_are_made_once(tiny_study, tmp_path, monkeypatch):
     config = Config(
         sparsities="0.5", python_steps=2, python_batch_size=2, lasso_steps=2, lasso_strength=1e-2, relearning_steps=2,
-        relearning_batch_size=2, relearning_rate=1e-2, precision="float32", n_records=1, facts_per_category=1,
-        model="tiny", block_length=8, n_score_blocks=2, n_held_out_blocks=2, device="cpu", checkpoints=tmp_path,
+        relearning_batch_size=2, relearning_rates="1e-2 1e-9", rate_steps=3, precision="float32", n_records=1,
+        facts_per_category=1, model="tiny", block_length=8, n_score_blocks=2, n_held_out_blocks=2, device="cpu",
+        checkpoints=tmp_path,
     )  # fmt: skip
     before = {name: values.clone() for name, values in tiny_study.state_dict().items()}
     made = tables(config, progress=False)
@@ -175,6 +186,11 @@ def test_tables_of_all_methods_are_made_once(tiny_study, tmp_path, monkeypatch):
     assert sizes["base"].item() == sizes["python"].item() > sizes["random"].item() == sizes["scratch"].item()
     losses = made["skills"].query("skill == 'python'").set_index("method")["loss"]
     assert losses.nunique() == 6
+    rates = made["rates"].pivot(index=["method", "sparsity"], columns="learning_rate", values="loss")
+    assert (rates[1e-2] < rates[1e-9]).all()  # and the answers are those of the better one
+    last = made["answers"].query("step == 2").groupby(["method", "sparsity"])["loss"].mean()
+    first = made["answers"].query("step == 0").groupby(["method", "sparsity"])["loss"].mean()
+    assert ((last - first).abs() > 1e-3).all()
     monkeypatch.setattr(unlearning, "recover", None)  # nothing is trained a second time
     for name, table in tables(config, progress=False).items():
         pd.testing.assert_frame_equal(table, made[name])
