@@ -12,6 +12,7 @@ A verdict is None without an answer, empty when it is right, and else a hint.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -107,7 +108,7 @@ def rule(answers: Sequence[Any], holds: Callable[..., Any], hint: str) -> Verdic
     answers : sequence
         Numbers, or lists of them.
     holds : callable
-        Takes each answer as a float, or array of floats, and says whether it is right.
+        Takes each answer as an array of floats, of no dimension for one number, and says whether it is right.
     hint : str
     """
     if any(answer is None for answer in answers):
@@ -115,7 +116,9 @@ def rule(answers: Sequence[Any], holds: Callable[..., Any], hint: str) -> Verdic
     read = [as_number(one) if _is_single(one) else [as_number(part) for part in one] for one in answers]
     if any(None in one if isinstance(one, list) else one is None for one in read):
         return "it takes numbers"
-    return "" if holds(*(np.array(one) if isinstance(one, list) else one for one in read)) else hint
+    with contextlib.suppress(ValueError, IndexError):  # lists of lengths that do not go together
+        return "" if holds(*map(np.array, read)) else hint
+    return hint
 
 
 def as_number(answer: Any) -> float | None:
