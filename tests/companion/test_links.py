@@ -1,12 +1,13 @@
-"""A book from which chapters were left out: refused when it cannot be, and otherwise without a link that leads nowhere."""
+"""A book from which chapters were left out: refused when it cannot be, else without a link that leads nowhere."""
 
 import re
 
 import nbformat
 import pytest
-from companion import chapters, collect, differences, links, stage
+from companion import chapters, collect, differences, interactive, links, stage
 from companion.plainly import Refusal
 
+PENDING = "\n".join([",".join(interactive.PENDING), "pending"])
 LEFT_OUT = {"mnist", "llm-frontier", "unlearning"}
 DOC, LABEL = (
     re.compile(r"\{doc\}`(?:[^`<]*<)?([^`>]+)>?`"),
@@ -43,7 +44,7 @@ def test_what_there_is_not_is_refused(monkeypatch, tmp_path):
     (tmp_path / "book").mkdir()
     (tmp_path / "book" / "intro.md").write_text("# Here\n")
     monkeypatch.setattr(chapters, "ROOT", tmp_path)
-    with pytest.raises(Refusal, match="_toc.yml names 'book/gone'; there is no book/gone.md"):
+    with pytest.raises(Refusal, match=r"_toc.yml names 'book/gone'; there is no book/gone\.md"):
         chapters.pages()
 
 
@@ -78,13 +79,16 @@ def drawn(chapter):
     notebook = nbformat.from_dict(chapters.read_notebook(chapter))
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            data = {collect.VECTOR: "<svg></svg>"} if "figure" in cell.metadata.get("mystnb", {}) else None
+            data = (
+                {collect.VECTOR: "<svg></svg>", collect.DATA: PENDING}
+                if "figure" in cell.metadata.get("mystnb", {})
+                else None
+            )
             cell.outputs = [nbformat.v4.new_output("display_data", data=data)] if data else []
     return notebook
 
 
-def test_every_link_of_the_pages_leads_to_a_page_or_label_of_the_book(left_out, tmp_path, monkeypatch):
-    monkeypatch.setattr(chapters, "ROOT", chapters.ROOT)
+def test_every_link_of_the_pages_leads_to_a_page_or_label_of_the_book(left_out, tmp_path):
     paths = {name: tmp_path / f"{name.replace('/', '-')}.ipynb" for name in chapters.names()}
     for name, path in paths.items():
         nbformat.write(drawn(name), path)
