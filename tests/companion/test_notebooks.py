@@ -2,6 +2,7 @@
 
 import re
 
+import jupytext
 import nbformat
 import pytest
 from companion import chapters, myst, notebooks, offered, parameters
@@ -31,6 +32,17 @@ def test_code_is_that_of_the_book_and_figures_keep_their_captions(chapter):
     assert code[1:] == [cell.source for cell in chapters.code_cells(chapter)]
     n_figures = sum("caption" in myst.figure_of(cell) for cell in chapters.code_cells(chapter))
     assert sum(bool(re.match(r"\*\*Figure \d+\.\*\*", cell.source)) for cell in notebook.cells) == n_figures
+
+
+@pytest.mark.parametrize("chapter", chapters.names())
+def test_saving_in_jupyterlab_changes_nothing(chapter):
+    text = chapters.source_path(chapter).read_text(encoding="utf-8")
+    opened = nbformat.reads(nbformat.writes(jupytext.reads(text, "md")), as_version=4)
+    opened.metadata.kernelspec = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+    opened.metadata.language_info = {"name": "python", "pygments_lexer": "ipython3", "version": "3.12.1"}
+    for cell in opened.cells:
+        cell.metadata.update({"jupyter": {"outputs_hidden": False}, "collapsed": True} if "outputs" in cell else {})
+    assert jupytext.writes(opened, "md:myst").splitlines() == text.splitlines()
 
 
 def test_first_cell_installs_the_pinned_release_only_where_it_is_missing(known_repository, monkeypatch):
