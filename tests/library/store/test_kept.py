@@ -105,12 +105,6 @@ def leave_files(folder):
     return {"n": 2}
 
 
-def test_work_leaves_files_in_a_folder_and_returns_numbers(tmp_path):
-    path, numbers = Kept(tmp_path, {}).folder_of("cut", leave_files)
-    assert Kept(tmp_path, {}).folder_of("cut", leave_files) == (path, numbers)
-    assert (path / "deep" / "file").read_text() == "content" and numbers["n"] == 2 and numbers["seconds"] >= 0
-
-
 @pytest.mark.parametrize("change", [{"settings": {"seed": 2}}, {"device": "meta"}, {"name": "other"}, {"inputs": 1}])
 def test_other_settings_devices_names_and_inputs_are_other_results(tmp_path, change):
     asked = {"settings": {"seed": 1}, "device": "cpu", "name": "result", "inputs": torch.zeros(2)}
@@ -281,15 +275,6 @@ def test_old_results_of_other_code_are_removed_with_any_settings(tmp_path):
 
 def about(path):
     return json.loads((path / "kept.json").read_text())["settings"]
-
-
-def test_the_closure_of_an_experiment_holds_the_engine_and_no_figure():
-    from narrowlib.chapters.hierarchy import experiment
-
-    sources.cache_clear()
-    names = list(closure_of(experiment.learning_curves))
-    assert {experiment.__name__, "narrowlib.cmsp", "narrowlib.units", "narrowlib.stacks.training"} <= set(names)
-    assert not [name for name in names if "figures" in name or "style" in name]
 
 
 def test_code_outside_packages_is_its_module_and_what_it_names_of_the_library():
