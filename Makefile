@@ -16,6 +16,7 @@ AGAIN ?=
 CORES ?= all
 MEMORY ?= 0
 THREADS ?=
+TORCH ?=
 CHAPTERS ?=
 FOLDER ?=
 CONTAINER ?=
@@ -48,6 +49,8 @@ define install
 	        || { echo "$(ENV) has no pip that works; $(ENV)/bin/python -m ensurepip makes one" >&2; exit 1; }; \
 	    echo "installing narrowlib[$(1)] into $(ENV)"; \
 	    touch "$(ENV)/.installing" || exit 1; \
+	    { [ -z "$(TORCH)" ] || { $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv && \
+	        $(PY) -m uv pip install --quiet --python $(PY) --torch-backend "$(TORCH)" --constraint constraints.txt torch torchvision; }; } && \
 	    $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(1)]' \
 	        || { rm -f "$(ENV)/.installing"; echo "the packages could not be installed; pip says why above" >&2; exit 1; }; \
 	    for other in "$(ENV)"/.narrowlib-*; do \
@@ -71,7 +74,7 @@ pdf: book  ## build the book and print it to _build/html/narrow-ai.pdf; needs Ch
 	$(call install,pdf)
 	@$(COMPANION) pdf
 
-test: environment  ## install what the tests need and run them
+test: environment  ## install what the tests need and run them (TORCH=cpu, before anything is installed: torch without CUDA)
 	$(call install,$(BOOK_AND_TEST))
 	@$(PY) -m pytest -n auto --maxprocesses 8 --dist worksteal
 

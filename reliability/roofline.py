@@ -26,8 +26,8 @@ from narrowlib.chapters.two_trees.config import RECORDED_SPARSITIES, WANTED, Gro
 from narrowlib.chapters.two_trees.group_lasso import SWEEP_SPARSITIES, SWEPT
 from narrowlib.chapters.unlearning.config import Config as UnlearningConfig
 from narrowlib.cmsp import CMSP, CMSPSampler
-from narrowlib.devices import prepare_torchvision
 from narrowlib.llm.losses import next_token_loss, one_text_per_block
+from narrowlib.llm.models import load_causal_lm
 from narrowlib.stacks.cohort import Cohort
 from narrowlib.stacks.networks import MLPStack
 from narrowlib.stacks.training import make_generators
@@ -52,8 +52,6 @@ MACHINES = (
     Machine("A100", 19.5 * TERA, 312 * TERA, 2.04 * TERA),
     Machine("T4", 8.1 * TERA, 8.1 * TERA, 0.32 * TERA),  # it has no bfloat16
 )
-SIZES = {"hidden_size": 576, "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3,
-         "intermediate_size": 1_536, "vocab_size": 49_152, "tie_word_embeddings": True}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -111,11 +109,11 @@ def stack_step(problem: CMSP, sizes: tuple[int, ...], batch_size: int) -> Cost:
 
 def block_costs(block_length: int, n_rows: int = 8) -> tuple[Cost, Cost]:
     """One block of tokens through the default model: training, the optimiser aside, and a forward pass."""
-    prepare_torchvision()
-    from transformers import LlamaConfig, LlamaForCausalLM
+    config = load_causal_lm(device="cpu").model.config
+    from transformers import AutoModelForCausalLM
 
     with FakeTensorMode(), one_text_per_block(), torch.autocast("cpu", torch.bfloat16):
-        model = LlamaForCausalLM(LlamaConfig(**SIZES))
+        model = AutoModelForCausalLM.from_config(config)
         ids = torch.zeros(n_rows, block_length, dtype=torch.int64)
         forward = lambda: next_token_loss(model(input_ids=ids, use_cache=False).logits, ids)  # noqa: E731
         training = counted(lambda: forward().backward())

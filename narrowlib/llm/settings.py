@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 from pydantic import Field
 
@@ -14,7 +14,6 @@ FORWARD_ONLY = ("activation norm", "wanda")
 FROM_WEIGHTS = ("absolute per weight", "weights times mean absolute gradient")
 WITHOUT_DATA = ("weight norm", "random")
 VARIANTS = (*FROM_TOKENS, *FROM_READS, *FORWARD_ONLY, *FROM_WEIGHTS, *WITHOUT_DATA)  # see `narrowlib.llm.scores`
-PRECISIONS = get_args(AutoPrecision)
 
 
 class LLMTrainingConfig(Settings):

@@ -3,7 +3,9 @@
 import shlex
 import subprocess
 import sys
+from itertools import product
 
+import nbformat
 import pytest
 import yaml
 from companion import __main__ as companion
@@ -11,9 +13,11 @@ from companion import chapters, parameters
 from companion.parameters import ParameterError
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from papermill.cli import papermill
 from trees import ROOT
 
-from narrowlib.settings import SettingsError
+from narrowlib.recipe.settings import RecipeConfig
+from narrowlib.settings import SettingsError, read_yaml
 
 WITH_PARAMETERS = [name for name in chapters.names() if parameters.quick(name)]
 FREE_TEXTS = {  # of pages whose parameters hold several values, what none of them takes
@@ -91,10 +95,48 @@ def test_any_text_in_P_is_taken_or_refused(text):
         assert "\n" not in str(error)
 
 
+def prepared(tmp_path, *words):
+    """The parameters that papermill injects for these words of its command line; nothing is executed."""
+    nbformat.write(chapters.read_notebook("methods"), tmp_path / "page.ipynb")
+    words = ["--prepare-only", tmp_path / "page.ipynb", tmp_path / "out.ipynb", *words]
+    papermill(list(map(str, words)), standalone_mode=False)
+    cells, values = nbformat.read(tmp_path / "out.ipynb", as_version=4).cells, {}
+    (cell,) = (cell for cell in cells if "injected-parameters" in cell.metadata.get("tags", []))
+    exec(cell.source, values)
+    return {name: values[name] for name in parameters.quick("methods") if name in values}
+
+
+DOORS = {
+    "make run": lambda file, text: parameters.chosen("methods", "quick", f"seed={text}"),
+    "a profile": lambda file, text: parameters.checked("methods", read_yaml(file)),
+    "papermill -p": lambda file, text: prepared(file.parent, "-p", "seed", text),
+    "papermill -f": lambda file, text: prepared(file.parent, "-f", file),
+    "narrow --config": lambda file, text: {"seed": RecipeConfig.from_yaml(file, keep="python", sparsity=0.5).seed},
+    "narrow --seed": lambda file, text: {"seed": RecipeConfig(seed=text, keep="python", sparsity=0.5).seed},
+}
+
+
+NUMBERS = {"010": 10, "12:30": None, "4294967296": None}
+BY_PAPERMILL = [("papermill -f", "010"), ("papermill -f", "12:30")]  # which reads YAML 1.1 before anyone is asked
+
+
+@pytest.mark.parametrize(("door", "text"), [each for each in product(DOORS, NUMBERS) if each not in BY_PAPERMILL])
+def test_at_every_door_a_number_is_read_as_meant_or_refused_before_anything_runs(tmp_path, door, text):
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"seed: {text}\n")
+
+    def given():
+        return parameters.model("methods").from_parameters(DOORS[door](file, text)).seed
+
+    if (seed := NUMBERS[text]) is None:
+        with pytest.raises((SettingsError, ParameterError), match=r"seed is '?[^ ]*'?; it must be a whole number"):
+            given()
+    else:
+        assert given() == seed
+
+
 @pytest.mark.parametrize("cell", ["count = 4", "print(4)", "count: int", "seeds: list = [0]"])
 def test_other_lines_of_a_parameters_cell_are_refused(cell, monkeypatch):
-    import nbformat
-
     cells = [nbformat.v4.new_code_cell(cell, metadata={"tags": ["parameters"]})]
     monkeypatch.setattr(chapters, "code_cells", lambda chapter: cells)
     with pytest.raises(SyntaxError, match="name: type = value"):

@@ -68,6 +68,19 @@ def test_archives_are_reproducible_and_their_sums_are_right(tree):
         assert packed.namelist() == ["site/index.html"]
 
 
+def test_archives_that_were_cut_off_are_not_released(tree, monkeypatch):
+    assert publish.whole_archives() == []
+    written = publish.write_archives()
+    assert sorted(publish.whole_archives()) == sorted(map(str, written))
+    written[0].write_bytes(written[0].read_bytes()[:-5])
+    with pytest.raises(publish.NotReadyError, match="run make archive again"):
+        publish.release(["--tag", "v1"])
+    monkeypatch.setattr(publish, "pack", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        publish.write_archives()
+    assert publish.whole_archives() == []
+
+
 def test_missing_folders_are_said(tree, monkeypatch):
     monkeypatch.setattr(publish, "PACKED", {"site": "nowhere"})
     with pytest.raises(publish.NotReadyError, match="run make book"):

@@ -1,7 +1,5 @@
 """Faults while recording a chapter or cleaning up: a sentence, an exit code, and the same command goes on."""
 
-import json
-
 import pytest
 from companion import __main__ as companion
 from companion import clean_cache, plainly
@@ -79,23 +77,3 @@ def test_clean_cache_frees_what_is_the_librarys_and_nothing_else(tmp_path, monke
     said = capsys.readouterr().out
     assert "archives      1 files        2.0 MB" in said and "2.5 MB freed" in said
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["of-the-user"]
-
-
-def test_archives_that_were_cut_off_are_not_released(tmp_path, monkeypatch):
-    from companion import publish
-
-    for name, path in (("BUILD", tmp_path), ("RELEASE", tmp_path / "release")):
-        monkeypatch.setattr(publish, name, path)
-    for folder in publish.PACKED.values():
-        (tmp_path / folder).mkdir(parents=True)
-        (tmp_path / folder / "page").write_text(json.dumps(folder))
-    assert len(publish.whole_archives()) == 0
-    written = publish.write_archives()
-    assert sorted(publish.whole_archives()) == sorted(map(str, written))
-    written[0].write_bytes(written[0].read_bytes()[:-5])
-    with pytest.raises(publish.NotReadyError, match="run make archive again"):
-        publish.release(["--tag", "v1"])
-    monkeypatch.setattr(publish, "pack", lambda *_: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        publish.write_archives()
-    assert publish.whole_archives() == []

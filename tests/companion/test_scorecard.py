@@ -202,24 +202,6 @@ def test_code_cells_are_found_in_the_source():
     assert made.code_lines(source) == [(2, 4), (13, 14)]
 
 
-@pytest.mark.parametrize("chapter", chapters.names())
-def test_lines_are_those_of_the_cells(chapter):
-    source = chapters.source_path(chapter).read_text().splitlines()
-    found, cells = made.code_lines("\n".join(source)), chapters.code_cells(chapter)
-    assert len(found) == len(cells)
-    for (first, last), cell in zip(found, cells, strict=True):
-        assert cell.source in "\n".join(source[first - 1 : last])
-
-
-@pytest.mark.parametrize("chapter", chapters.names())
-def test_every_caption_says_what_it_mirrors(chapter):
-    for cell in chapters.code_cells(chapter):
-        figure = cell.metadata.get("mystnb", {}).get("figure")
-        if figure:
-            caption = " ".join(figure["caption"].split())
-            assert collect.mirrored(caption), f"say 'Mirrors ... of the paper.' or {collect.NOT_MIRRORED!r}: {caption}"
-
-
 def test_report_is_taken_out_again(monkeypatch):
     chapter = chapters.names()[0]
     notebook = made.with_report(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1", id="one")]))
@@ -248,11 +230,6 @@ def test_a_page_with_an_unknown_table_is_refused():
     assert stage.filled("a\n% here: status\n% a comment\n", {"status": "TABLE"}) == "a\nTABLE\n% a comment\n"
     with pytest.raises(ValueError, match="a page asks for 'nothing'; it must be one of status"):
         stage.filled("% here: nothing\n", {"status": ""})
-
-
-def test_every_public_module_has_a_page():
-    pages = api.pages()
-    assert api.page_of("narrowlib.chapters.hierarchy.experiment") in pages and len(pages) == len(api.modules())
 
 
 def test_imports_are_linked_but_for_values():

@@ -14,6 +14,7 @@ from tiny_llamas import tiny_llama, token_ids
 from train_tiny_llm import CONFIG, blocks_of
 
 from narrowlib import cmsp, penalties
+from narrowlib.chapters.two_trees import config as two_trees
 from narrowlib.chapters.two_trees import lasso_training
 from narrowlib.chapters.two_trees.config import METHODS, GroupLassoConfig, NonlocalityConfig
 from narrowlib.chapters.two_trees.curves import pruning_curves
@@ -60,47 +61,44 @@ def train_cohort(device, *calls, optimiser="adam"):
     return cohort, [cohort.run(n_steps) for n_steps in calls]
 
 
-@pytest.mark.parametrize(("every", "precision"), [(48, "float32"), (48, "bfloat16"), (21, "float32"), (5, "float32")])
+@pytest.mark.parametrize(("every", "precision"), [(48, "bfloat16"), (5, "float32")])
 def test_steps_are_captured_once_and_the_same(gpu, every, precision):
-    assert torch.equal(train("cuda", 64, every, precision), train("cpu", 64, every, precision))
-    assert gpu.n_captures == 1 and gpu.n_replays >= 2
+    assert torch.equal(train("cuda", 48, every, precision), train("cpu", 48, every, precision))
+    assert gpu.n_captures == 1 and gpu.n_replays >= 1
 
 
-@pytest.mark.parametrize(("every", "n_graphs"), [(64, 1), (5, 4)])
-def test_the_host_does_not_wait_within_steps(gpu, every, n_graphs):
-    """Only to see that the losses of a graph are finite: 64 more steps take so many."""
+def test_the_host_does_not_wait_within_steps(gpu):
+    """Only to see that the losses of each of four graphs are finite: 64 more steps take so many."""
 
     def waits(n_steps):
         gpu.waits.clear()
-        train("cuda", n_steps, every)
+        train("cuda", n_steps, 5)
         return gpu.waits.total()
 
     train("cuda", 16, 16)
-    assert waits(128) - waits(64) == n_graphs, gpu.waits
+    assert waits(128) - waits(64) == 4, gpu.waits
 
 
-@pytest.mark.parametrize("every", [5])
-def test_who_leaves_and_who_goes_on(gpu, tmp_path, monkeypatch, every):
+def test_who_leaves_and_who_goes_on(gpu, tmp_path, monkeypatch):
     leave = lambda record: torch.arange(3, device=record.device) == 1  # noqa: E731
-    torch.testing.assert_close(train("cuda", leave=leave), train("cpu", leave=leave), equal_nan=True)
-    whole, save = train("cuda", every=every), Checkpoint.save
+    torch.testing.assert_close(train("cuda", 48, 24, leave=leave), train("cpu", 48, 24, leave=leave), equal_nan=True)
+    whole, save = train("cuda", 48, every=5), Checkpoint.save
 
     def killed(self, *state):
         save(self, *state)
-        if state[1]["n_steps"] > 40:
+        if state[1]["n_steps"] > 30:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(unfinished, "SECONDS_BETWEEN", 0)
-    for after in ("cuda", "cpu"):
-        with mock.patch.object(Checkpoint, "save", killed), suppress(KeyboardInterrupt):
-            train("cuda", every=every, checkpoint=Checkpoint(tmp_path / "run"))
-        assert (tmp_path / "run").is_file()
-        assert torch.equal(train(after, every=every, checkpoint=Checkpoint(tmp_path / "run")), whole)
+    with mock.patch.object(Checkpoint, "save", killed), suppress(KeyboardInterrupt):
+        train("cuda", 48, every=5, checkpoint=Checkpoint(tmp_path / "run"))
+    assert (tmp_path / "run").is_file()
+    assert torch.equal(train("cuda", 48, every=5, checkpoint=Checkpoint(tmp_path / "run")), whole)
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_group_lasso_is_captured(gpu, method):
-    lasso, found = GroupLassoConfig(n_steps=48, batch_size=8, method=method), {}
+    lasso, found = GroupLassoConfig(n_steps=40, batch_size=8, method=method), {}
     for device in ("cuda", "cpu"):
         networks = train_networks(SMALL, 8, device=device, progress=False)
         before = gpu.n_captures
@@ -109,9 +107,11 @@ def test_the_group_lasso_is_captured(gpu, method):
     pd.testing.assert_frame_equal(found["cuda"], found["cpu"], rtol=1e-4, atol=1e-6)
 
 
-def test_recovery_is_captured(gpu):
+def test_recovery_is_captured(gpu, monkeypatch):
     """At the paper's scale a record of it is 5 steps."""
-    config = SMALL.replace(recovery_steps=1_000)
+    assert SMALL.replace(recovery_steps=1_000).recovery.record_every == 5
+    monkeypatch.setattr(two_trees, "N_RECORDS", 13)
+    config = SMALL.replace(recovery_steps=65)
     assert config.recovery.record_every == 5
     networks = train_networks(SMALL, 8, device="cuda", progress=False)
     before = gpu.n_captures
@@ -119,8 +119,7 @@ def test_recovery_is_captured(gpu):
     assert gpu.n_captures == before + 1
 
 
-@pytest.mark.parametrize("optimiser", ["adam", "sgd"])
-@pytest.mark.parametrize("calls", [[10] * 4, [40, 40], [3, 20, 20]])
+@pytest.mark.parametrize(("optimiser", "calls"), [("adam", [3, 20, 20]), ("sgd", [10] * 4)])
 def test_fixed_samples(gpu, optimiser, calls):
     cohort, ours = train_cohort("cuda", *calls, optimiser=optimiser)
     _, others = train_cohort("cpu", *calls, optimiser=optimiser)
@@ -128,8 +127,7 @@ def test_fixed_samples(gpu, optimiser, calls):
         torch.testing.assert_close(a.cpu(), b)
     assert gpu.n_captures == (calls[0] > 3)
     gpu.waits.clear()
-    for _ in range(4):
-        cohort.run(calls[-1])
+    cohort.run(calls[-1])
     assert not gpu.waits
     cohort.leave([False, True, True, False])
     assert cohort.run(calls[-1]).isfinite().all()
@@ -139,20 +137,19 @@ def test_language_models_are_scored(gpu):
     cpu = tiny_llama("llama, tied")
     ours = copy.deepcopy(cpu).to("cuda")
     assert ours.lm_head.weight is ours.model.embed_tokens.weight
-    for kind in ("neurons",):
-        found = []
-        for model in (ours, cpu):
-            groups, batches = llama_units(model, kind), [token_ids(2, 5)]
-            scores = score_units(model, groups, batches, variants=VARIANTS, progress=False).values()
-            found.append([*scores, ablation_losses(model, groups, batches, progress=False)[1]])
-        for a, b in zip(*found, strict=True):
-            for name in b:
-                torch.testing.assert_close(a[name].cpu(), b[name], rtol=1e-3, atol=1e-5)
+    found = []
+    for model in (ours, cpu):
+        groups, batches = llama_units(model, "neurons"), [token_ids(2, 5)]
+        scores = score_units(model, groups, batches, variants=VARIANTS, progress=False).values()
+        few = {group.name: torch.arange(3) for group in groups}
+        found.append([*scores, ablation_losses(model, groups, batches, few, progress=False)[1]])
+    for a, b in zip(*found, strict=True):
+        for name in b:
+            torch.testing.assert_close(a[name].cpu(), b[name], rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("precision", ["float32"])
-def test_language_models_are_trained(gpu, precision):
-    cpu, config, found = tiny_llama("llama, tied"), TWO_STEPS.replace(precision=precision), []
+def test_language_models_are_trained(gpu):
+    cpu, found = tiny_llama("llama, tied"), []
     groups = llama_units(cpu, "neurons")
     keep = {group.name: torch.arange(group.n_units) % 2 == 0 for group in groups}
     held_out = {"held_out": blocks_of(2, seed=1), "progress": False}
@@ -160,12 +157,11 @@ def test_language_models_are_trained(gpu, precision):
         model = copy.deepcopy(cpu).to(device)
         targets = soft_targets(blocks_of(4), model, n_kept=4, progress=False)
         found.append([
-            recover(model, blocks_of(), config, groups=groups, masks=keep, **held_out),
-            train_group_lasso(model, blocks_of(), config, groups=groups, strength=0.05, **held_out),
-            recover(model, targets, config, keep_best=True, **held_out),
+            train_group_lasso(model, blocks_of(), TWO_STEPS, groups=groups, strength=0.05, **held_out),
+            recover(model, targets, TWO_STEPS, groups=groups, masks=keep, keep_best=True, **held_out),
         ])  # fmt: skip
     for ours, theirs in zip(*found, strict=True):
-        pd.testing.assert_series_equal(ours["loss"], theirs["loss"], rtol=1e-3 if precision == "float32" else 0.1)
+        pd.testing.assert_series_equal(ours["loss"], theirs["loss"], rtol=1e-3)
 
 
 def test_the_host_does_not_wait_for_a_language_model(gpu):
@@ -176,7 +172,7 @@ def test_the_host_does_not_wait_for_a_language_model(gpu):
         recover(model, blocks_of(), TWO_STEPS.replace(n_steps=n_steps, record_every=n_steps), progress=False)
         return gpu.waits.copy()
 
-    assert not waits(6) - waits(2)
+    assert not waits(4) - waits(2)
     gpu.waits.clear()
     block_losses(model, blocks_of(8), batch_size=2, progress=False)
     assert not [asked for asked, n in gpu.waits.items() if n >= 4 and "from the host" not in asked[0]]

@@ -153,8 +153,6 @@ class GPU(TorchDispatchMode):
 
     Attributes
     ----------
-    n_kernels : int
-        Operations on the device that are no views.
     waits : Counter
         By (operation, line of the project): how often the host waited.
     """
@@ -163,8 +161,7 @@ class GPU(TorchDispatchMode):
 
     def __init__(self, project: str = "narrowlib") -> None:
         super().__init__()
-        self.project, self.n_kernels, self.n_transfers = project, 0, 0
-        self.waits, self.kernels, self.warned = Counter(), Counter(), []
+        self.project, self.waits = project, Counter()
         self.tape: list | None = None  # of the capture that is under way
         self.saved: dict = {}
         self.n_captures = self.n_replays = 0
@@ -238,9 +235,6 @@ class GPU(TorchDispatchMode):
         if to_gpu and "device" in kwargs:
             kwargs["device"] = torch.device("cpu")
         bare_args, bare_kwargs = tree_map(_bare, (args, kwargs))
-        if not any(map(_is_view, [func])):
-            self.n_kernels += bool(ours or to_gpu)
-            self.kernels[str(func)] += 1
         found = self._do(func, bare_args, bare_kwargs)
         if func is aten.copy_.default:
             return args[0]
@@ -267,10 +261,8 @@ class GPU(TorchDispatchMode):
             onto_gpu = isinstance(target, OnGPU) if target is not None else to_gpu
             if from_gpu and not onto_gpu:
                 self._wait(f"{func} to the host")
-            elif onto_gpu and not from_gpu:
-                self.n_transfers += 1
-                if not kwargs.get("non_blocking"):
-                    self._wait(f"{func} from the host")
+            elif onto_gpu and not from_gpu and not kwargs.get("non_blocking"):
+                self._wait(f"{func} from the host")
             return
         if func in (aten.index.Tensor, aten.index_put_.default, aten._index_put_impl_.default, aten.index_put.default):
             indices = [each for each in args[1] if each is not None]
@@ -383,10 +375,7 @@ def _mutated(func, args, kwargs):
 
 
 def main(arguments: list[str]) -> int:
-    """Tests, named as pytest names them, in this process; under ``--everywhere`` all of it sees the GPU.
-
-    With ``-m MODULE ...`` a module is run, as Python would.
-    """
+    """Tests, named as pytest names them, in this process."""
     import warnings
 
     import pytest
@@ -395,17 +384,18 @@ def main(arguments: list[str]) -> int:
 
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    if arguments[:1] == ["-m"]:
-        import runpy
-
-        sys.argv = arguments[1:]
-        with GPU():
-            runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
-        return 0
-    everywhere = arguments[:1] == ["--everywhere"]
-    with GPU() if everywhere else contextlib.nullcontext():
-        options = ["-p", "no:xdist", "-p", "no:cacheprovider", "-o", "addopts=", "-q", "--tb=short", "--durations=5"]
-        return pytest.main([*options, *arguments[everywhere:]])
+    options = [
+        "-p",
+        "no:unraisableexception",
+        "-p",
+        "no:cacheprovider",
+        "-o",
+        "addopts=",
+        "-q",
+        "--tb=short",
+        "--durations=5",
+    ]
+    return pytest.main([*options, *arguments])
 
 
 if __name__ == "__main__":

@@ -54,6 +54,7 @@ def test_a_malicious_archive_reaches_no_file(tmp_path, kind):
     path.parent.mkdir()
     malicious(kind, path)
     found = dict(downloads.members(path, lambda name: name.endswith(".py")))
+    assert list(found) == sorted(found)
     assert found["good.py"] == b"harmless"
     assert all(content in (b"harmless", b"/etc/passwd") for content in found.values())  # a link's text, not its target
     assert "hard.py" not in found and "pipe.py" not in found

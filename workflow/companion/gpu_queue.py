@@ -28,19 +28,6 @@ from narrowlib.store.digests import digest_of, sources
 
 FOLDER = chapters.BUILD / "gpu-queue"
 STEP_SECONDS, LEAST_SECONDS, LOG_CHARACTERS = 600.0, 10.0, 20_000
-BENCHMARKS = ("cmsp-train", "cmsp-train-narrow", "mlp-ablation", "mnist-grid", "llm-train", "llm-ablation")
-RECORDS = (  # chapter, and what is asked of it at the paper's scale
-    ("hierarchy", ""),
-    ("nonlocality", "narrow_width=256 wide_width=2048 n_widths=4"),
-    ("group-lasso", "narrow_width=256 wide_width=2048 n_widths=4"),
-    ("mnist", ""),
-    ("breadth", ""),
-    ("ranking", ""),
-    ("llm-scores", ""),
-    ("llm-pruning", ""),
-    ("unlearning", ""),
-    ("llm-frontier", ""),
-)
 
 
 @dataclass(frozen=True)
@@ -52,26 +39,24 @@ class Step:
 
 
 def queue(folder: Path, profile: str, device: str) -> Iterator[Step]:
-    """Every step, the most valuable first."""
+    """Every step, the most valuable first: records of language models, which take the longest, come last."""
+    from benchmarks.__main__ import BENCHMARKS
+
     here = f"device={device} checkpoints={shlex.quote(str(chapters.BUILD / 'checkpoints'))}"
     tests = "tests/library/stacks/test_steps.py", "tests/library/llm/test_export.py"
     yield Step("tests", ("-m", "pytest", "-q", "-p", "no:xdist", "-o", "addopts=", *tests))
 
-    def record(kind: str, chapter: str, profile: str, asked: str) -> Step:
-        options = ("--profile", profile, "--set", f"{here} {asked}".strip(), "--save-every", "30")
-        return Step(
-            f"{kind} {chapter}", (*["-m", "companion", "record"], chapter, *options, "--folder", str(folder / kind))
-        )
+    def record(kind: str, chapter: str, profile: str) -> Step:
+        options = ("--profile", profile, "--set", here, "--save-every", "30", "--folder", str(folder / kind))
+        return Step(f"{kind} {chapter}", ("-m", "companion", "record", chapter, *options))
 
     known = recorded()
     for chapter in known:
-        yield record("smoke", chapter, "smoke", "")
+        yield record("smoke", chapter, "smoke")
     for name in BENCHMARKS:
         yield Step(f"bench {name}", ("-m", "benchmarks", name))
-    first = [(chapter, asked) for chapter, asked in RECORDS if chapter in known]
-    others = [(chapter, "") for chapter in known if chapter not in dict(RECORDS)]
-    for chapter, asked in (*first, *others):
-        yield record("record", chapter, profile, asked if profile == PAPER else "")
+    for chapter in sorted(known, key=lambda chapter: "model" in known[chapter].Config.model_fields):
+        yield record("record", chapter, profile)
 
 
 def done(path: Path) -> dict[str, str]:

@@ -9,7 +9,6 @@ import torch
 from drawn_digits import drawn_digits
 from torch.nn import functional as F
 
-from narrowlib.chapters.mnist import experiment as mnist
 from narrowlib.chapters.mnist.config import (
     EVEN,
     Config,
@@ -22,7 +21,7 @@ from narrowlib.chapters.mnist.config import (
 from narrowlib.chapters.mnist.decisions import front_outcome, shrinking_outcome, tuned_runs, tuned_said
 from narrowlib.chapters.mnist.experiment import compare
 from narrowlib.chapters.mnist.lasso import padded, prune_while_training
-from narrowlib.chapters.mnist.methods import attribution, prune_by_attribution, train_teacher
+from narrowlib.chapters.mnist.methods import attribution, train_teacher
 from narrowlib.chapters.mnist.outcomes import (
     best_networks,
     best_settings,
@@ -131,12 +130,6 @@ def test_attribution_is_activation_times_gradient(digits, comparison):
         torch.testing.assert_close(scores[name][0], (hidden * gradient).abs().mean(0), rtol=1e-4, atol=1e-7)
 
 
-def test_cut_networks_have_equal_layers(digits, comparison):
-    config = CONFIG.replace(attribution=CONFIG.attribution.replace(max_points=300))
-    outcome = prune_by_attribution(config, comparison.teacher, digits.only(EVEN))
-    assert {n: stack.sizes[1:3] for n, stack in outcome.networks.items()} == {8: (4, 4), 16: (8, 8)}
-
-
 def test_group_lasso_comes_down_to_every_target(comparison):
     runs, paths = comparison.outcomes["group lasso"].runs, comparison.paths
     assert set(runs["neurons"]) == {8, 12}
@@ -191,12 +184,6 @@ def test_forgetting_measures_before_and_after(digits, comparison):
     assert odd.loc["teacher", "narrowed"] > 0.9
     assert odd.loc["from scratch", "narrowed"] < 0.05  # never told that there are such digits
     assert odd.loc["attribution", "relearned"] > odd.loc["attribution", "narrowed"] + 0.2
-
-
-def test_best_networks_are_those_of_the_best_setting(comparison):
-    for outcome in comparison.outcomes.values():
-        for neurons, repeats, stack in best_networks(outcome):
-            assert stack.n_runs == len(repeats) and neurons in outcome.networks
 
 
 def test_mistakes_are_wrong(digits, comparison):

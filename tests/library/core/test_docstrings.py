@@ -2,7 +2,6 @@
 
 import doctest
 import importlib
-import inspect
 import pkgutil
 
 import pytest
@@ -15,14 +14,3 @@ MODULES = [module.name for module in pkgutil.walk_packages(narrowlib.__path__, "
 @pytest.mark.parametrize("name", MODULES)
 def test_examples_hold(name):
     assert doctest.testmod(importlib.import_module(name)).failed == 0
-
-
-@pytest.mark.parametrize("name", MODULES)
-def test_public_names_are_documented(name):
-    module = importlib.import_module(name)
-    public = {
-        name: value
-        for name, value in vars(module).items()
-        if not name.startswith("_") and getattr(value, "__module__", None) == module.__name__ and callable(value)
-    }
-    assert module.__doc__ and all(inspect.getdoc(value) for value in public.values())

@@ -82,12 +82,6 @@ def test_a_config_of_another_model_is_told_in_a_sentence(changes, says, tmp_path
     assert "\n" not in str(told.value)
 
 
-def test_the_tokenizer_comes_with_it(tmp_path):
-    saved(tmp_path)
-    tokenizer = load_causal_lm(tmp_path).tokenizer
-    assert tokenizer("w5 w7")["input_ids"] == [5, 7] and tokenizer.decode([5, 7]) == "w5 w7"
-
-
 def test_loading_is_silent_and_leaves_transformers_as_it_was(tmp_path, capfd):
     from transformers.utils import logging
 

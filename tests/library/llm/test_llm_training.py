@@ -218,8 +218,6 @@ def rewritten(path, changed):
 
 DAMAGES = {
     "cut short": lambda path: path.write_bytes(path.read_bytes()[:-100]),
-    "no header": lambda path: save_file(load_file(path), path),
-    "a tensor lacks": lambda path: rewritten(path, lambda all_: dict(list(all_.items())[1:])),
     "other shapes": lambda path: rewritten(path, lambda all_: {name: torch.ones(9) for name in all_}),
 }
 

@@ -67,16 +67,6 @@ def test_an_interrupted_download_is_said_and_the_next_one_completes(cache, pip):
         assert fetch(archive).read_bytes() == content
 
 
-def test_without_a_network_one_sentence_says_what_to_do(cache, pip):
-    with server(lambda handler: None) as address:
-        pass  # an address at which nothing listens any more
-    pip(address)
-    with pytest.raises(UnavailableError) as caught:
-        fetch(Archive("pypi", "tiny", "1.0", "tiny-1.0-py3-none-any.whl", "0" * 64))
-    assert f"Put the file tiny-1.0-py3-none-any.whl into {cache / 'archives'}" in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
 def test_an_index_that_never_ends_is_given_up(cache, monkeypatch):
     monkeypatch.setattr(downloads, "SECONDS_TO_FETCH", 0.3)
     monkeypatch.setitem(downloads._COMMANDS, "pypi", lambda archive, folder: ["sleep", "60"])

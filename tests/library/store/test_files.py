@@ -3,20 +3,15 @@
 import errno
 import os
 import time
-from contextlib import nullcontext
 from pathlib import Path
 
-import pandas as pd
-import plain_networks
 import pytest
-from faults import full_disk, read_only
+from faults import read_only
 from filelock import Timeout
 
-from narrowlib.store import files, unfinished
+from narrowlib.store import files
 from narrowlib.store.downloads import UnavailableError, made
 from narrowlib.store.files import inside, replacing
-from narrowlib.store.records import Record, load, save
-from narrowlib.store.unfinished import Checkpoint
 
 ROOT = Path(__file__).parents[1]
 
@@ -103,54 +98,6 @@ def test_what_a_killed_run_left_is_removed_a_day_later(tmp_path):
     with replacing(tmp_path / "file") as temporary:
         temporary.write_text("new")
     assert not left.exists() and fresh.exists() and other.exists()
-
-
-def save_record(folder, value):
-    frame = pd.DataFrame({"value": [float(value)] * 3, "text": [f"{i}" * 3000 for i in range(3)]})
-    save(Record("table", frame, {"long": [value] * 800}), folder)
-
-
-def save_made(folder, value):
-    (folder / "made").unlink(missing_ok=True)
-    made(folder / "made", lambda path: path.write_text(str(value) * 9_000))
-
-
-@pytest.mark.parametrize("write", [save_record, save_made])
-def test_a_full_disk_is_an_error_that_loses_nothing(tmp_path, write):
-    save_record(tmp_path, 1)
-    save_made(tmp_path, 1)
-    with full_disk(2_000), pytest.raises((OSError, UnavailableError)) as caught:
-        write(tmp_path, 2)
-    cause = caught.value if isinstance(caught.value, OSError) else caught.value.__cause__
-    assert cause.errno == errno.EFBIG and "\n" not in str(caught.value)
-    assert load("table", tmp_path).frame["value"].tolist() == [1.0] * 3
-    assert not [path.name for path in tmp_path.iterdir() if path.name.endswith(".part")]
-    write(tmp_path, 2)  # and with space again, all is well
-
-
-def test_training_on_a_full_disk_stops_and_goes_on_from_the_last_checkpoint(tmp_path, monkeypatch):
-    path, saved, save, resume = tmp_path / "run.safetensors", [], Checkpoint.save, Checkpoint.resume
-
-    def save_once(self, tensors, about=None):
-        saved.append(about["n_steps"])
-        with full_disk(1_000) if len(saved) == 2 else nullcontext():
-            save(self, tensors, about)
-
-    def remember(self, *run):
-        found = resume(self, *run)
-        saved.append(("resumed", found and found[1]["n_steps"]))
-        return found
-
-    with monkeypatch.context() as patch:
-        patch.setattr(unfinished, "SECONDS_BETWEEN", 0.0)
-        patch.setattr(os, "fsync", lambda handle: None)
-        patch.setattr(Checkpoint, "save", save_once)
-        with pytest.raises(Exception, match="too large"):
-            plain_networks.train((0, 1), checkpoint=Checkpoint(path))
-    monkeypatch.setattr(Checkpoint, "resume", remember)
-    ours, whole = plain_networks.train((0, 1), checkpoint=Checkpoint(path)), plain_networks.train((0, 1))
-    assert saved == [20, 40, ("resumed", 20), ("resumed", None)]
-    assert ours[0].equal(whole[0])
 
 
 def test_a_cache_that_can_only_be_read_serves_what_it_holds_and_names_what_it_lacks(tmp_path):
