@@ -109,10 +109,9 @@ def load_causal_lm(
         try:
             return _loaded(name, dtype, place, block_length)
         except UnavailableError:
-            folder = _own_folder(name) if name in OWN else None
-            if folder is None or not folder.is_dir() or not folder.is_relative_to(cache_folder()):
+            if name not in OWN or not _own_folder(name).is_dir():
                 raise
-            shutil.rmtree(folder, ignore_errors=True)  # damaged on the disk; it can be made again
+            shutil.rmtree(_own_folder(name), ignore_errors=True)  # damaged on the disk; it can be made again
             return _loaded(name, dtype, place, block_length)
 
 
@@ -192,11 +191,7 @@ def silenced(progress: bool = False) -> Iterator[None]:
 
 
 def _own_folder(name: str) -> Path:
-    """Where a model that the library makes itself lies: in the cache, or with the records."""
-    if name == SMALL_NAME:
-        from narrowlib.llm import small_base  # what trains stands on much that what loads does not need
-
-        return small_base.recorded() or small_base.stand_in_folder()
+    """Where a model that the library makes itself lies."""
     versions = {DEFAULT_NAME: f"{DEFAULT_ARCHIVE.name}-{DEFAULT_ARCHIVE.version}", tiny.NAME: f"tiny-{tiny.VERSION}"}
     return cache_folder() / "models" / versions[name]
 
@@ -227,17 +222,15 @@ def _unpack_default(folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def _train_small(folder: Path) -> None:
-    from narrowlib.llm import small_base
-
-    small_base.write_stand_in(folder)
-
-
-OWN = {DEFAULT_NAME: _unpack_default, SMALL_NAME: _train_small, tiny.NAME: tiny.write_tiny}  # made by the library
+OWN = {DEFAULT_NAME: _unpack_default, tiny.NAME: tiny.write_tiny}  # what the library makes itself
 
 
 def _source_of(name: str) -> str | Path:
     """Folder or name on the hub, refused where it can be neither; what the library has itself is made first."""
+    if name == SMALL_NAME:
+        from narrowlib.llm import small_base  # what trains stands on much that what loads does not need
+
+        return small_base.recorded() or small_base.stand_in()
     if name in OWN:
         return made(_own_folder(name), OWN[name])
     folder = Path(name).expanduser()

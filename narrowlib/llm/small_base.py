@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import copy
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
@@ -25,7 +24,7 @@ from narrowlib.llm.training import recover
 from narrowlib.settings import AutoPrecision, Count, Rate, Seed, Settings, Whole
 from narrowlib.store.digests import closure_of, digest_of
 from narrowlib.store.downloads import UnavailableError, cache_folder, made
-from narrowlib.store.files import sha256_of
+from narrowlib.store.files import lock_of, sha256_of
 from narrowlib.store.records import PAPER_RESULTS, BadRecordError, paper_record
 
 if TYPE_CHECKING:
@@ -36,8 +35,8 @@ NAME = "small"
 CHAPTER, WEIGHTS = "small-base", "model"  # where its record lies: a folder of results, and the weights in it
 MOST_PASSES = 4  # over any text
 MOST_BYTES = 6  # of a token, in the mean: where a skill has so many for each, its tokens need not be counted
-TEXT = "text.json"
-N_READINGS = 40  # of the held-out loss while it trains
+TEXT, TRAINED = "text.json", "trained"
+N_READINGS, READ_BLOCKS = 40, 8  # of the held-out loss while it trains, and blocks of every skill for it
 
 
 class SmallBaseConfig(Settings):
@@ -98,27 +97,18 @@ def recorded() -> Path | None:
     return folder / WEIGHTS
 
 
-def stand_in_folder() -> Path:
-    """Where the stand-in lies in the cache: another folder for other settings or other code."""
-    return cache_folder() / "models" / f"{NAME}-{digest_of(STAND_IN, closure_of(train_small_base))[:12]}"
+def cached_folder(config: SmallBaseConfig) -> Path:
+    """Where a training lies in the cache: another folder for other settings or other code."""
+    return cache_folder() / "models" / f"{NAME}-base-{digest_of(config, closure_of(train_small_base))[:12]}"
 
 
-def write_stand_in(folder: Path) -> None:
-    """Train the stand-in and write it, with its tokenizer, as a folder that transformers loads."""
-    work = folder.with_name(f"{folder.name}.unfinished")
-    try:
-        train_small_base(STAND_IN, work)[0].rename(folder)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+def stand_in() -> Path:
+    """The folder of what stands in for the recorded weights, trained first where it is not in the cache."""
+    return train_small_base(STAND_IN, cached_folder(STAND_IN))[0]
 
 
 def train_small_base(
-    config: SmallBaseConfig,
-    folder: str | Path,
-    *,
-    held_out: Mapping[str, Dataset] | None = None,
-    device: str = "auto",
-    progress: bool = True,
+    config: SmallBaseConfig, folder: str | Path, *, device: str = "auto", progress: bool = True
 ) -> tuple[Path, pd.DataFrame]:
     """Learn a tokenizer, then train a Llama from random weights on a mixture of all skills.
 
@@ -131,8 +121,6 @@ def train_small_base(
     folder : path
         For one configuration.  ``start`` in it holds tokenizer, first weights and how much text there is; a folder
         named after the kind of device holds the checkpoint; ``trained`` is there at the end.
-    held_out : mapping of str to datasets.Dataset, optional
-        Blocks to read the loss on while it trains, by skill.  They need the tokenizer, see `start_of`.
     device : {"auto", "cpu", "cuda"}
     progress : bool
         Show a progress bar, with tokens per second.
@@ -142,7 +130,7 @@ def train_small_base(
     folder : Path
         ``trained`` in the folder: model in bfloat16 and tokenizer, as transformers loads them.
     curve : DataFrame
-        See `narrowlib.llm.training.recover`, with its costs.
+        See `narrowlib.llm.training.recover`, with its costs; the held-out loss is that of all skills in equal shares.
 
     Raises
     ------
@@ -150,22 +138,23 @@ def train_small_base(
         When packages are needed that cannot be fetched.
     """
     folder, place = Path(folder), pick_device(device)
-    trained, curve = folder / "trained", folder / "curve.parquet"
-    if not trained.is_dir():
-        model, tokenizer, text = start_of(config, folder)
-        blocks = mixed_blocks(tokenizer, config, text, progress=progress)
-        how: dict[str, Any] = {"checkpoint": folder / place.type, "tells_costs": True, "progress": progress}
-        if held_out:
+    trained, curve = folder / TRAINED, folder / "curve.parquet"
+    folder.mkdir(parents=True, exist_ok=True)
+    with lock_of(folder / ".lock"):
+        if not trained.is_dir():
             from datasets import concatenate_datasets
 
-            how["held_out"] = concatenate_datasets(list(held_out.values()))
-        recover(model.to(place), blocks, config.training, **how).to_parquet(curve, index=False)
+            model, tokenizer, text = start_of(config, folder)
+            blocks = mixed_blocks(tokenizer, config, text, progress=progress)
+            held_out = concatenate_datasets(list(held_out_blocks(tokenizer, config, READ_BLOCKS).values()))
+            how = {"held_out": held_out, "checkpoint": folder / place.type, "tells_costs": True, "progress": progress}
+            recover(model.to(place), blocks, config.training, **how).to_parquet(curve, index=False)
 
-        def write(path: Path) -> None:
-            copy.deepcopy(model).cpu().to(torch.bfloat16).save_pretrained(path)
-            tokenizer.save_pretrained(path)
+            def write(path: Path) -> None:
+                copy.deepcopy(model).cpu().to(torch.bfloat16).save_pretrained(path)
+                tokenizer.save_pretrained(path)
 
-        made(trained, write)
+            made(trained, write)
     return trained, pd.read_parquet(curve)
 
 
@@ -190,6 +179,7 @@ def start_of(
 
 def learned_tokenizer(config: SmallBaseConfig) -> PreTrainedTokenizerBase:
     """A byte-level tokenizer of the most frequent pairs in the first documents of all skills."""
+    prepare_torchvision()
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -217,6 +207,7 @@ def learned_tokenizer(config: SmallBaseConfig) -> PreTrainedTokenizerBase:
 
 def new_model(config: SmallBaseConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
     """The Llama of this shape with random weights."""
+    prepare_torchvision()
     from transformers import LlamaConfig, LlamaForCausalLM
 
     end = tokenizer.eos_token_id
@@ -260,7 +251,7 @@ def text_for(config: SmallBaseConfig, tokenizer: PreTrainedTokenizerBase) -> dic
         n_left -= found[skill][1]
     if n_left:
         raise ValueError(
-            f"n_tokens is {config.n_tokens}; the packages have text for {n_left * config.block_length} fewer, each seen "
+            f"n_tokens is {config.n_tokens}; the packages hold {n_left * config.block_length} fewer, each of them seen "
             f"{MOST_PASSES} times"
         )
     return found
@@ -273,7 +264,7 @@ def mixed_blocks(
     *,
     progress: bool = True,
 ) -> Dataset:
-    """Every block that training sees, as often as it does, see `text_for`; the trainer brings them into random order."""
+    """Every block that training sees, as often as it does, see `text_for`; the trainer shuffles them."""
     from datasets import concatenate_datasets
 
     parts = []
@@ -296,3 +287,9 @@ def different_blocks(
         skill: skill_blocks(tokenizer, skill, n_tokens=different * config.block_length, **how)
         for skill, (different, _) in text.items()
     }
+
+
+def held_out_blocks(tokenizer: PreTrainedTokenizerBase, config: SmallBaseConfig, n_blocks: int) -> dict[str, Dataset]:
+    """Blocks of every skill, from packages that nothing is trained on."""
+    how = {"split": "held-out", "block_length": config.block_length, "progress": False}
+    return {skill: skill_blocks(tokenizer, skill, n_tokens=n_blocks * config.block_length, **how) for skill in SKILLS}

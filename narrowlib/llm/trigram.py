@@ -12,8 +12,8 @@ class Trigram:
 
     with :math:`h'` the context without its first token, :math:`N(h)` the number of different tokens after it, and the
     uniform distribution below that of one token.  Below three tokens, :math:`n` counts in how many different contexts
-    something was seen.  The discounts are :math:`D_k = n_1 / (n_1 + 2 n_2)`, of the numbers of what was counted once and
-    twice.
+    something was seen.  The discounts are :math:`D_k = n_1 / (n_1 + 2 n_2)`, of the numbers of what was counted once
+    and twice.
 
     Parameters
     ----------

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field, model_validator
 
 from narrowlib.data.tokens import PACKAGES, skill_blocks
+from narrowlib.llm.models import DEFAULT_NAME, SMALL_NAME
 from narrowlib.llm.settings import PAPER_GROUP_LASSO, PAPER_RECOVERY, LLMTrainingConfig
 from narrowlib.settings import (
     AutoPrecision,
@@ -32,16 +33,25 @@ if TYPE_CHECKING:
 WANTED_SKILL = "python"
 KINDS = ("neurons", "residual")
 RANKED_BY = "absolute per token"  # the score that keeps the loss lowest when half of the neurons go
+PAPERS_SCORE = "weights times mean absolute gradient"  # of its Figures 6, 12 and 13
 BEFORE = math.nan  # in place of the strength of a group lasso: the model as it was
 MOST_TOKENS = 50_000_000  # of training, out of the pinned packages; longer training sees them again
 N_RECORDS = 20  # of a training run
 WHERE = ("device", "checkpoints")  # parameters that say where a run is made, not what
+BASES = {"small base": SMALL_NAME, "default model": DEFAULT_NAME}  # models that records lie side by side of
+
+
+def record_name(name: str, model: str) -> str:
+    """Name of a recorded table: those of the small base model lie beside those of another."""
+    return f"{SMALL_NAME}-{name}" if model == SMALL_NAME else name
 
 
 class TextConfig(Settings):
     """A language model and the blocks of text that it is scored, trained and evaluated on."""
 
-    model: str = Field("default", description="default, tiny (random), a local folder, or a name on the hub")
+    model: str = Field(
+        "default", description="default, small (trained here), tiny (random), a local folder, or a name on the hub"
+    )
     source: str = Field(PACKAGES, description="of the Python: packages, or a data set of the hub")
     block_length: Annotated[int, Field(ge=2, le=131_072)] = Field(1_024, description="tokens of a block")
     n_score_blocks: Count = Field(1_024, description="blocks that scores are computed on")
