@@ -13,6 +13,7 @@ from narrowlib.chapters.frontier.outcomes import (
     spaced_targets,
     teacher_gains,
 )
+from narrowlib.chapters.language.config import BASES, record_name
 from narrowlib.chapters.style import book_theme, plot_pending
 from narrowlib.claims import assess, load_claims, reasons, verdict
 from narrowlib.store.provenance import provenance

@@ -166,8 +166,8 @@ def score_leads(recovery: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        Indexed by ``neurons``, ``residual`` (the sparsities) and ``ranked by``: ``at once``, ``after`` in nats, each with
-        ``low`` and ``high`` (bootstrap over held-out blocks, paired).
+        Indexed by ``neurons``, ``residual`` (the sparsities) and ``ranked by``: ``at once``, ``after`` in nats, each
+        with ``low`` and ``high`` (bootstrap over held-out blocks, paired).
     """
     rows = {}
     for pair, of_pair in recovery.groupby(["neuron_sparsity", "residual_sparsity"]):
