@@ -36,6 +36,7 @@ RECORDS = (  # chapter, and what is asked of it at the paper's scale
     ("mnist", ""),
     ("breadth", ""),
     ("ranking", ""),
+    ("small-base", ""),
     ("llm-scores", ""),
     ("llm-pruning", ""),
     ("unlearning", ""),

@@ -50,7 +50,7 @@ def test_no_text_is_read_more_than_four_times_and_the_largest_skill_makes_up_for
     blocks = small_base.mixed_blocks(tokenizer, CONFIG, found, progress=False)
     times = pd.Series([tuple(row) for row in blocks["input_ids"]]).value_counts()
     assert len(blocks) == 32 and times.max() == MOST_PASSES and (times == MOST_PASSES).sum() == different
-    with pytest.raises(ValueError, match="n_tokens is 1000000; the packages hold .* fewer, each of them seen 4 times"):
+    with pytest.raises(ValueError, match=r"n_tokens is 1000000; the packages hold .* fewer, each of them seen 4 times"):
         text_for(CONFIG.replace(n_tokens=1_000_000), tokenizer)
 
 
@@ -104,8 +104,8 @@ def test_what_is_said_is_what_the_intervals_allow():
             rows.append({"skill": skill, **about, **found})
     said = skills_said(pd.DataFrame(rows))
     assert said == (
-        "With 3.4 million parameters and 60.0 million tokens, the model is ahead of the trigram model on 1 of 2 skills, "
-        "by 1.10 to 1.10 nats a token."
+        "With 3.4 million parameters and 60.0 million tokens, the model is ahead of the trigram model on 1 of 2 "
+        "skills, by 1.10 to 1.10 nats a token."
     )
 
 
