@@ -19,6 +19,8 @@ from pydantic import Field
 from narrowlib.data.documents import SKILLS, package_documents, pinned_sources
 from narrowlib.data.tokens import END_OF_TEXT, count_tokens, skill_blocks
 from narrowlib.devices import pick_device, prepare_torchvision
+from narrowlib.llm.models import SMALL_NAME as NAME
+from narrowlib.llm.models import silenced
 from narrowlib.llm.settings import LLMTrainingConfig
 from narrowlib.llm.training import recover
 from narrowlib.settings import AutoPrecision, Count, Rate, Seed, Settings, Whole
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-NAME = "small"
 CHAPTER, WEIGHTS = "small-base", "model"  # where its record lies: a folder of results, and the weights in it
 MOST_PASSES = 4  # over any text
 MOST_BYTES = 6  # of a token, in the mean: where a skill has so many for each, its tokens need not be counted
@@ -154,7 +155,8 @@ def train_small_base(
                 copy.deepcopy(model).cpu().to(torch.bfloat16).save_pretrained(path)
                 tokenizer.save_pretrained(path)
 
-            made(trained, write)
+            with silenced():
+                made(trained, write)
     return trained, pd.read_parquet(curve)
 
 
@@ -171,10 +173,11 @@ def start_of(
         tokenizer.save_pretrained(path)
         (path / TEXT).write_text(json.dumps(text_for(config, tokenizer)), encoding="utf-8")
 
-    start = made(Path(folder) / "start", write)
-    model = LlamaForCausalLM.from_pretrained(start, dtype=torch.float32)
-    text = json.loads((start / TEXT).read_text(encoding="utf-8"))
-    return model.eval(), AutoTokenizer.from_pretrained(start), text
+    with silenced():
+        start = made(Path(folder) / "start", write)
+        model = LlamaForCausalLM.from_pretrained(start, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(start)
+    return model.eval(), tokenizer, json.loads((start / TEXT).read_text(encoding="utf-8"))
 
 
 def learned_tokenizer(config: SmallBaseConfig) -> PreTrainedTokenizerBase:

@@ -136,8 +136,8 @@ class FrontierStudy:
         DataFrame
             One row per run, split and record.  Of the run: ``method``, ``run``, ``seed``, ``n_parameters`` (kept, as
             the paper counts), ``n_stored`` (in its file), ``flops_per_token`` and ``seconds_per_token`` (of the
-            finished model's forward pass).  Of the curve: ``step``, ``tokens``, ``split`` (train or held out), ``loss`` (nats
-            per token, of the next token, with a teacher too), ``smoothed`` (see
+            finished model's forward pass).  Of the curve: ``step``, ``tokens``, ``split`` (train or held out), ``loss``
+            (nats per token, of the next token, with a teacher too), ``smoothed`` (see
             `narrowlib.chapters.frontier.outcomes.smoothed`; training only), ``seconds``, ``joules`` (NaN where the
             device does not tell) and ``training_flops``, until then.
         """
