@@ -164,6 +164,15 @@ def _check_tokens(name: str, tokenizer: PreTrainedTokenizerBase, n_rows: int) ->
         )
 
 
+def version_of(name: str) -> str:
+    """What tells models of one name apart in results that are kept: the small one is a record, or its stand-in."""
+    if name == SMALL_NAME:
+        from narrowlib.llm import small_base
+
+        return small_base.version()
+    return name
+
+
 @contextmanager
 def silenced(progress: bool = False) -> Iterator[None]:
     """No progress bars and no remarks of transformers inside ``with``, unless ``progress``; as before afterwards."""

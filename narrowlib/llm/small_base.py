@@ -98,6 +98,12 @@ def recorded() -> Path | None:
     return folder / WEIGHTS
 
 
+def version() -> str:
+    """Digest of the recorded weights, or of the settings and the code of their stand-in."""
+    record = paper_record(CHAPTER, "losses")
+    return digest_of(record.provenance["files"]) if record else cached_folder(STAND_IN).name
+
+
 def cached_folder(config: SmallBaseConfig) -> Path:
     """Where a training lies in the cache: another folder for other settings or other code."""
     return cache_folder() / "models" / f"{NAME}-base-{digest_of(config, closure_of(train_small_base))[:12]}"

@@ -22,7 +22,7 @@ from narrowlib.devices import is_bfloat16, pick_device
 from narrowlib.llm.costs import flops_per_token, seconds_per_token
 from narrowlib.llm.distillation import soft_targets
 from narrowlib.llm.losses import block_losses
-from narrowlib.llm.models import LanguageModel, load_causal_lm
+from narrowlib.llm.models import LanguageModel, load_causal_lm, version_of
 from narrowlib.llm.students import n_parameters_of_student, new_student
 from narrowlib.llm.training import recover
 from narrowlib.llm.units import n_parameters_of
@@ -56,6 +56,11 @@ class FrontierStudy:
         config = self.config
         return load_causal_lm(config.model, device=config.device, block_length=config.block_length)
 
+    @cached_property
+    def version(self) -> str:
+        """What tells the base model from others of its name; it need not be loaded for that."""
+        return version_of(self.config.model)
+
     @property
     def base(self) -> PreTrainedModel:
         """The base model."""
@@ -85,7 +90,7 @@ class FrontierStudy:
             blocks = self.config.score_blocks(self.language_model.tokenizer)
             return unit_scores(self.base, blocks, kinds=KINDS, variants=(RANKED_BY,), progress=self.progress)
 
-        return self.store.keep("scores", compute, inputs=self.base)
+        return self.store.keep("scores", compute, inputs=self.version)
 
     @cached_property
     def taught_blocks(self) -> Dataset:
@@ -100,7 +105,7 @@ class FrontierStudy:
             soft_targets(self.blocks, self.base, **options, path=folder / file)
             return {}
 
-        return Dataset.from_file(str(self.store.folder_of("teacher", write, inputs=self.base)[0] / file))
+        return Dataset.from_file(str(self.store.folder_of("teacher", write, inputs=self.version)[0] / file))
 
     def prepare(self) -> None:
         """Make what runs share, so that none has to wait for another."""
@@ -126,7 +131,7 @@ class FrontierStudy:
 
     def record(self, run: Run) -> pd.DataFrame:
         """Train the network of a run, or read what was recorded of it; see `records` for the columns."""
-        return self.store.keep(run.name, partial(self._train, run), inputs=self.base)
+        return self.store.keep(run.name, partial(self._train, run), inputs=self.version)
 
     def records(self) -> pd.DataFrame:
         """All runs.
