@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from narrowlib.chapters.small_base import Config, against_trigram, files, shares_said, skills_said, tables
 from narrowlib.data.documents import Document
 from narrowlib.llm import small_base
-from narrowlib.llm.models import load_causal_lm
+from narrowlib.llm.models import load_causal_lm, version_of
 from narrowlib.llm.small_base import MOST_PASSES, SmallBaseConfig, text_for, train_small_base
 from narrowlib.store import records, unfinished
 from narrowlib.store.downloads import UnavailableError
@@ -118,6 +118,8 @@ def test_the_name_small_loads_the_record_and_refuses_another_file(tmp_path, monk
         shutil.copyfile(path, folder / name)
     about = {"files": {name: sha256_of(folder / name) for name in files(config)}}
     records.save(records.Record("losses", frame, {}, about), folder)
+    monkeypatch.setattr(records, "PAPER_RESULTS", tmp_path / "none")
+    stand_in = version_of("small")
     monkeypatch.setattr(small_base, "PAPER_RESULTS", tmp_path / "paper")
     monkeypatch.setattr(records, "PAPER_RESULTS", tmp_path / "paper")
     monkeypatch.setattr(small_base, "train_small_base", None)
@@ -125,6 +127,7 @@ def test_the_name_small_loads_the_record_and_refuses_another_file(tmp_path, monk
     weights = load_file(folder / "model" / "model.safetensors")
     assert torch.equal(loaded.model.model.embed_tokens.weight, weights["model.embed_tokens.weight"].float())
     assert loaded.name == "small" and loaded.stored == torch.bfloat16
+    assert version_of("small") != stand_in and version_of("default") == "default"
     for name in ("model/tokenizer.json", "model/model.safetensors"):
         whole = (folder / name).read_bytes()
         (folder / name).write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
