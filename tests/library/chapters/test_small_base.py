@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import types
 
 import numpy as np
 import pandas as pd
@@ -148,3 +149,12 @@ def test_while_nothing_is_recorded_the_stand_in_is_trained_once(tmp_path, monkey
     again = load_causal_lm("small", device="cpu")
     one, other = (each.model.state_dict() for each in (first, again))
     assert all(torch.equal(one[name], other[name]) for name in one) and first.model.config.hidden_size == 16
+
+
+def test_the_recipe_fits_its_record():
+    """At most eight megabytes, in bfloat16, and about twenty tokens for each parameter."""
+    recipe = SmallBaseConfig()
+    model = small_base.new_model(recipe, types.SimpleNamespace(eos_token_id=0))
+    assert 2 * model.num_parameters() < 7_800_000 and 15 < recipe.n_tokens / model.num_parameters() < 25
+    trained = small_base.recorded()
+    assert trained is None or (trained / "model.safetensors").stat().st_size < 8_000_000
