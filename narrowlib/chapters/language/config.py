@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, model_validator
@@ -25,6 +25,7 @@ from narrowlib.settings import (
     Whole,
     part,
 )
+from narrowlib.store.records import Record, paper_record
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -44,6 +45,14 @@ BASES = {"small base": SMALL_NAME, "default model": DEFAULT_NAME}  # models that
 def record_name(name: str, model: str) -> str:
     """Name of a recorded table: those of the small base model lie beside those of another."""
     return f"{SMALL_NAME}-{name}" if model == SMALL_NAME else name
+
+
+def records_of(chapter: str, names: Sequence[str]) -> dict[str, dict[str, Record]]:
+    """Records of a chapter by base model, the small one first, and name; a base model that lacks one is left out."""
+    found = {
+        base: {name: paper_record(chapter, record_name(name, model)) for name in names} for base, model in BASES.items()
+    }
+    return {base: records for base, records in found.items() if all(records.values())}
 
 
 class TextConfig(Settings):

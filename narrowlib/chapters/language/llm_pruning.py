@@ -6,7 +6,7 @@ from functools import cache
 
 import pandas as pd
 
-from narrowlib.chapters.language.config import BASES, BEFORE, PAPERS_SCORE, RANKED_BY, WANTED_SKILL, record_name
+from narrowlib.chapters.language.config import BEFORE, PAPERS_SCORE, RANKED_BY, WANTED_SKILL, record_name, records_of
 from narrowlib.chapters.language.config import LLMPruningPage as Config
 from narrowlib.chapters.language.figures.curves import plot_lasso_curves, plot_lasso_recovery, plot_recovery
 from narrowlib.chapters.language.lasso import (
@@ -32,7 +32,7 @@ from narrowlib.chapters.style import book_theme, plot_pending
 from narrowlib.claims import assess, assess_all, reasons, verdict
 from narrowlib.llm.models import load_causal_lm
 from narrowlib.store.kept import Kept
-from narrowlib.store.records import origin, paper_record, provenance
+from narrowlib.store.records import origin, provenance
 
 COMPARED = (PAPERS_SCORE, RANKED_BY, "random")  # ways to prune before training on
 
