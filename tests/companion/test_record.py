@@ -2,6 +2,7 @@
 
 import json
 import os
+import types
 from functools import partial
 
 import pandas as pd
@@ -11,7 +12,9 @@ from companion import __main__ as companion
 from companion import differences, parameters, record
 
 from narrowlib.chapters.hierarchy.config import HierarchyConfig
+from narrowlib.llm.small_base import STAND_IN
 from narrowlib.store import records
+from narrowlib.store.files import sha256_of
 
 RECORDED = record.recorded()
 
@@ -53,6 +56,26 @@ def test_a_record_says_what_made_it_and_how_that_departs_from_the_paper(tmp_path
     monkeypatch.setattr("narrowlib.chapters.hierarchy.experiment.train_stack", None)  # nothing is trained a second time
     assert run("hierarchy", "--profile", "smoke", "--set", settings, "--folder", tmp_path) == 0
     pd.testing.assert_frame_equal(records.load("learning-curves", tmp_path / "hierarchy").frame, before)
+
+
+def test_files_of_a_record_lie_beside_it_with_their_sums(tmp_path, monkeypatch, capsys):
+    weights = tmp_path / "made"
+    weights.write_bytes(b"weights")
+    module = types.SimpleNamespace(Config=RECORDED["small-base"].Config)
+    module.tables = lambda config: {"losses": pd.DataFrame({"loss": [float(config.n_layers)]})}
+    module.files = lambda config: {"model/weights": weights}
+    monkeypatch.setattr(record, "recorded", lambda: {"small-base": module})
+    assert run("small-base", "--profile", "smoke", "--set", "n_layers=3", "--folder", tmp_path) == 0
+    kept, path = records.load("losses", tmp_path / "small-base"), tmp_path / "small-base" / "model" / "weights"
+    assert kept.provenance["files"] == {"model/weights": sha256_of(path)} and path.read_bytes() == b"weights"
+    assert kept.frame["loss"].tolist() == [3.0]
+
+
+def test_the_recipe_of_the_small_base_is_its_overnight_record_and_its_stand_in_the_page():
+    config = RECORDED["small-base"].Config
+    recipe = config.from_parameters(record.all_parameters("small-base", "overnight", ""))
+    assert recipe == config(checkpoints=recipe.checkpoints)
+    assert config.from_parameters(parameters.quick("small-base")).recipe == STAND_IN
 
 
 def test_a_record_takes_as_many_threads_as_are_asked_for_and_says_so(tmp_path, request):

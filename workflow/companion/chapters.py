@@ -156,14 +156,16 @@ def key(chapter: str, values: Mapping[str, Any]) -> str:
     the claims of the chapter and its recorded results.  Prose is not in it: a sentence may change
     without a cell being executed.
     """
-    records = ROOT / "results" / "paper" / chapter
+    code = modules(chapter)
+    recorded = [chapter] + ["small-base"] * ("narrowlib.llm.small_base" in code)  # whose weights it may load
+    records = [file for name in recorded for file in visible_files(ROOT / "results" / "paper" / name, "*.*")]
     depends_on = {
         "cells": [[cell.source, sorted(cell.metadata.get("tags", []))] for cell in code_cells(chapter)],
         "parameters": dict(values),
-        "modules": {name: digest(module_path(name)) for name in modules(chapter)},
+        "modules": {name: digest(module_path(name)) for name in code},
         "constraints": digest(ROOT / "constraints.txt"),
         "claims": {name: claim for name, claim in claims().items() if claim["chapter"] == chapter},
-        "records": {path.name: digest(path) for path in visible_files(records, "*")},
+        "records": {str(path.relative_to(ROOT)): digest(path) for path in records},
     }
     canonical = json.dumps(depends_on, sort_keys=True, default=str)
     return hashlib.sha256(canonical.encode()).hexdigest()[:KEY_LENGTH]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -29,12 +30,12 @@ from narrowlib.devices import pick_device
 from narrowlib.settings import Settings
 from narrowlib.store import records, unfinished
 from narrowlib.store.downloads import UnavailableError
+from narrowlib.store.files import replacing, sha256_of
 from narrowlib.store.kept import Kept
 from narrowlib.store.provenance import provenance
 
 WHERE = ("device", "checkpoints")  # parameters that say where a run is made, not what
 NOT_THE_PAPERS = (  # of what the paper does not have, or does not tell
-    "base_steps",
     "compiled",
     "evaluate_every",
     "n_held_out_blocks",
@@ -101,9 +102,19 @@ def record(chapter: str, asked: argparse.Namespace) -> None:
     made = provenance(config.device) | {"departures": departures(chapter, values)}
     made["seconds"] = round(store.seconds or time.monotonic() - started)  # of all calls, killed ones too
     if records.is_first_process():
+        if hasattr(module, "files"):
+            made["files"] = _left(module.files(config), asked.folder / chapter)
         for name, frame in tables.items():
             path = records.save(records.Record(name, frame, _what(config), made), asked.folder / chapter)
             print(os.path.relpath(path))
+
+
+def _left(files: Mapping[str, Path], folder: Path) -> dict[str, str]:
+    """Copy files that belong to a record beside its tables; their sha256 sums by name."""
+    for name, path in files.items():
+        with replacing(folder / name) as new:
+            shutil.copyfile(path, new)
+    return {name: sha256_of(folder / name) for name in files}
 
 
 def _what(config: Settings) -> dict[str, Any]:

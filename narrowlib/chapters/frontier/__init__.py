@@ -13,7 +13,8 @@ from narrowlib.chapters.frontier.outcomes import (
     spaced_targets,
     teacher_gains,
 )
+from narrowlib.chapters.language.config import records_of
 from narrowlib.chapters.style import book_theme, plot_pending
 from narrowlib.claims import assess, load_claims, reasons, verdict
 from narrowlib.store.provenance import provenance
-from narrowlib.store.records import origin, paper_record, scale
+from narrowlib.store.records import origin

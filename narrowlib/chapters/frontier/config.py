@@ -9,7 +9,6 @@ from pydantic import Field
 
 from narrowlib.chapters.folders import Folder
 from narrowlib.chapters.language.config import WHERE, TextConfig
-from narrowlib.chapters.language.names import ModelName
 from narrowlib.llm.distillation import Distillation
 from narrowlib.llm.settings import LLMTrainingConfig
 from narrowlib.settings import (
@@ -35,10 +34,6 @@ _NOT_OF_RUNS = ("target_loss", *WHERE)
 class Config(TextConfig):
     """Parameters of the chapter; the defaults are those of the record on the default model."""
 
-    model: ModelName = Field(
-        "default", description="small (trained here), default, a local folder, or a name on the hub"
-    )
-    base_steps: Count = Field(1_000, description="training steps of the small one")
     students: Numbers[Count] = Field(
         (2, 3, 4, 5, 6), description="attention heads of the students, which set their width and depth"
     )
@@ -56,6 +51,7 @@ class Config(TextConfig):
     precision: AutoPrecision = Field("bfloat16", description="of matrix products in training")
     compiled: bool = Field(True, description="compile layers and loss before training")
     evaluate_every: Count = Field(10, description="steps between two readings of the held-out loss")
+    n_seeds: Count = Field(1, description="runs of every network, each with weights and order of its own")
     target_loss: NotNegative = Field(0.0, description="nats to be reached; 0 for the lowest that every way reaches")
     device: Device = Field("auto", description="where it runs")
     checkpoints: Folder = Field("", description="folder where progress is saved and resumed from; empty for none")
@@ -70,13 +66,14 @@ class Config(TextConfig):
         """Weights of the distillation loss."""
         return Distillation(self.temperature, self.hard_weight)
 
-    def training(self, learning_rate: float) -> LLMTrainingConfig:
-        """One configuration for all ways, but for the step size."""
+    def training(self, learning_rate: float, seed: int = 0) -> LLMTrainingConfig:
+        """One configuration for all ways, but for the step size; the seed is that of the order of the blocks."""
         at_once = max(n for n in range(1, AT_ONCE + 1) if self.batch_size % n == 0)
         names = ("n_steps", "n_warmup", "batch_size", "precision", "compiled", "evaluate_every")
         return LLMTrainingConfig(
             **{name: getattr(self, name) for name in names},
             learning_rate=learning_rate,
+            seed=seed,
             schedule="cosine",
             micro_batch_size=at_once,
             weight_decay=0.01,
@@ -95,16 +92,20 @@ class Run:
         One of `METHODS`.
     size : int or (float, float)
         Heads of a student, or sparsities of neurons and residual dimensions.
+    seed : int
+        Of the order of the blocks, and of the weights of a student.
     """
 
     method: str
     size: int | tuple[float, float]
+    seed: int = 0
 
     @property
     def name(self) -> str:
         """A name that files can have."""
         size = self.size if isinstance(self.size, int) else "-".join(f"{100 * each:g}" for each in self.size)
-        return f"{self.method.replace(', ', '-')}-{size}".replace(".", "_")
+        repeat = f"-seed-{self.seed}" if self.seed else ""
+        return f"{self.method.replace(', ', '-')}-{size}{repeat}".replace(".", "_")
 
     @property
     def is_taught(self) -> bool:
@@ -113,10 +114,9 @@ class Run:
 
 
 def runs_of(config: Config) -> tuple[Run, ...]:
-    """Every run of the experiment, by method and then size."""
-    students_, pruned = METHODS[:2], METHODS[2:]
-    of_students = [Run(method, size) for method in students_ for size in config.students]
-    return (*of_students, *(Run(method, pair) for method in pruned for pair in config.sparsities))
+    """Every run of the experiment, by seed, method and then size."""
+    sizes = {method: config.students if method in METHODS[:2] else config.sparsities for method in METHODS}
+    return tuple(Run(method, size, n) for n in range(config.n_seeds) for method in METHODS for size in sizes[method])
 
 
 def pieces(config: Config) -> tuple[str, ...]:

@@ -13,17 +13,16 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import torch
 
-from narrowlib.chapters.frontier import small_base
 from narrowlib.chapters.frontier.config import AT_ONCE, PREPARATION, Config, Run, pieces, runs_of
 from narrowlib.chapters.frontier.outcomes import HELD_OUT, smoothed
-from narrowlib.chapters.language.config import KINDS, RANKED_BY, WANTED_SKILL
+from narrowlib.chapters.language.config import KINDS, RANKED_BY, WANTED_SKILL, record_name
 from narrowlib.chapters.language.recovery import narrowed, unfinished_in
 from narrowlib.chapters.language.scoring import Scores, unit_scores
 from narrowlib.devices import is_bfloat16, pick_device
 from narrowlib.llm.costs import flops_per_token, seconds_per_token
 from narrowlib.llm.distillation import soft_targets
 from narrowlib.llm.losses import block_losses
-from narrowlib.llm.models import LanguageModel, load_causal_lm, silenced
+from narrowlib.llm.models import LanguageModel, load_causal_lm, version_of
 from narrowlib.llm.students import n_parameters_of_student, new_student
 from narrowlib.llm.training import recover
 from narrowlib.llm.units import n_parameters_of
@@ -55,18 +54,12 @@ class FrontierStudy:
     def language_model(self) -> LanguageModel:
         """The base model with its tokenizer."""
         config = self.config
-        if config.model != small_base.NAME:
-            return load_causal_lm(config.model, device=config.device, block_length=config.block_length)
+        return load_causal_lm(config.model, device=config.device, block_length=config.block_length)
 
-        def write(folder: Path) -> dict[str, Any]:
-            shape = small_base.SmallBaseConfig(n_steps=config.base_steps)
-            trained = small_base.small_base(shape, device=config.device, progress=self.progress)
-            with silenced():
-                trained.model.save_pretrained(folder)
-            trained.tokenizer.save_pretrained(folder)
-            return {}
-
-        return load_causal_lm(self.store.folder_of("base", write)[0], device=config.device)
+    @cached_property
+    def version(self) -> str:
+        """What tells the base model from others of its name; it need not be loaded for that."""
+        return version_of(self.config.model)
 
     @property
     def base(self) -> PreTrainedModel:
@@ -97,7 +90,7 @@ class FrontierStudy:
             blocks = self.config.score_blocks(self.language_model.tokenizer)
             return unit_scores(self.base, blocks, kinds=KINDS, variants=(RANKED_BY,), progress=self.progress)
 
-        return self.store.keep("scores", compute)
+        return self.store.keep("scores", compute, inputs=self.version)
 
     @cached_property
     def taught_blocks(self) -> Dataset:
@@ -112,7 +105,7 @@ class FrontierStudy:
             soft_targets(self.blocks, self.base, **options, path=folder / file)
             return {}
 
-        return Dataset.from_file(str(self.store.folder_of("teacher", write)[0] / file))
+        return Dataset.from_file(str(self.store.folder_of("teacher", write, inputs=self.version)[0] / file))
 
     def prepare(self) -> None:
         """Make what runs share, so that none has to wait for another."""
@@ -133,12 +126,12 @@ class FrontierStudy:
     def model_of(self, run: Run) -> PreTrainedModel:
         """The network of a run before training."""
         if isinstance(run.size, int):
-            return new_student(self.base, run.size)
+            return new_student(self.base, run.size, seed=run.seed)
         return narrowed(self.base, self.scores, RANKED_BY, *run.size)
 
     def record(self, run: Run) -> pd.DataFrame:
         """Train the network of a run, or read what was recorded of it; see `records` for the columns."""
-        return self.store.keep(run.name, partial(self._train, run))
+        return self.store.keep(run.name, partial(self._train, run), inputs=self.version)
 
     def records(self) -> pd.DataFrame:
         """All runs.
@@ -146,10 +139,10 @@ class FrontierStudy:
         Returns
         -------
         DataFrame
-            One row per run, split and record.  Of the run: ``method``, ``run``, ``n_parameters`` (kept, as the paper
-            counts), ``n_stored`` (in its file), ``flops_per_token`` and ``seconds_per_token`` (of the finished
-            model's forward pass).  Of the curve: ``step``, ``tokens``, ``split`` (train or held out), ``loss`` (nats
-            per token, of the next token, with a teacher too), ``smoothed`` (see
+            One row per run, split and record.  Of the run: ``method``, ``run``, ``seed``, ``n_parameters`` (kept, as
+            the paper counts), ``n_stored`` (in its file), ``flops_per_token`` and ``seconds_per_token`` (of the
+            finished model's forward pass).  Of the curve: ``step``, ``tokens``, ``split`` (train or held out), ``loss``
+            (nats per token, of the next token, with a teacher too), ``smoothed`` (see
             `narrowlib.chapters.frontier.outcomes.smoothed`; training only), ``seconds``, ``joules`` (NaN where the
             device does not tell) and ``training_flops``, until then.
         """
@@ -166,6 +159,7 @@ class FrontierStudy:
         facts = {
             "method": run.method,
             "run": run.name,
+            "seed": run.seed,
             "n_parameters": n_parameters_of(model),
             "n_stored": sum(parameter.numel() for parameter in model.parameters()),
             "flops_per_token": flops,
@@ -173,7 +167,7 @@ class FrontierStudy:
         curve = recover(
             model,
             self.taught_blocks if run.is_taught else self.blocks,
-            config.training(rate),
+            config.training(rate, run.seed),
             distillation=config.distillation,
             held_out=self.held_out,
             checkpoint=unfinished_in(self.store),
@@ -222,8 +216,8 @@ def tables(config: Config, *, piece: str = "", progress: bool = True) -> dict[st
 
 
 def table_name(config: Config) -> str:
-    """Name of the table of all runs: records of the small base model and of another lie side by side."""
-    return "small-runs" if config.model == small_base.NAME else "runs"
+    """Name of the table of all runs."""
+    return record_name("runs", config.model)
 
 
 def thinned(records: pd.DataFrame, config: Config) -> pd.DataFrame:

@@ -227,7 +227,8 @@ def frontier_measures(records: pd.DataFrame, target_loss: float) -> dict[str, In
 
 
 def teacher_gains(records: pd.DataFrame, *, alone: str = PRUNED, taught: str = "pruned, distilled") -> pd.DataFrame:
-    """What a teacher adds: the last held-out loss of networks of one size, trained alone and with a teacher.
+    """What a teacher adds: the last held-out loss of networks of one size, trained alone and with a teacher, the mean
+    over seeds.
 
     Parameters
     ----------
@@ -240,8 +241,9 @@ def teacher_gains(records: pd.DataFrame, *, alone: str = PRUNED, taught: str = "
     DataFrame
         One row per size: ``n_parameters``, the two losses under the names of the methods, ``gain`` in nats.
     """
-    last = _held_out(records, (alone, taught)).sort_values("tokens").groupby(["n_parameters", "method"])["loss"].last()
-    table = last.unstack("method")[[alone, taught]].dropna()
+    rows = _held_out(records, (alone, taught))
+    ends = rows[rows["tokens"] == rows.groupby("run")["tokens"].transform("max")]
+    table = ends.groupby(["n_parameters", "method"])["loss"].mean().unstack("method")[[alone, taught]].dropna()
     return table.assign(gain=table[alone] - table[taught]).rename_axis(columns=None).reset_index()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, model_validator
@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from narrowlib.chapters.folders import Folder
 from narrowlib.chapters.language.names import ModelName, Source
 from narrowlib.data.tokens import PACKAGES, skill_blocks
+from narrowlib.llm.models import DEFAULT_NAME, SMALL_NAME
 from narrowlib.llm.settings import PAPER_GROUP_LASSO, PAPER_RECOVERY, LLMTrainingConfig
 from narrowlib.settings import (
     AutoPrecision,
@@ -26,6 +27,7 @@ from narrowlib.settings import (
     Whole,
     part,
 )
+from narrowlib.store.records import Record, paper_record
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -34,16 +36,33 @@ if TYPE_CHECKING:
 WANTED_SKILL = "python"
 KINDS = ("neurons", "residual")
 RANKED_BY = "absolute per token"  # the score that keeps the loss lowest when half of the neurons go
+PAPERS_SCORE = "weights times mean absolute gradient"  # of its Figures 6, 12 and 13
 BEFORE = math.nan  # in place of the strength of a group lasso: the model as it was
 MOST_TOKENS = 50_000_000  # of training, out of the pinned packages; longer training sees them again
 N_RECORDS = 20  # of a training run
 WHERE = ("device", "checkpoints")  # parameters that say where a run is made, not what
+BASES = {"small base": SMALL_NAME, "default model": DEFAULT_NAME}  # models that records lie side by side of
+
+
+def record_name(name: str, model: str) -> str:
+    """Name of a recorded table: those of the small base model lie beside those of another."""
+    return f"{SMALL_NAME}-{name}" if model == SMALL_NAME else name
+
+
+def records_of(chapter: str, names: Sequence[str]) -> dict[str, dict[str, Record]]:
+    """Records of a chapter by base model, the small one first, and name; a base model that lacks one is left out."""
+    found = {
+        base: {name: paper_record(chapter, record_name(name, model)) for name in names} for base, model in BASES.items()
+    }
+    return {base: records for base, records in found.items() if all(records.values())}
 
 
 class TextConfig(Settings):
     """A language model and the blocks of text that it is scored, trained and evaluated on."""
 
-    model: ModelName = Field("default", description="default, tiny (random), a local folder, or a name on the hub")
+    model: ModelName = Field(
+        "default", description="default, small (trained here), tiny (random), a local folder, or a name on the hub"
+    )
     source: Source = Field(PACKAGES, description="of the Python: packages, or a data set of the hub")
     block_length: Annotated[int, Field(ge=2, le=131_072)] = Field(1_024, description="tokens of a block")
     n_score_blocks: Count = Field(1_024, description="blocks that scores are computed on")

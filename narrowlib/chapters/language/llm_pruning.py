@@ -6,7 +6,7 @@ from functools import cache
 
 import pandas as pd
 
-from narrowlib.chapters.language.config import BEFORE, RANKED_BY, WANTED_SKILL
+from narrowlib.chapters.language.config import BEFORE, PAPERS_SCORE, RANKED_BY, WANTED_SKILL, record_name, records_of
 from narrowlib.chapters.language.config import LLMPruningPage as Config
 from narrowlib.chapters.language.figures.curves import plot_lasso_curves, plot_lasso_recovery, plot_recovery
 from narrowlib.chapters.language.lasso import (
@@ -19,15 +19,22 @@ from narrowlib.chapters.language.lasso import (
     strength_curves,
     strength_recovery,
 )
-from narrowlib.chapters.language.recovery import completions, narrowed, recovery_curves, recovery_measures
+from narrowlib.chapters.language.recovery import (
+    completions,
+    leads_said,
+    narrowed,
+    recovery_curves,
+    recovery_measures,
+    score_leads,
+)
 from narrowlib.chapters.language.scoring import Scores, unit_scores
 from narrowlib.chapters.style import book_theme, plot_pending
 from narrowlib.claims import assess, assess_all, reasons, verdict
 from narrowlib.llm.models import load_causal_lm
 from narrowlib.store.kept import Kept
-from narrowlib.store.records import origin, paper_record, provenance
+from narrowlib.store.records import origin, provenance
 
-COMPARED = ("signed", RANKED_BY, "random")  # ways to prune before training on
+COMPARED = (PAPERS_SCORE, RANKED_BY, "random")  # ways to prune before training on
 
 
 def tables(config: Config, *, progress: bool = True) -> dict[str, pd.DataFrame]:
@@ -65,4 +72,4 @@ def tables(config: Config, *, progress: bool = True) -> dict[str, pd.DataFrame]:
         return strength_recovery(models(), tokenizer, config.lasso_sparsity, config.pruning, **where)
 
     computed = {"recovery": recovery, "lasso": lasso, "lasso-recovery": lasso_recovery}
-    return {name: store.keep(name, compute) for name, compute in computed.items()}
+    return {record_name(name, config.model): store.keep(name, each, inputs=base) for name, each in computed.items()}

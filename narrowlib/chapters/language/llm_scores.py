@@ -6,7 +6,7 @@ from functools import cache
 
 import pandas as pd
 
-from narrowlib.chapters.language.config import KINDS, RANKED_BY
+from narrowlib.chapters.language.config import KINDS, RANKED_BY, record_name, records_of
 from narrowlib.chapters.language.config import LLMScoresPage as Config
 from narrowlib.chapters.language.figures.block import plot_llama_block
 from narrowlib.chapters.language.figures.curves import plot_llm_pruning, plot_skills
@@ -24,7 +24,7 @@ from narrowlib.data.documents import SKILLS, sources
 from narrowlib.llm.models import load_causal_lm
 from narrowlib.llm.units import head_dim_of, n_parameters_of
 from narrowlib.store.kept import Kept
-from narrowlib.store.records import origin, paper_record, provenance
+from narrowlib.store.records import origin, provenance
 
 
 def tables(config: Config, *, progress: bool = True) -> dict[str, pd.DataFrame]:
@@ -54,4 +54,5 @@ def tables(config: Config, *, progress: bool = True) -> dict[str, pd.DataFrame]:
         return pd.concat(parts, ignore_index=True)
 
     store = Kept(config.checkpoints, config.asked, device=base.device)
-    return {"curves": store.keep("curves", curves), "ablation": store.keep("ablation", ablation)}
+    computed = {"curves": curves, "ablation": ablation}
+    return {record_name(name, config.model): store.keep(name, each, inputs=base) for name, each in computed.items()}

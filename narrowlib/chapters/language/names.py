@@ -12,9 +12,10 @@ from typing import Annotated
 from pydantic import AfterValidator, ValidationInfo
 
 from narrowlib.data.tokens import PACKAGES
+from narrowlib.llm.models import OWN, SMALL_NAME
 from narrowlib.store.downloads import UnavailableError
 
-OWN_MODELS = ("default", "small", "tiny")
+OWN_MODELS = (*OWN, SMALL_NAME)
 _ON_HUB = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 

@@ -155,6 +155,50 @@ def recovery_measures(recovery: pd.DataFrame, *, attribution: str) -> dict[str, 
     return {"ahead_at_once": least(leads), "gap_left": largest(gaps)}
 
 
+def score_leads(recovery: pd.DataFrame) -> pd.DataFrame:
+    """How far every score is ahead of random pruning, right after the cut and after the same recovery.
+
+    Parameters
+    ----------
+    recovery : DataFrame
+        See `recovery_curves`, of ``"random"`` and others.
+
+    Returns
+    -------
+    DataFrame
+        Indexed by ``neurons``, ``residual`` (the sparsities) and ``ranked by``: ``at once``, ``after`` in nats, each
+        with ``low`` and ``high`` (bootstrap over held-out blocks, paired).
+    """
+    rows = {}
+    for pair, of_pair in recovery.groupby(["neuron_sparsity", "residual_sparsity"]):
+        ends = {"at once": ends_of(of_pair, "variant", "first"), "after": ends_of(of_pair, "variant", "last")}
+        for variant in ends["after"]:
+            if variant != "random":
+                leads = {end: mean(losses["random"] - losses[variant]) for end, losses in ends.items()}
+                rows[(*pair, variant)] = {
+                    f"{end}{bound}": value
+                    for end, lead in leads.items()
+                    for bound, value in zip(("", ", low", ", high"), lead, strict=True)
+                }
+    return pd.DataFrame(rows).T.rename_axis(["neurons", "residual", "ranked by"])
+
+
+def leads_said(leads: pd.DataFrame) -> list[str]:
+    """In sentences, at how many cuts every score keeps a lead over random pruning after recovery.
+
+    A lead counts when its whole interval is above zero.
+    """
+    told = []
+    for variant, rows in leads.groupby("ranked by"):
+        first, left = ((rows[f"{end}, low"] > 0).sum() for end in ("at once", "after"))
+        most = rows["after"].max()
+        told.append(
+            f"{variant}: ahead of random at {first} of {len(rows)} cuts at once, at {left} after recovery, by then by "
+            f"{most:.2f} nats at most."
+        )
+    return told
+
+
 def ends_of(recovery: pd.DataFrame, by: str, end: str) -> dict[Any, np.ndarray]:
     """Held-out losses of every model before training (``end="first"``) or after it (``"last"``), of each block.
 

@@ -124,9 +124,22 @@ def test_records_hold_every_run_with_what_it_is_and_took():
         for loss in train["loss"].iloc[1:]:
             by_hand = 0.99 * by_hand + 0.01 * loss
         assert train["smoothed"].iloc[-1] == pytest.approx(by_hand)
+    assert records["seed"].eq(0).all()
     starts = records[(records["split"] == "held out") & (records["step"] == 0)].set_index("run")["loss"]
     assert starts["pruned-50-50"] == starts["pruned-distilled-50-50"]  # one cut, one held-out text, no teacher in it
     assert starts["scratch-1"] == starts["distilled-1"]
+
+
+def test_every_seed_is_a_run_with_weights_and_order_of_its_own():
+    config = CONFIG.replace(n_seeds=2, students=(1,), sparsities=((0.5, 0.5),))
+    first, second = runs_of(config)[:4], runs_of(config)[4:]
+    assert [run.name + "-seed-1" for run in first] == [run.name for run in second]
+    study = FrontierStudy(config, progress=False)
+    curves = {run.name: study.record(run) for run in (first[0], second[0], first[2], second[2])}
+    starts = [curve.query("split == 'held out'")["loss"].iloc[0] for curve in curves.values()]
+    assert starts[0] != starts[1] and starts[2] == starts[3]  # students differ, cuts of one model do not
+    trained = [curve.query("split == 'train'")["loss"].tolist() for curve in curves.values()]
+    assert trained[2] != trained[3] and [curve["seed"].iloc[0] for curve in curves.values()] == [0, 1, 0, 1]
 
 
 def test_a_record_keeps_the_steps_that_were_read():

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -11,7 +12,14 @@ from tiny_llamas import random_blocks as blocks
 from narrowlib.chapters.language import config as language_config
 from narrowlib.chapters.language import lasso, llm_pruning, llm_scores, recovery
 from narrowlib.chapters.language.config import LLMPruningConfig
-from narrowlib.chapters.language.recovery import completions, narrowed, recovery_curves, recovery_measures
+from narrowlib.chapters.language.recovery import (
+    completions,
+    leads_said,
+    narrowed,
+    recovery_curves,
+    recovery_measures,
+    score_leads,
+)
 from narrowlib.chapters.language.scoring import (
     COMPARED,
     ablation_table,
@@ -178,3 +186,21 @@ def test_tables_are_made_once(loaded, tmp_path, monkeypatch):
         path.unlink()
     for name, table in llm_pruning.tables(config, progress=False).items():
         pd.testing.assert_frame_equal(table, tables[name])
+
+
+def test_leads_of_scores_over_random_at_once_and_after_recovery():
+    ends = {"random": ([5.0, 6.0, 7.0, 8.0], [2.0, 2.2, 2.4, 2.6]), "good": ([3.0] * 4, [1.9, 2.1, 2.3, 2.5])}
+    ends["weak"] = ([4.0, 5.0, 6.5, 7.5], [2.1, 2.1, 2.5, 2.5])
+    rows = [
+        {"variant": variant, "step": step, "split": "held out", "loss": np.mean(losses), "block_losses": losses}
+        for variant, both in ends.items()
+        for step, losses in zip((0, 9), both, strict=True)
+    ]
+    recovery = pd.DataFrame(rows).assign(neuron_sparsity=0.5, residual_sparsity=0.2)
+    leads = score_leads(recovery)
+    assert leads.loc[(0.5, 0.2, "good"), ["at once", "after"]].tolist() == pytest.approx([3.5, 0.1])
+    assert leads.loc[(0.5, 0.2, "weak"), "after, low"] < 0 < leads.loc[(0.5, 0.2, "weak"), "at once, low"]
+    assert leads_said(leads) == [
+        "good: ahead of random at 1 of 1 cuts at once, at 1 after recovery, by then by 0.10 nats at most.",
+        "weak: ahead of random at 1 of 1 cuts at once, at 0 after recovery, by then by 0.00 nats at most.",
+    ]

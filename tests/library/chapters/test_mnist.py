@@ -164,7 +164,7 @@ def test_a_kept_comparison_is_the_same(digits, tmp_path, monkeypatch):
     whole = compare(small, digits, checkpoints=tmp_path, progress=False)
     monkeypatch.setattr("narrowlib.chapters.mnist.lasso.shrink", None)
     for function in ("train_teacher", "from_scratch", "distil", "prune_by_attribution"):
-        monkeypatch.setattr(mnist, function, None)
+        monkeypatch.setattr(f"narrowlib.chapters.mnist.experiment.{function}", None)
     again = compare(small, digits, checkpoints=tmp_path, progress=False)
     pd.testing.assert_frame_equal(again.runs, whole.runs)
     pd.testing.assert_frame_equal(again.paths, whole.paths)

@@ -1,0 +1,33 @@
+"""Settings of the page on the small base model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from narrowlib.llm.small_base import NAME, SmallBaseConfig, cached_folder
+from narrowlib.settings import Count, Device
+from narrowlib.store.digests import digest_of
+
+
+class Config(SmallBaseConfig):
+    """Parameters of the page; the defaults are the recipe of the record."""
+
+    n_held_out_blocks: Count = Field(128, description="blocks of every skill that losses are read on")
+    device: Device = Field("auto", description="where it runs")
+    checkpoints: str = Field("", description="folder where progress is saved and resumed from; empty for the cache")
+
+    @property
+    def recipe(self) -> SmallBaseConfig:
+        """What the training depends on."""
+        return self.build(SmallBaseConfig)
+
+    @property
+    def folder(self) -> Path:
+        """Where the training lies: by its settings alone, so that it can go on with another version of this code.
+
+        In the cache the code counts too.
+        """
+        named = f"{NAME}-base-{digest_of(self.recipe)[:12]}"
+        return Path(self.checkpoints, named) if self.checkpoints else cached_folder(self.recipe)
