@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import LogNorm, to_rgb
+from matplotlib.figure import Figure
 
 from narrowlib.chapters.style import GREY, current_axes, keep_data
 
@@ -131,6 +135,51 @@ def plot_network(edges: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax.grid(False)
     sns.despine(ax=ax, left=True, bottom=True)
     return ax
+
+
+def plot_first_weights(edges: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Heat map of the sizes of the weights from inputs to the first hidden layer, neurons sorted by what they read.
+
+    Parameters
+    ----------
+    edges : DataFrame
+        See `plot_network`.
+    """
+    ax = current_axes(ax)
+    first = edges[edges["layer"] == 0]
+    keep_data(ax, first[["source", "target", "weight"]])
+    groups = first.drop_duplicates("source").sort_values("source")["group"].reset_index(drop=True)
+    table = first.pivot(index="target", columns="source", values="weight").abs()
+    table = table / max(table.to_numpy().max(), 1e-30)
+    centre = (table**2 * range(table.shape[1])).sum(axis=1) / (table**2).sum(axis=1)
+    shown = table.loc[centre.sort_values(kind="stable").index]
+    ax.pcolormesh(shown.to_numpy(), cmap="mako_r", vmin=0, vmax=1, rasterized=True)
+    starts = groups.index[groups != groups.shift()].tolist()
+    for start, end in zip(starts, [*starts[1:], len(groups)]):
+        ax.axvline(start, color="white", linewidth=1.5)
+        ax.text((start + end) / 2, -0.01, groups[start], transform=ax.get_xaxis_transform(), **_BELOW)
+    ax.set(xticks=[], yticks=[], ylabel=f"{len(shown)} neurons, sorted")
+    ax.grid(False)
+    return ax
+
+
+_BELOW = {"ha": "center", "va": "top", "fontsize": 8}
+
+
+def plot_networks(states: Mapping[str, pd.DataFrame]) -> Figure:
+    """`plot_network` of several states of a network, each with the heat map of its first weights beside it.
+
+    Parameters
+    ----------
+    states : mapping of str to DataFrame
+        ``edges`` by the title that they get.
+    """
+    shape = {"squeeze": False, "gridspec_kw": {"width_ratios": [1.7, 1]}}
+    figure, axes = plt.subplots(len(states), 2, figsize=(9.4, 3.3 * len(states)), **shape)
+    for (drawn, mapped), (title, edges) in zip(axes, states.items(), strict=True):
+        plot_network(edges, ax=drawn).set_title(title, fontsize=10)
+        plot_first_weights(edges, ax=mapped).set_title("size of the first weights", fontsize=10)
+    return figure
 
 
 def _draw_weights(edges: pd.DataFrame, level: int, ax: Axes) -> None:
