@@ -19,7 +19,7 @@ from scipy.optimize import isotonic_regression
 
 MEDIA_TYPE = "text/csv"
 DIGITS = 6  # significant ones of a number in the table
-MAX_BYTES = 1_000_000  # of the table; above, rows are left out at equal distances
+MAX_BYTES = 1_500_000  # of the table; above, rows are left out at equal distances
 _KEPT: WeakKeyDictionary[Axes, list[pd.DataFrame]] = WeakKeyDictionary()
 CHANCE_BITS = 1.0  # loss of a fair guess between two labels
 GREY = "#6b6b6b"
@@ -35,9 +35,9 @@ class Look(NamedTuple):
     dashes: Any
 
 
-_PALETTE = sns.color_palette("colorblind")
+PALETTE = list(sns.color_palette("colorblind"))
 METHODS = {  # ways to a narrow network, in the order of every figure, by the name that tables have for them
-    method: Look(name, _PALETTE[place], marker, dashes)
+    method: Look(name, PALETTE[place], marker, dashes)
     for method, name, place, marker, dashes in (
         ("attribution", "attribution", 0, "o", "-"),
         ("pruned", "pruned", 0, "o", "-"),

@@ -141,23 +141,27 @@ def plot_forgetting_panels(table: pd.DataFrame) -> Figure:
 
 
 def plot_digits(pixels: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Pictures of digits in a row, under each what it is and what the network said.
+    """Pictures of digits that networks get wrong, a row per size, under each what it is and what the network said.
 
     Parameters
     ----------
     pixels : DataFrame
-        ``picture``, ``row``, ``column``, ``ink`` (0 to 1), ``label``, ``predicted``.
+        ``neurons``, ``picture``, ``row``, ``column``, ``ink`` (0 to 1), ``label``, ``predicted``.
     """
     ax = current_axes(ax)
-    keep_data(ax, pixels[["picture", "row", "column", "ink", "label", "predicted"]])
-    pictures = [rows.pivot(index="row", columns="column", values="ink") for _, rows in pixels.groupby("picture")]
-    side = len(pictures[0]) if pictures else 1
-    for number, picture in enumerate(pictures):
-        left = number * (side + 3)
-        ax.imshow(picture, cmap="Greys", vmin=0, vmax=1, extent=(left, left + side, side, 0), interpolation="nearest")
-    for number, about in enumerate(pixels.drop_duplicates("picture").itertuples()):
-        middle = number * (side + 3) + side / 2
-        ax.text(middle, side + 2, f"is {about.label}\nsaid {about.predicted}", ha="center", va="top", fontsize=9)
-    ax.set(xlim=(-1, max(1, len(pictures)) * (side + 3) - 2), ylim=(side + 14, -1), aspect="equal")
+    keep_data(ax, pixels[["neurons", "picture", "row", "column", "ink", "label", "predicted"]])
+    side = int(pixels["row"].max()) + 1 if len(pixels) else 1
+    tall, sizes = side + 16, sorted(pixels["neurons"].unique())
+    for (neurons, number), rows in pixels.groupby(["neurons", "picture"]):
+        left, top = number * (side + 3), sizes.index(neurons) * tall
+        picture = rows.pivot(index="row", columns="column", values="ink")
+        place = (left, left + side, top + side, top)
+        ax.imshow(picture, cmap="Greys", vmin=0, vmax=1, extent=place, interpolation="nearest")
+        words = f"is {rows['label'].iloc[0]}\nsaid {rows['predicted'].iloc[0]}"
+        ax.text(left + side / 2, top + side + 2, words, ha="center", va="top", fontsize=8)
+    for row, neurons in enumerate(sizes):
+        ax.text(-4, row * tall + side / 2, f"{neurons} neurons", ha="right", va="center", fontsize=9)
+    n_pictures = int(pixels["picture"].max()) + 1 if len(pixels) else 1
+    ax.set(xlim=(-1, n_pictures * (side + 3) - 2), ylim=(max(1, len(sizes)) * tall, -1), aspect="equal")
     ax.set_axis_off()
     return ax

@@ -158,6 +158,13 @@ def test_curves_of_one_method(records):
     assert lines["10"] == [4.0, 2.0, 1.0] and lines["20"] == [2.0, 1.5, 0.5]
     smooth = plot_learning_curves(rows, smooth=True, ax=plt.figure().gca())
     assert len(smooth.get_lines()) == 4
-    (gain, _) = plot_gains(teacher_gains(records), ax=plt.figure().gca()).get_lines()
-    assert list(gain.get_ydata()) == [0.25]
+    several = pd.concat(
+        [records.assign(seed=seed, loss=records["loss"] + seed * records["tokens"] / 1e3) for seed in (0, 1)]
+    )
+    for table, has_interval in ((records, False), (several, True)):
+        gains = teacher_gains(table)
+        assert gains["low"].notna().all() == has_interval
+        marks = [line for line in plot_gains(gains, ax=plt.figure().gca()).get_lines() if line.get_marker() == "P"]
+        shown = [(line.get_markerfacecolor() == "white", *line.get_xdata()) for line in marks if len(line.get_xdata())]
+        assert shown == [(not has_interval, 0.25)]
     assert [short_number(value) for value in (35, 164_160, 1.2e6, 6e9)] == ["35", "164k", "1.2M", "6B"]
