@@ -8,6 +8,9 @@
     (x, y) => `M${x} ${y - 5}l4.5 8h-9z`,
     (x, y) => `M${x} ${y - 5}l5 5l-5 5l-5-5z`,
     (x, y) => `M${x} ${y + 5}l4.5-8h-9z`,
+    (x, y) => `M${x - 2} ${y - 5}h4v3h3v4h-3v3h-4v-3h-3v-4h3z`,
+    (x, y) => `M${x - 4} ${y - 2}l2-2l2 2l2-2l2 2l-2 2l2 2l-2 2l-2-2l-2 2l-2-2l2-2z`,
+    (x, y) => `M${x} ${y - 6}l2 4l4 .5l-3 3l1 4.5l-4-2l-4 2l1-4.5l-3-3l4-.5z`,
   ];
   const SPACE = { left: 58, right: 12, top: 10, bottom: 46 };
   const HEIGHT = 320;
@@ -86,7 +89,7 @@
       }
       const isChosen = told.cursor && point[0] === at;
       if (points.length > MANY && !isChosen) return;
-      const mark = point.open ? MARKS[2] : MARKS[number % MARKS.length];
+      const mark = MARKS[point.open ? 2 : told.marks[number]];
       const kind = `mark${isChosen ? " chosen" : ""}${point.open ? " unreached" : ""}`;
       group.append(make("path", { class: kind, d: mark(x(point[2]), y(point[3])) }));
     });
@@ -180,7 +183,7 @@
         const entry = make("span", { class: `entry s${told.places[number]}` });
         const key = make("svg", { width: 30, height: 12, "aria-hidden": "true" });
         key.append(make("path", { class: "line", d: "M0 6H30", "stroke-dasharray": DASHES[number % DASHES.length] }));
-        key.append(make("path", { class: "mark", d: MARKS[number % MARKS.length](15, 6) }));
+        key.append(make("path", { class: "mark", d: MARKS[told.marks[number]](15, 6) }));
         entry.append(key, ` ${told.series[number]}: ${words(told, points, at)}`);
         output.append(" ", entry);
       });

@@ -61,9 +61,9 @@ def drawn(figure: Figure) -> dict[str, Any] | None:
     -------
     dict or None
         ``kind``, and of a chart ``labels``, ``scales``; ``cursor``, whether the slider moves along x; ``slider`` and
-        ``series``, their values; ``places`` of the series in the palette; ``points``, lists of the number of the
-        slider's value, the number of the series, x, y and, where there is one, the error; ``open``, the numbers of
-        points that were not reached.  None for a figure that waits for its record.
+        ``series``, their values; ``places`` of the series in the palette and their ``marks``; ``points``, lists of the
+        number of the slider's value, the number of the series, x, y and, where there is one, the error; ``open``, the
+        numbers of points that were not reached.  None for a figure that waits for its record.
 
     Raises
     ------
@@ -95,7 +95,7 @@ def _chart(figure: Figure, asked: dict[str, Any], rows: Rows) -> dict[str, Any]:
     places = {value: number for number, value in enumerate(slider)}
     numbers = ("x", "y", "error") if "error" in asked else ("x", "y")
     composite = {row[asked["series"]] for row in whole if row.get(asked.get("tree")) == "composite"}
-    names, palette = _looks(series)
+    names, palette, marks = _looks(series)
     return {
         "labels": {key: asked.get("labels", {}).get(key, asked[key]) for key in LABELLED},
         "scales": {key: asked.get("scales", {}).get(key, "linear") for key in ("x", "y")},
@@ -103,6 +103,7 @@ def _chart(figure: Figure, asked: dict[str, Any], rows: Rows) -> dict[str, Any]:
         "slider": slider,
         "series": names,
         "places": [INK if name in composite else place for name, place in zip(series, palette, strict=True)],
+        "marks": marks,
         "tree": [name in composite for name in series] if "tree" in asked else None,
         "points": [
             [places[float(row[asked["slider"]])], series.index(row[asked["series"]])]
@@ -113,16 +114,23 @@ def _chart(figure: Figure, asked: dict[str, Any], rows: Rows) -> dict[str, Any]:
     }
 
 
+MARKS = "os^DvPX*"  # that the script can draw
 INK = 9  # in place of a colour of the palette: that of the text
 
 
-def _looks(series: list[str]) -> tuple[list[str], list[int]]:
-    """Names and places in the palette, as in the figure itself: those of methods are the same everywhere."""
+def _looks(series: list[str]) -> tuple[list[str], list[int], list[int]]:
+    """Names, places in the palette and marks, as in the figure itself: those of methods are the same everywhere."""
     from narrowlib.chapters.style import METHODS, PALETTE
 
     if all(name in METHODS for name in series):
-        return [METHODS[name].name for name in series], [PALETTE.index(METHODS[name].colour) for name in series]
-    return series, [number % 6 for number in range(len(series))]
+        looks = [METHODS[name] for name in series]
+        return (
+            [look.name for look in looks],
+            [PALETTE.index(look.colour) for look in looks],
+            [MARKS.index(look.marker) for look in looks],
+        )
+    numbers = range(len(series))
+    return series, [number % 6 for number in numbers], [number % len(MARKS) for number in numbers]
 
 
 def _bits(figure: Figure, asked: dict[str, Any], rows: Rows) -> dict[str, Any]:

@@ -50,8 +50,7 @@ def plot_fronts(best: pd.DataFrame, front: pd.DataFrame, *, ax: Axes | None = No
     plain_ticks(ax.yaxis, [500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000])
     if not best["reached"].all():
         ax.text(0.01, 0.01, "hollow: goal missed in a repeat", transform=ax.transAxes, fontsize=8, color=GREY)
-    furthest = best["neurons"].max()
-    label_ends(ax, [(furthest, *rest) for _, *rest in ends])
+    label_ends(ax, ends)
     return ax
 
 
