@@ -3,25 +3,62 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from scipy.optimize import isotonic_regression
 
 MEDIA_TYPE = "text/csv"
 DIGITS = 6  # significant ones of a number in the table
-MAX_BYTES = 1_000_000  # of the table; above, rows are left out at equal distances
+MAX_BYTES = 1_500_000  # of the table; above, rows are left out at equal distances
 _KEPT: WeakKeyDictionary[Axes, list[pd.DataFrame]] = WeakKeyDictionary()
 CHANCE_BITS = 1.0  # loss of a fair guess between two labels
 GREY = "#6b6b6b"
 LETTER_WIDTH = 0.65  # of a digit, in sizes of the font
+
+
+class Look(NamedTuple):
+    """How a method is drawn, and what it is called, in every figure."""
+
+    name: str
+    colour: tuple[float, float, float]
+    marker: str
+    dashes: Any
+
+
+PALETTE = list(sns.color_palette("colorblind"))
+METHODS = {  # ways to a narrow network, in the order of every figure, by the name that tables have for them
+    method: Look(name, PALETTE[place], marker, dashes)
+    for method, name, place, marker, dashes in (
+        ("attribution", "attribution", 0, "o", "-"),
+        ("pruned", "pruned", 0, "o", "-"),
+        ("pruned, distilled", "pruned, distilled", 4, "P", (0, (6, 1.5, 1, 1.5))),
+        ("group lasso", "group lasso", 2, "^", (0, (6, 1.5, 1, 1.5))),
+        ("lasso", "group lasso", 2, "^", (0, (6, 1.5, 1, 1.5))),
+        ("distillation", "distilled", 1, "D", (0, (4, 1.5))),
+        ("distilled", "distilled", 1, "D", (0, (4, 1.5))),
+        ("from scratch", "from scratch", 7, "s", (0, (1, 1.5))),
+        ("scratch", "from scratch", 7, "s", (0, (1, 1.5))),
+        ("random", "at random", 3, "v", (0, (2, 1.5))),
+        ("python", "not pruned, trained on Python", 5, "X", "-"),
+        ("base", "whole model", 8, "*", (0, (1, 1.5))),
+        ("teacher", "teacher", 8, "*", (0, (1, 1.5))),
+    )
+}
+
+
+def in_order(methods: Iterable[str]) -> list[str]:
+    """Methods in the order of every figure."""
+    return sorted(set(methods), key=list(METHODS).index)
 
 
 def book_theme() -> None:
@@ -93,11 +130,88 @@ def plain_ticks(axis: Axis, values: Sequence[float]) -> None:
     axis.set_minor_locator(NullLocator())
 
 
+def label_ends(
+    ax: Axes, ends: Iterable[tuple[float, float, str, Any]], *, side: str = "right", size: float = 9
+) -> None:
+    """Words at the ends of lines, each in its line's colour, none on top of another.
+
+    Parameters
+    ----------
+    ax : Axes
+        Whose limits are set.
+    ends : iterable of (x, y, words, colour)
+    side : {"right", "left", "top"}
+        Of the ends at which the words stand; those at the top are turned.
+    size : float
+        Of the letters, in points.
+    """
+    is_top = side == "top"
+    along = int(not is_top)  # words are moved along this axis
+    box, figure = ax.get_position(), ax.figure
+    length = 72 * (box.width * figure.get_figwidth() if is_top else box.height * figure.get_figheight())
+    ends = list(ends)
+    ax.get_xlim(), ax.get_ylim()  # or what was drawn last does not count yet
+    places = ax.transAxes.inverted().transform(ax.transData.transform([end[:2] for end in ends]))[:, along]
+    order = np.argsort(places, kind="stable")
+    steps = 1.3 * size / length * np.arange(len(ends))
+    placed = isotonic_regression(places[order] - steps).x + steps  # as near as they can be
+    turned = {"rotation": 40, "ha": "left", "va": "bottom", "rotation_mode": "anchor"}
+    beside = {"ha": "left" if side == "right" else "right", "va": "center"}
+    for number, at in zip(order, placed):
+        x, y, words, colour = ends[number]
+        moved = (at - places[number]) * length
+        shift = (moved, 2) if is_top else (6 if side == "right" else -6, moved)
+        where, axes = ((x, 1.0), ("data", "axes fraction")) if is_top else ((x, y), "data")
+        style = {"color": colour, "fontsize": size, "annotation_clip": False, **(turned if is_top else beside)}
+        ax.annotate(words, where, shift, xycoords=axes, textcoords="offset points", **style)
+
+
+def short_number(value: float) -> str:
+    """A large number in three characters or so: 1.2M, 34k."""
+    for unit, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= unit:
+            return f"{value / unit:.3g}{letter}"
+    return f"{value:.3g}"
+
+
+def token_axis(ax: Axes, tokens: pd.Series, needed: float | None = None) -> dict[float, float]:
+    """A logarithmic axis of training tokens with a place for none; what was not run is shaded.
+
+    Parameters
+    ----------
+    ax : Axes
+    tokens : Series
+        Of all readings, 0 among them or not.
+    needed : float, optional
+        Tokens that a decision needs.
+
+    Returns
+    -------
+    dict of float to float
+        Where each number of tokens stands: ``tokens.map(places)``.
+    """
+    first, last = tokens[tokens > 0].min(), tokens.max()
+    zero = first / 2.5
+    ax.set_xscale("log")
+    end = max(last, needed or 0) * 1.05
+    ax.set_xlim(zero / 1.3, end)
+    if needed and needed > last:
+        ax.axvspan(last, end, color=GREY, alpha=0.13, linewidth=0, zorder=0)
+        words = f"not run: a decision\nneeds {short_number(needed)} tokens"
+        ax.text(math.sqrt(last * end), 0.96, words, transform=ax.get_xaxis_transform(), ha="center", va="top",
+                fontsize=8, color=GREY)  # fmt: skip
+    wanted = [step * 10.0**power for power in range(1, 13) for step in ((1,) if end / first > 50 else (1, 2, 5))]
+    ticks = [tick for tick in wanted if first <= tick <= end] or [first, last]
+    ax.set_xticks([zero, *ticks], ["0", *map(short_number, ticks)])
+    ax.xaxis.set_minor_locator(NullLocator())
+    return {value: value if value > 0 else zero for value in tokens.unique()}
+
+
 def draw_chance(ax: Axes) -> None:
     """A line at the loss of a fair guess between two labels, and its name."""
     ax.axhline(CHANCE_BITS, color=GREY, linewidth=1.0, zorder=0)
-    place = {"xytext": (0, 3), "textcoords": "offset points", "ha": "right", "va": "bottom"}
-    ax.annotate("chance", (0.995, CHANCE_BITS), xycoords=("axes fraction", "data"), fontsize=8, color=GREY, **place)
+    place = {"xytext": (0, 3), "textcoords": "offset points", "ha": "left", "va": "bottom"}
+    ax.annotate("chance", (0.005, CHANCE_BITS), xycoords=("axes fraction", "data"), fontsize=8, color=GREY, **place)
 
 
 def keep_data(ax: Axes, frame: pd.DataFrame) -> None:

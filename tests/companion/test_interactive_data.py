@@ -2,11 +2,15 @@
 
 import json
 
+import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
 from companion import chapters, collect, finish, heroes, interactive, pdf, scorecard, stage
 
 from narrowlib import claims
+from narrowlib.chapters import style
+from narrowlib.chapters.methods.experiment import example_samples
+from narrowlib.cmsp import CMSP
 
 CSV = "skill,sparsity,rise,error\nc <b>,0,0,\npython,0,0,0.1\npython,0.5,1.5,0.2\nc <b>,0.5,,0.2\n"
 ASKED = {"x": "sparsity", "y": "rise", "series": "skill", "slider": "sparsity", "error": "error"}
@@ -45,6 +49,7 @@ def test_slider_of_its_own_column():
         ({**ASKED, "colour": "skill"}, "fig-one has an unknown colour"),
         ({**ASKED, "scales": {"x": "root"}}, "the scale of x in fig-one is 'root'; it must be linear or log"),
         ({**ASKED, "labels": {"z": ""}}, "labels of the interactive figure fig-one may name x, y, slider"),
+        ({"kind": "film"}, "the kind of fig-one is 'film'; it must be one of chart, bits, network, digits"),
         ({**ASKED, "slider": "skill"}, "fig-one is interactive by 'skill', which has 0 value"),
     ],
 )
@@ -60,8 +65,54 @@ def test_cells_say_what_moves():
         for cell in chapters.code_cells(chapter)
         if "interactive" in cell.metadata
     }
-    assert {"fig-llm-skills", "fig-group-lasso-strength-curves"} <= set(asked)
-    assert all(set(interactive.COLUMNS) <= set(one) for one in asked.values())
+    charts = {name for name, one in asked.items() if one.get("kind", "chart") == "chart"}
+    assert {"fig-frontier-targets", "fig-hierarchy-order", "fig-nonlocality-sharing", "fig-mnist-paper"} <= charts
+    assert {one["kind"] for name, one in asked.items() if name not in charts} == set(interactive.KINDS) - {"chart"}
+    assert all(set(interactive.COLUMNS) <= set(asked[name]) for name in charts)
+
+
+def test_methods_look_as_in_the_figure_and_what_was_not_reached_is_open():
+    table = "method,n,tokens,reached\nscratch,10,5,False\nscratch,20,4,True\npruned,10,1,True\n"
+    asked = {"x": "n", "y": "tokens", "series": "method", "slider": "n", "reached": "reached"}
+    told = interactive.drawn(figure(asked, table))
+    assert told["series"] == ["from scratch", "pruned"] and told["open"] == [0]
+    looks = [style.METHODS[name] for name in ("scratch", "pruned")]
+    assert [style.PALETTE[place] for place in told["places"]] == [look.colour for look in looks]
+    assert [interactive.MARKS[mark] for mark in told["marks"]] == [look.marker for look in looks]
+
+
+def test_a_sample_says_which_bits_belong_to_whom():
+    told = interactive.drawn(
+        figure({"kind": "bits"}, example_samples(CMSP(2, 2, 5, tasks=[(0,), (0, 1)]), 1).to_csv(index=False))
+    )
+    assert told["roles"][:2] == ["control"] * 2 and told["bits"][:2] == [1, 1]  # the last sample asks for both
+    assert {name: len(places) for name, places in told["subtasks"].items()} == {"sub-task 0": 2, "sub-task 1": 2}
+
+
+def test_a_network_is_told_in_letters():
+    rows = [(0, 0, 0, 2.0, "a"), (0, 1, 0, -1.0, "b"), (1, 0, 0, 0.0, "")]
+    edges = pd.DataFrame(rows, columns=["layer", "source", "target", "weight", "group"]).assign(panel="1: before")
+    (state,) = interactive.drawn(figure({"kind": "network"}, edges.to_csv(index=False)))["states"]
+    assert state["groups"] == ["a", "b"] and [layer["shape"] for layer in state["layers"]] == [[2, 1], [1, 1]]
+    levels = [
+        [interactive.LEVELS.index(letter) - interactive.ZERO for letter in one["weights"]] for one in state["layers"]
+    ]
+    assert levels == [[interactive.ZERO, -round(interactive.ZERO / 2)], [0]]
+
+
+def test_pictures_stand_by_size():
+    pixels = pd.DataFrame(
+        [(size, 0, row, column, (row + column) / 2, 8, 6) for size in (4, 2) for row in (0, 1) for column in (0, 1)],
+        columns=["neurons", "picture", "row", "column", "ink", "label", "predicted"],
+    )
+    asked = {"kind": "digits", "slider": "neurons", "label": "neurons kept"}
+    told = interactive.drawn(figure(asked, pixels.to_csv(index=False)))
+    assert told["slider"] == [2, 4]
+    (picture,) = told["pictures"][0]
+    assert (picture["label"], picture["predicted"]) == ("8", "6")
+    assert [interactive.LEVELS.index(letter) / 35 for letter in picture["ink"]] == pytest.approx(
+        [0, 0.5, 0.5, 1], abs=0.02
+    )
 
 
 def test_figures_are_shown_again_with_caption_and_way():
@@ -91,6 +142,8 @@ def test_text_mentions_what_the_scorecard_says():
     text = "{claim}`A1`: {ours}`A1 share`, {papers}`A1 share`, {papers}`A1 ratio`; {claim}`B1` {ours}`B1 share`; "
     told = "{ref}`A1 <claim-a1>` (direction not seen): 0.6, 0.7, none; "
     told += "{ref}`B1 <claim-b1>` (not yet run) (not known here); "
+    assert [scorecard.in_share(share) for share in (0, 0.64, 1)] == ["none", "64%", "all"]
+    assert scorecard.mentioned("{in}`A1 share`", card(1.0, 0.5)) == "all"
     assert scorecard.mentioned(text + "{claim}`Z9`", card(0.6, 0.5)) == told + "Z9 (not judged in this book)"
     with pytest.raises(ValueError, match="a page mentions 'shore' of claim A1; it must be one of share, ratio"):
         scorecard.mentioned("{ours}`A1 shore`", card(0.6, 0.5))

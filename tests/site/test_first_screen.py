@@ -135,3 +135,19 @@ def test_verdicts_of_the_scorecard_are_seen_on_a_telephone(visit):
     tab = visit("book/appendix/scorecard", width=400)
     box = tab.locator(".scorecard-values td:last-child").first.bounding_box()
     assert box["x"] >= 0 and box["x"] + box["width"] <= 400
+
+
+def test_japanese_page_is_a_short_edition(visit, claims):
+    tab = visit("book/appendix/ja")
+    assert tab.evaluate("document.documentElement.lang") == "ja"
+    text = tab.locator("article").inner_text()
+    told = chapters.claims()
+    for row in claims:
+        assert (
+            f"{row['claim']} {heroes.SIGNS[heroes.kind(row['verdict'])]} {heroes.VERDICTS_JA[row['verdict']]}" in text
+        )
+        assert told[row["claim"]]["ja"] in text
+    pictures = tab.locator(".shown-again img").all()
+    shown = [name for name in chapters.names() if myst.numbers(name).figures]
+    assert len(pictures) == len(shown) == text.count("まとめ。")
+    assert all(re.search("[ぁ-ん]", picture.get_attribute("alt")) for picture in pictures)

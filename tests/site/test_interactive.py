@@ -8,9 +8,10 @@ import pytest
 from companion import chapters, finish
 from trees import command
 
-MOVED = {"llm-scores": "fig-llm-skills", "group-lasso": "fig-group-lasso-strength-curves"}
+MOVED = {"llm-frontier": "fig-frontier-targets", "hierarchy": "fig-hierarchy-order", "mnist": "fig-mnist-paper"}
+OTHERS = {"methods": "fig-cmsp-samples", "group-lasso": "fig-group-lasso-paper-networks", "mnist": "fig-mnist-mistakes"}
 MOST_BYTES = 500_000  # compressed, of what the first page loads of the book's own
-SCRIPT_BYTES = 15_000
+SCRIPT_LINES = 600
 
 
 @pytest.fixture(params=MOVED)
@@ -54,12 +55,86 @@ def test_drawing_fills_its_page_and_says_all_values(moved):
             assert box["y"] <= inner["y"] and inner["y"] + inner["height"] <= box["y"] + box["height"]
 
 
+def test_pointer_moves_along_a_chart_and_tells_values(visit):
+    """By mouse and by touch, where the slider goes along x; else the value that lies nearest is told."""
+    tab = visit("book/mnist")
+    figure = tab.locator(f"figure#{MOVED['mnist']}")
+    drawing, slider = figure.locator("svg[role=img]").first, figure.get_by_role("slider")
+    for share, end in ((0.98, "max"), (0.1, "min")):
+        box = drawing.bounding_box()
+        drawing.click(position={"x": share * box["width"], "y": 100})
+        assert slider.input_value() == slider.get_attribute(end)
+    mark = figure.locator("path.mark").last.bounding_box()
+    tab.mouse.move(mark["x"] + mark["width"] / 2, mark["y"] + mark["height"] / 2)
+    assert re.match(r"[\w ]+: .+, .+", figure.locator("text.tip").text_content())
+
+
+@pytest.mark.parametrize("way", ["mouse", "keyboard", "touch"])
+def test_bits_are_flipped(browser, address, way):
+    context = browser.new_context(has_touch=way == "touch")
+    tab = context.new_page()
+    tab.goto(f"{address}/book/methods.html", wait_until="networkidle")
+    figure = tab.locator("figure#fig-cmsp-samples")
+    bits, output = figure.locator(".bits button"), figure.locator("output")
+    place = next(n for n, bit in enumerate(bits.all()) if "owned" in bit.get_attribute("class"))
+    before = bits.nth(place).inner_text()
+    if way == "keyboard":
+        bits.nth(place - 1).focus()
+        tab.keyboard.press("ArrowRight")
+        tab.keyboard.press("Space")
+    else:
+        (bits.nth(place).tap if way == "touch" else bits.nth(place).click)()
+    assert {before, bits.nth(place).inner_text()} == {"0", "1"}
+    changed = [entry.inner_text() for entry in output.locator(".changed").all()]
+    assert len(changed) == 3 and all(text.endswith("changed") for text in changed)  # its sub-task, all, this sample
+    figure.get_by_role("button", name="as at first").click()
+    assert output.locator(".changed").count() == 0
+    context.close()
+
+
+def test_network_is_pruned_and_a_neuron_lights_up(visit):
+    tab = visit("book/group-lasso")
+    figure = tab.locator(f"figure#{OTHERS['group-lasso']}")
+    slider, units = figure.get_by_role("slider"), figure.locator("circle.unit")
+    whole = units.count()
+    slider.focus()
+    tab.keyboard.press("End")
+    assert 0 < units.count() < whole / 2
+    lines = figure.locator("line.positive, line.negative").count()
+    units.nth(3).hover(force=True)
+    assert (
+        figure.locator("line.positive, line.negative").count() < lines
+        and "lit:" in figure.locator("output").inner_text()
+    )
+    figure.get_by_role("combobox").select_option("1")
+    assert "after group lasso" in figure.locator("output").inner_text() and tab.problems == []
+
+
+def test_digits_by_size(visit):
+    tab = visit("book/mnist")
+    figure = tab.locator(f"figure#{OTHERS['mnist']}")
+    figure.get_by_role("slider").focus()
+    tab.keyboard.press("End")
+    names = [picture.get_attribute("aria-label") for picture in figure.locator(".digit svg").all()]
+    assert names and all(re.fullmatch(r"is \d, said \d", name) for name in names)
+    assert "neurons kept" in figure.locator("output").inner_text() and tab.problems == []
+
+
+def test_run_in_time_fills_its_tree(visit):
+    tab = visit("book/hierarchy")
+    figure = tab.locator("figure#fig-hierarchy-order")
+    figure.get_by_role("slider").focus()
+    tab.keyboard.press("Home")
+    assert figure.locator("svg.tree").get_attribute("aria-label") == "learned so far: nothing"
+    assert figure.locator("circle.node").count() == len(figure.locator("output .entry").all())
+
+
 def test_the_figure_itself_is_a_press_away_and_alone_on_paper(moved):
     tab, figure = moved
     image, drawing = figure.locator("img"), figure.locator("svg[role=img]")
     assert drawing.is_visible() and not image.is_visible()
     figure.get_by_role("button", name="the figure as printed").click()
-    assert image.is_visible() and not drawing.is_visible()
+    assert image.is_visible() and not drawing.first.is_visible()
     tab.reload(wait_until="networkidle")
     tab.emulate_media(media="print")
     assert image.is_visible() and not drawing.is_visible()
@@ -78,7 +153,7 @@ def test_without_scripts_the_figure_itself_is_shown(browser, address, page):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_lines_stand_out_from_the_page(visit, scheme):
     """Contrast of 3 and more, which graphics need (WCAG 1.4.11)."""
-    tab = visit("book/llm-scores", scheme=scheme)
+    tab = visit("book/llm-frontier", scheme=scheme)
     found = tab.evaluate(
         """() => [getComputedStyle(document.body).backgroundColor,
         ...[...document.querySelectorAll('.interactive-figure path.mark')].map(mark => getComputedStyle(mark).fill)]"""
@@ -95,7 +170,8 @@ def contrast(one, other):
 
 
 def test_script_is_small(smoke_book):
-    assert (smoke_book / "book" / "_static" / "interactive.js").stat().st_size < SCRIPT_BYTES
+    script = smoke_book / "book" / "_static" / "interactive.js"
+    assert len(script.read_text(encoding="utf-8").splitlines()) < SCRIPT_LINES
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

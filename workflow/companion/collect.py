@@ -17,6 +17,7 @@ from companion import chapters
 CLAIMS = "application/vnd.narrowlib.claims+json"  # narrowlib.claims
 DATA = "text/csv"  # narrowlib.chapters.style
 VECTOR, BITMAP = "image/svg+xml", "image/png"
+PENDING = ["status"]  # the columns of a figure that waits for its record
 NOT_MIRRORED = "Not in the paper."
 _MIRRORED = re.compile(r"Mirrors (?P<what>.+?),? of the paper\.")
 
@@ -34,6 +35,7 @@ class Figure:
     rows: int
     every: int
     interactive: Mapping[str, Any] | None = None  # what can be moved in it, see `interactive.block`
+    japanese: str = ""  # its caption, where it stands at the head of a chapter
 
     @property
     def files(self) -> dict[str, str]:
@@ -105,6 +107,7 @@ def figures(chapter: str, notebook: Any) -> list[Figure]:
                 about.get("rows", 0),
                 about.get("every", 1),
                 cell.metadata.get("interactive"),
+                cell.metadata.get("ja", ""),
             )
         )
     return found

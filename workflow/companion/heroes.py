@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import io
 import os
+import re
 from collections.abc import Mapping
 from functools import cache
 from html import escape
@@ -22,6 +23,21 @@ CARD = "book/appendix/scorecard"
 KINDS = dict(zip(scorecard.DECIDED, ("good", "part", "bad"), strict=True))
 SIGNS = {"good": "✓", "part": "◐", "bad": "✗", "open": "○"}
 SCALES = {"record": "from a record", "record, reduced": "from a record of reduced scale"}
+VERDICTS_JA = dict(
+    zip(
+        scorecard.VERDICTS,
+        (
+            "再現した",
+            "一部再現した",
+            "再現しなかった",
+            "この規模では判定できない",
+            "傾向は見られた",
+            "傾向は見られなかった",
+            "未実行",
+        ),
+        strict=True,
+    )
+)
 RUNS = {"paper_scale": "The record", "page": "This page's run"}
 Card = Mapping[str, Any]
 Figures = Mapping[str, Figure]
@@ -143,6 +159,26 @@ def opening(chapter: str, card: Card, figures: Figures) -> str:
         other = shown_again(figures[record_of[first.name]], where=False)
         picture = tabs(dict(zip(RUNS.values(), (picture, other), strict=True)))
     return f"::::{{container}} hero\n{chips(chapter, card)}\n\n{picture}\n::::"
+
+
+def japanese(card: Card, figures: Figures) -> str:
+    """Every chapter in short for Japanese readers: claims with verdicts, the figure it begins with, its takeaway."""
+    claims, parts = chapters.claims(), []
+    for chapter in (name for name in chapters.names() if (name in {one.chapter for one in figures.values()})):
+        parts.append(f"### {{doc}}`/book/{chapter}`")
+        for row in (row for row in card["claims"] if row["chapter"] == chapter):
+            verdict = f"{SIGNS[kind(row['verdict'])]} {VERDICTS_JA[row['verdict']]}"
+            link = f"{{ref}}`{row['claim']} {verdict} <{scorecard.label(row['claim'])}>`"
+            parts.append(
+                f":::{{container}} verdict {kind(row['verdict'])}\n{link} {claims[row['claim']].get('ja', '')}\n:::"
+            )
+        first = of(chapter, card, figures)
+        if first and first.japanese:
+            picture = f"```{{image}} /{image_of(first)}\n:alt: {first.japanese}\n```"
+            parts.append(f":::{{container}} shown-again\n{picture}\n\n{{numref}}`{first.name}`。{first.japanese}\n:::")
+        source = chapters.source_path(chapter).read_text(encoding="utf-8")
+        parts += [f"**まとめ。** {text}" for text in re.findall(r"^% ja: (.+)$", source, re.MULTILINE)]
+    return "\n\n".join(parts)
 
 
 def tiles(card: Card) -> str:

@@ -24,7 +24,7 @@ VERDICTS = {  # of a claim, with the colour of the badge
 DECIDED = ("reproduced", "in part", "not reproduced")
 NOT_YET = "not yet run"
 PAGE, RECORD = "this page", "record"  # what values come from
-_MENTION = re.compile(r"\{(claim|ours|papers)\}`([A-Z]\d+)(?: (\w+))?`")
+_MENTION = re.compile(r"\{(claim|ours|papers|in)\}`([A-Z]\d+)(?: (\w+))?`")
 
 
 def scorecard(claims: Mapping[str, Any], profile: str, assessed: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any]:
@@ -185,12 +185,18 @@ def open_claims(card: Mapping[str, Any]) -> str:
     return "\n".join(lines) or "None: every claim was reproduced."
 
 
+def in_share(share: float) -> str:
+    """``all``, ``none`` or ``64%``, to stand before "of the networks"."""
+    return {0.0: "none", 1.0: "all"}.get(share, f"{share:.0%}")
+
+
 def mentioned(text: str, card: Mapping[str, Any]) -> str:
     """A text in Markdown with what it mentions of the scorecard.
 
     ``{claim}`H2` `` becomes a link to the claim with its verdict, ``{ours}`H2 broad_converged` `` our value of that
-    quantity, at the scale that decided, and ``{papers}`H2 broad_converged` `` the paper's.  A claim that the book does
-    not judge yet is named without a link.
+    quantity, at the scale that decided, ``{in}`H2 broad_converged` `` the same of a share in words that go before "of
+    the networks", and ``{papers}`H2 broad_converged` `` the paper's.  A claim that the book does not judge yet is named
+    without a link.
 
     Raises
     ------
@@ -212,7 +218,9 @@ def mentioned(text: str, card: Mapping[str, Any]) -> str:
         if kind == "papers":
             return shown(quantities[name]["paper"])
         found = quantities[name]["paper_scale"] or quantities[name]["page"]
-        return "(not known here)" if not found or found["ours"] is None else shown(found["ours"])
+        if not found or found["ours"] is None:
+            return "(not known here)"
+        return in_share(found["ours"]) if kind == "in" else shown(found["ours"])
 
     return _MENTION.sub(told, text)
 

@@ -59,6 +59,7 @@ class Book:
             "modules": api.listing(),
             "tiles": heroes.tiles(self.card),
             "buttons": heroes.buttons(),
+            "japanese": heroes.japanese(self.card, self.named),
             **{f"figure {figure.name}": heroes.shown_again(figure) for figure in self.figures},
         }
 

@@ -9,6 +9,7 @@ from narrowlib.chapters.frontier.outcomes import (
     frontier,
     frontier_measures,
     frontiers,
+    papers_points,
     size_ratios,
     spaced_targets,
     teacher_gains,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -13,22 +13,17 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from narrowlib.chapters.style import GREY, current_axes, keep_data
+from narrowlib.chapters.style import GREY, METHODS, current_axes, in_order, keep_data, label_ends, short_number
 
-_METHODS = {  # place in the palette, marker, dashes, words
-    "scratch": (7, "s", (0, (1, 1.5)), "from scratch"),
-    "distilled": (1, "D", (0, (4, 1.5)), "distilled"),
-    "pruned": (0, "o", "-", "pruned, trained on"),
-    "pruned, distilled": (2, "^", (0, (6, 1.5, 1, 1.5)), "pruned, distilled into"),
+_AXES = {  # words, and by what a column is multiplied
+    "n_parameters": ("parameters", 1),
+    "tokens": ("training tokens to the loss", 1),
+    "flops_per_token": ("operations per token of the finished model", 1),
+    "training_flops": ("operations of training to the loss", 1),
+    "seconds_per_token": ("microseconds per token of the finished model", 1e6),
+    "seconds": ("seconds of training to the loss", 1),
 }
-_AXES = {
-    "n_parameters": "parameters",
-    "tokens": "training tokens to the loss",
-    "flops_per_token": "operations per token of the finished model",
-    "training_flops": "operations of training to the loss",
-    "seconds_per_token": "seconds per token of the finished model",
-    "seconds": "seconds of training to the loss",
-}
+MOST_PANELS = 4
 
 
 def plot_learning_curves(
@@ -73,19 +68,21 @@ def plot_frontier(
     *,
     x: str = "n_parameters",
     y: str = "tokens",
-    paper: Mapping[str, list] | None = None,
+    like: pd.DataFrame | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """What every method spends to bring its networks to one loss, both axes logarithmic; a line along each frontier.
 
+    A size that does not reach the loss is an open triangle at what it has spent: it needs more.
+
     Parameters
     ----------
     points : DataFrame
-        See `narrowlib.chapters.frontier.outcomes.frontier`.  Sizes that do not reach the loss are not drawn.
+        See `narrowlib.chapters.frontier.outcomes.frontier`.
     x, y : str
         Columns of size and of what is spent.
-    paper : mapping of str to list of (parameters, tokens), optional
-        The paper's points by method, drawn hollow.
+    like : DataFrame, optional
+        Points that the axes have room for, instead of those that are drawn.
 
     Notes
     -----
@@ -93,30 +90,29 @@ def plot_frontier(
     spend.
     """
     ax = current_axes(ax)
-    drawn = points[points["reached"]]
-    keep_data(ax, drawn[[name for name in ("target_loss", "method", x, y, "on_frontier") if name in drawn]])
-    for method, (place, marker, dashes, words) in _METHODS.items():
-        rows = drawn[drawn["method"] == method].sort_values(x)
-        colour = sns.color_palette("colorblind")[place]
-        front = rows[rows["on_frontier"]]
-        if method in set(points["method"]):
-            ax.plot(front[x], front[y], color=colour, linestyle=dashes, linewidth=1.6)
-            ax.plot(rows[x], rows[y], marker, color=colour, markersize=6)
-            missed = int((~points.loc[points["method"] == method, "reached"]).sum())
-            label = words + (f" ({missed} not there)" if missed else "")
-            ax.plot([], [], color=colour, linestyle=dashes, marker=marker, markersize=6, label=label)
-        theirs = (paper or {}).get(method, [])
-        if theirs:
-            label = f"{words}, the paper"
-            ax.plot(*zip(*sorted(theirs), strict=True), marker, color=colour, mfc="white", markersize=6, label=label)
-    _scale(ax, drawn, x, y, [tokens for points in (paper or {}).values() for _, tokens in points])
-    ax.set(xlabel=_AXES[x], ylabel=_AXES[y])
-    ax.legend(fontsize=8)
+    drawn = _with_spent(points, y)
+    keep_data(ax, drawn[[name for name in ("target_loss", "method", x, y, "reached", "on_frontier") if name in drawn]])
+    factors = {column: _AXES[column][1] for column in (x, y)}
+    drawn, room = (frame.assign(**{column: frame[column] * factor for column, factor in factors.items()})
+                   for frame in (drawn, drawn if like is None else _with_spent(like, y)))  # fmt: skip
+    ends = []
+    for number, method in enumerate(in_order(points["method"])):
+        rows, how = drawn[drawn["method"] == method].sort_values(x), METHODS[method]
+        there, missed, front = rows[rows["reached"]], rows[~rows["reached"]], rows[rows["on_frontier"]]
+        ax.plot(front[x], front[y], color=how.colour, linestyle=how.dashes, linewidth=1.8)
+        ax.plot(there[x], there[y], how.marker, color=how.colour, markersize=6)
+        ax.plot(missed[x], missed[y], "^", color=how.colour, mfc="none", markersize=5 + 2 * number)
+        last = (there if len(there) else rows).iloc[-1]
+        ends.append((last[x], last[y], how.name, how.colour))
+    _scale(ax, room, x, y)
+    ax.set(xlabel=_AXES[x][0], ylabel=_AXES[y][0])
+    furthest = drawn[x].max()
+    label_ends(ax, [(furthest, *rest) for _, *rest in ends])
     return ax
 
 
 def plot_frontiers(points: pd.DataFrame, *, x: str = "n_parameters", y: str = "tokens") -> Figure:
-    """`plot_frontier` for every loss of a table, side by side on the same axes.
+    """`plot_frontier` for losses of a table, side by side on the same axes; of many losses some are drawn, all kept.
 
     Parameters
     ----------
@@ -125,58 +121,72 @@ def plot_frontiers(points: pd.DataFrame, *, x: str = "n_parameters", y: str = "t
     x, y : str
     """
     targets = sorted(points["target_loss"].unique(), reverse=True)
-    n_rows = -(-len(targets) // 2)
-    figure, axes = plt.subplots(n_rows, 2, figsize=(8.4, 3.3 * n_rows), sharex=True, squeeze=False)
-    panels = [plot_frontier(points[points["target_loss"] == target], x=x, y=y, ax=ax)
-              for target, ax in zip(targets, axes.flat)]  # fmt: skip
-    for ax in axes.flat[len(targets) :]:
+    n = min(MOST_PANELS, len(targets))
+    shown = [targets[round(number * (len(targets) - 1) / max(1, n - 1))] for number in range(n)]
+    n_rows = -(-n // 2)
+    figure, axes = plt.subplots(n_rows, 2, figsize=(9.6, 3.3 * n_rows), sharex=True, squeeze=False)
+    like = points[points["target_loss"].isin(shown)]
+    panels = [plot_frontier(points[points["target_loss"] == target], x=x, y=y, like=like, ax=ax)
+              for target, ax in zip(shown, axes.flat)]  # fmt: skip
+    for ax in axes.flat[n:]:
         ax.set_axis_off()
-    highest = max(ax.get_ylim()[1] for ax in panels)
-    for ax, target in zip(panels, targets, strict=True):
+    others = _with_spent(points[~points["target_loss"].isin(shown)], y)
+    keep_data(panels[0], others[["target_loss", "method", x, y, "reached", "on_frontier"]])
+    for ax, target in zip(panels, shown, strict=True):
         ax.set_title(f"{target:.2f} nats", fontsize=10)
-        _scale(ax, points[points["reached"]], x, y)
-        ax.set_ylim(top=highest)
+        ax.label_outer()
     return figure
 
 
 def plot_gains(gains: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """What a teacher takes off the last held-out loss of pruned networks, against their size.
+    """What a teacher takes off the last held-out loss of pruned networks: a row per size, with its interval.
 
     Parameters
     ----------
     gains : DataFrame
-        See `narrowlib.chapters.frontier.outcomes.teacher_gains`.
+        See `narrowlib.chapters.frontier.outcomes.teacher_gains`; without an interval, of one run each, open.
     """
     ax = current_axes(ax)
     keep_data(ax, gains)
-    ax.plot(gains["n_parameters"], gains["gain"], marker="o")
-    ax.axhline(0.0, color=GREY, linewidth=1.0)
-    ax.set(xscale="log", xlabel="parameters", ylabel="gain by a teacher\n(nats per token)")
-    _short_ticks(ax.xaxis)
+    how, rows = METHODS["pruned, distilled"], range(len(gains))
+    known = gains["low"].notna()
+    errors = [(gains["gain"] - gains["low"]).fillna(0), (gains["high"] - gains["gain"]).fillna(0)]
+    ax.errorbar(gains["gain"], rows, xerr=errors, fmt="none", ecolor=how.colour, capsize=3)
+    for has, face in ((True, how.colour), (False, "white")):
+        some = [row for row in rows if known.iloc[row] == has]
+        ax.plot(gains["gain"].iloc[some], some, how.marker, color=how.colour, mfc=face, markersize=8)
+    ax.axvline(0.0, color=GREY, linewidth=1.2)
+    reach = 1.25 * max(gains[["gain", "low", "high"]].abs().max(axis=None), 1e-3)
+    ax.set(xlim=(-reach, reach), ylim=(len(gains) - 0.5, -0.9), xlabel="nats per token that a teacher takes off")
+    ax.set_yticks(rows, [short_number(size) for size in gains["n_parameters"]])
+    ax.set_ylabel("parameters")
+    for at, words in ((0.02, "\u2190 the teacher harms"), (0.98, "the teacher helps \u2192")):
+        ha = "left" if at < 0.5 else "right"
+        ax.text(at, 0.98, words, transform=ax.transAxes, ha=ha, va="top", fontsize=9, color=GREY)
+    ax.grid(axis="y", visible=False)
     return ax
 
 
-def short_number(value: float) -> str:
-    """A large number in three characters or so: 1.2M, 34k."""
-    for unit, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= unit:
-            return f"{value / unit:.3g}{letter}"
-    return f"{value:.3g}"
+def _with_spent(points: pd.DataFrame, y: str) -> pd.DataFrame:
+    """Points with all that was spent where the loss was not reached."""
+    return points.assign(**{y: points[y].fillna(points["seen"])})
 
 
-def _scale(ax: Axes, drawn: pd.DataFrame, x: str, y: str, others: Sequence[float] = ()) -> None:
-    """Logarithmic axes; where nothing was spent, zero is a place of its own at the foot.  ``others`` have room too."""
+def _scale(ax: Axes, room: pd.DataFrame, x: str, y: str) -> None:
+    """Logarithmic axes with room for points; where nothing was spent, zero is a place of its own at the foot."""
     ax.set_xscale("log")
+    ax.set_xlim(room[x].min() / 1.3, room[x].max() * 1.3)
     _short_ticks(ax.xaxis)
-    spent = drawn[y]
-    positive = spent[spent > 0]
-    if len(positive) == len(spent):
+    positive = room.loc[room[y] > 0, y]
+    least, most = positive.min(), positive.max()
+    if len(positive) == len(room):
         ax.set_yscale("log")
+        ax.set_ylim(least / 1.5, most * 1.5)
         _short_ticks(ax.yaxis)
         return
-    least = math.floor(math.log10(positive.min())) if len(positive) else 0
+    least = math.floor(math.log10(least)) if len(positive) else 0
     ax.set_yscale("symlog", linthresh=10.0**least, linscale=0.5)
-    ax.set_ylim(0, 1.5 * max([*positive, *others], default=1.0))
+    ax.set_ylim(0, 1.5 * (most if len(positive) else 1.0))
     _short_ticks(ax.yaxis, [0, *(10.0**power for power in range(least, least + 8))])
 
 

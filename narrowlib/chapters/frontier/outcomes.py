@@ -6,7 +6,7 @@ A curve is the rows of one ``run`` in a table of records (`narrowlib.chapters.fr
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -117,6 +117,13 @@ def frontiers(records: pd.DataFrame, targets: Sequence[float], **options: str) -
         [frontier(records, float(target), **options).assign(target_loss=float(target)) for target in targets],
         ignore_index=True,
     )
+
+
+def papers_points(points: Mapping[str, Sequence[Sequence[float]]]) -> pd.DataFrame:
+    """Points of the paper, (parameters, tokens) by method, as `frontier` has them."""
+    rows = [(method, *point) for method, some in points.items() for point in some]
+    table = pd.DataFrame(rows, columns=["method", "n_parameters", "tokens"])
+    return table.assign(seen=table["tokens"], reached=True, on_frontier=True)
 
 
 def common_target(records: pd.DataFrame, methods: Sequence[str] = WAYS) -> float:
@@ -239,12 +246,18 @@ def teacher_gains(records: pd.DataFrame, *, alone: str = PRUNED, taught: str = "
     Returns
     -------
     DataFrame
-        One row per size: ``n_parameters``, the two losses under the names of the methods, ``gain`` in nats.
+        One row per size: ``n_parameters``, the two losses under the names of the methods, ``gain`` in nats, and its
+        95% interval ``low``, ``high`` over seeds (NaN with one).
     """
-    rows = _held_out(records, (alone, taught))
-    ends = rows[rows["tokens"] == rows.groupby("run")["tokens"].transform("max")]
-    table = ends.groupby(["n_parameters", "method"])["loss"].mean().unstack("method")[[alone, taught]].dropna()
-    return table.assign(gain=table[alone] - table[taught]).rename_axis(columns=None).reset_index()
+    rows = _held_out(records, (alone, taught)).sort_values("tokens")
+    if "seed" not in rows:
+        rows = rows.assign(seed=0)
+    last = rows.groupby(["n_parameters", "seed", "method"])["loss"].last().unstack("method")[[alone, taught]].dropna()
+    found = []
+    for size, losses in last.groupby(level="n_parameters"):
+        gain = mean((losses[alone] - losses[taught]).tolist())
+        found.append({"n_parameters": size, **losses.mean(), "gain": gain.value, "low": gain.low, "high": gain.high})
+    return pd.DataFrame(found, columns=["n_parameters", alone, taught, "gain", "low", "high"])
 
 
 def _held_out(records: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:

@@ -6,11 +6,13 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
-from narrowlib.chapters.style import GREY, current_axes, draw_chance, keep_data
+from narrowlib.chapters.style import CHANCE_BITS, GREY, current_axes, draw_chance, keep_data, label_ends
 
 
 def plot_task_curves(curves: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Loss of one run on every task against samples seen; atomic tasks dashed, composites solid and black.
+
+    Each is named above the place at which it first falls below half a bit, a dotted line.
 
     Parameters
     ----------
@@ -22,8 +24,12 @@ def plot_task_curves(curves: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     kinds = curves.drop_duplicates("task").set_index("task")["kind"]
     atomic = [task for task, kind in kinds.items() if kind == "atomic"]
     palette = dict(zip(atomic, sns.color_palette("colorblind", len(atomic)), strict=True))
+    ends = []
     for task, frame in curves.groupby("task", sort=False):
         is_atomic = kinds[task] == "atomic"
+        falls = frame.sort_values("n_samples").loc[lambda rows: rows["loss"] < CHANCE_BITS / 2, "n_samples"]
+        at = falls.iloc[0] if len(falls) else frame["n_samples"].max()
+        ends.append((at, 1.1, f"{task}, {kinds[task]}", palette[task] if is_atomic else "black"))
         ax.plot(
             frame["n_samples"],
             frame["loss"],
@@ -33,15 +39,16 @@ def plot_task_curves(curves: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
             label=f"{task}, {kinds[task]}",
         )
     draw_chance(ax)
+    ax.axhline(CHANCE_BITS / 2, color=GREY, linewidth=1.0, linestyle=(0, (1, 1.5)), zorder=0)
     ax.set(xscale="log", xlabel="samples seen (all tasks)", ylabel="loss (bits)", ylim=(-0.04, None))
-    ax.legend(title="task", loc="center left", bbox_to_anchor=(1.0, 0.5))
+    label_ends(ax, ends, side="top")  # each where it falls below half a bit
     return ax
 
 
 def plot_composite_curves(
     curves: pd.DataFrame, *, x: str = "n_samples", threshold: float | None = None, ax: Axes | None = None
 ) -> Axes:
-    """Loss on the composite, one line per run; broad runs solid, narrow runs dashed.
+    """Loss on the composite, one line per run; broad runs solid, narrow runs dashed, named where they end.
 
     Parameters
     ----------
@@ -55,17 +62,26 @@ def plot_composite_curves(
     ax = current_axes(ax)
     keep_data(ax, curves[["data", "seed", x, "loss"]])
     palette = sns.color_palette("colorblind")
-    styles = {"broad": (palette[0], "-"), "narrow": (palette[1], (0, (4, 1.5)))}
+    styles = {"broad": (palette[0], "-"), "narrow": (palette[3], (0, (4, 1.5)))}
+    labels = {"n_samples": "samples seen (all tasks)", "n_composite_samples": "composite samples seen"}
+    ax.set(xscale="log", xlabel=labels[x], ylabel="loss on the composite (bits)")
+    several, ends = curves["data"].nunique() > 1, []
     for data, runs in curves.groupby("data", sort=False):
         colour, dashes = styles[data]
-        for number, (_, run) in enumerate(runs.groupby("seed")):
-            label = f"{data} ({runs['seed'].nunique()} seeds)" if number == 0 else None
-            ax.plot(run[x], run["loss"], color=colour, linestyle=dashes, linewidth=1.3, alpha=0.85, label=label)
+        by_seed = [run.sort_values(x) for _, run in runs.groupby("seed")]
+        for run in by_seed:
+            ax.plot(run[x], run["loss"], color=colour, linestyle=dashes, linewidth=1.5, alpha=0.85, zorder=3)
+        last = pd.concat(run.tail(1) for run in by_seed)
+        if several:
+            ends.append((last[x].max(), last["loss"].median(), f"{data},\n{len(by_seed)} runs", colour))
+    ax.set_ylim(-0.06, max(1.1, curves["loss"].max() + 0.03))
     draw_chance(ax)
     if threshold is not None:
         ax.axhline(threshold, color=GREY, linewidth=1.0, linestyle=(0, (1, 1.5)))
-    labels = {"n_samples": "samples seen (all tasks)", "n_composite_samples": "composite samples seen"}
-    ax.set(xscale="log", xlabel=labels[x], ylabel="loss on the composite (bits)", ylim=(-0.04, None))
+        place = {"xytext": (2, 3), "textcoords": "offset points", "fontsize": 8, "color": GREY}
+        ax.annotate("learned below", (0, threshold), xycoords=("axes fraction", "data"), **place)
+    if ends:
+        label_ends(ax, ends)
     return ax
 
 

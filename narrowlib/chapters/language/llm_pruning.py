@@ -29,12 +29,17 @@ from narrowlib.chapters.language.recovery import (
 )
 from narrowlib.chapters.language.scoring import Scores, unit_scores
 from narrowlib.chapters.style import book_theme, plot_pending
-from narrowlib.claims import assess, assess_all, reasons, verdict
+from narrowlib.claims import assess, assess_all, load_claims, reasons, verdict
 from narrowlib.llm.models import load_causal_lm
 from narrowlib.store.kept import Kept
 from narrowlib.store.records import origin, provenance
 
 COMPARED = (PAPERS_SCORE, RANKED_BY, "random")  # ways to prune before training on
+
+
+def tokens_needed(claim: str) -> float:
+    """Tokens of training per parameter that a record needs to decide on a claim."""
+    return next(rule["least"] for rule in load_claims()[claim]["decided_by"] if rule.get("most") == "tokens")
 
 
 def tables(config: Config, *, progress: bool = True) -> dict[str, pd.DataFrame]:

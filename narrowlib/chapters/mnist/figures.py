@@ -8,14 +8,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from narrowlib.chapters.style import GREY, current_axes, keep_data, plain_ticks
-
-_METHODS = {  # of making a narrow network: place in the palette, marker, dashes
-    "from scratch": (7, "s", (0, (1, 1.5))),
-    "distillation": (1, "D", (0, (4, 1.5))),
-    "attribution": (0, "o", "-"),
-    "group lasso": (2, "^", (0, (6, 1.5, 1, 1.5))),
-}
+from narrowlib.chapters.style import GREY, METHODS, current_axes, in_order, keep_data, label_ends, plain_ticks
 
 
 def plot_fronts(best: pd.DataFrame, front: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
@@ -31,8 +24,10 @@ def plot_fronts(best: pd.DataFrame, front: pd.DataFrame, *, ax: Axes | None = No
     """
     ax = current_axes(ax)
     keep_data(ax, best[["method", "neurons", "points", "low", "high", "reached"]])
-    for method, rows in best.groupby("method", sort=False):
-        colour, marker, dashes = _style(method)
+    ends = []
+    for method in in_order(best["method"]):
+        rows = best[best["method"] == method].sort_values("neurons")
+        name, colour, marker, dashes = METHODS[method]
         errors = [rows["points"] - rows["low"], rows["high"] - rows["points"]]
         ax.errorbar(
             rows["neurons"],
@@ -49,13 +44,13 @@ def plot_fronts(best: pd.DataFrame, front: pd.DataFrame, *, ax: Axes | None = No
             ax.plot(some["neurons"], some["points"], marker, color=colour, mfc=face, markersize=7, zorder=3)
         line = front[front["method"] == method].sort_values("neurons")
         ax.plot(line["neurons"], line["points"], linestyle=dashes, color=colour, linewidth=1.8)
-        ax.plot([], [], linestyle=dashes, marker=marker, color=colour, markersize=7, label=method)
+        ends.append((rows["neurons"].iloc[-1], rows["points"].iloc[-1], name, colour))
     ax.set(xscale="log", yscale="log", xlabel="neurons kept, both hidden layers", ylabel="training samples to the goal")
     plain_ticks(ax.xaxis, sorted(best["neurons"].unique()))
     plain_ticks(ax.yaxis, [500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000])
     if not best["reached"].all():
-        ax.plot([], [], "o", color=GREY, mfc="white", markersize=7, label="goal missed in most repeats")
-    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), title="method")
+        ax.text(0.01, 0.01, "hollow: goal missed in most repeats", transform=ax.transAxes, fontsize=8, color=GREY)
+    label_ends(ax, ends)
     return ax
 
 
@@ -110,12 +105,12 @@ def plot_forgetting(table: pd.DataFrame, *, y: str, ax: Axes | None = None) -> A
     ax = current_axes(ax)
     keep_data(ax, table[["method", "neurons", y]])
     is_teacher = table["method"] == "teacher"
-    for method, rows in table[~is_teacher].groupby("method", sort=False):
-        colour, marker, dashes = _style(method)
+    for method in in_order(table.loc[~is_teacher, "method"]):
+        rows, (name, colour, marker, dashes) = table[table["method"] == method], METHODS[method]
         odd = rows.groupby("neurons")[y].agg(["mean", "min", "max"])
         errors = [odd["mean"] - odd["min"], odd["max"] - odd["mean"]]
         style = {"color": colour, "marker": marker, "linestyle": dashes, "capsize": 3, "markersize": 6}
-        ax.errorbar(odd.index, odd["mean"], yerr=errors, label=method, linewidth=1.6, **style)
+        ax.errorbar(odd.index, odd["mean"], yerr=errors, label=name, linewidth=1.6, **style)
     for teacher in table.loc[is_teacher, y]:
         ax.axhline(teacher, color=GREY, linewidth=1.2, linestyle=(0, (1, 1.5)), label="teacher")
     ax.set(xscale="log", ylim=(-0.03, 1.03), xlabel="neurons kept", ylabel="accuracy on odd digits")
@@ -145,29 +140,27 @@ def plot_forgetting_panels(table: pd.DataFrame) -> Figure:
 
 
 def plot_digits(pixels: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Pictures of digits in a row, under each what it is and what the network said.
+    """Pictures of digits that networks get wrong, a row per size, under each what it is and what the network said.
 
     Parameters
     ----------
     pixels : DataFrame
-        ``picture``, ``row``, ``column``, ``ink`` (0 to 1), ``label``, ``predicted``.
+        ``neurons``, ``picture``, ``row``, ``column``, ``ink`` (0 to 1), ``label``, ``predicted``.
     """
     ax = current_axes(ax)
-    keep_data(ax, pixels[["picture", "row", "column", "ink", "label", "predicted"]])
-    pictures = [rows.pivot(index="row", columns="column", values="ink") for _, rows in pixels.groupby("picture")]
-    side = len(pictures[0]) if pictures else 1
-    for number, picture in enumerate(pictures):
-        left = number * (side + 3)
-        ax.imshow(picture, cmap="Greys", vmin=0, vmax=1, extent=(left, left + side, side, 0), interpolation="nearest")
-    for number, about in enumerate(pixels.drop_duplicates("picture").itertuples()):
-        middle = number * (side + 3) + side / 2
-        ax.text(middle, side + 2, f"is {about.label}\nsaid {about.predicted}", ha="center", va="top", fontsize=9)
-    ax.set(xlim=(-1, max(1, len(pictures)) * (side + 3) - 2), ylim=(side + 14, -1), aspect="equal")
+    keep_data(ax, pixels[["neurons", "picture", "row", "column", "ink", "label", "predicted"]])
+    side = int(pixels["row"].max()) + 1 if len(pixels) else 1
+    tall, sizes = side + 16, sorted(pixels["neurons"].unique())
+    for (neurons, number), rows in pixels.groupby(["neurons", "picture"]):
+        left, top = number * (side + 3), sizes.index(neurons) * tall
+        picture = rows.pivot(index="row", columns="column", values="ink")
+        place = (left, left + side, top + side, top)
+        ax.imshow(picture, cmap="Greys", vmin=0, vmax=1, extent=place, interpolation="nearest")
+        words = f"is {rows['label'].iloc[0]}\nsaid {rows['predicted'].iloc[0]}"
+        ax.text(left + side / 2, top + side + 2, words, ha="center", va="top", fontsize=8)
+    for row, neurons in enumerate(sizes):
+        ax.text(-4, row * tall + side / 2, f"{neurons} neurons", ha="right", va="center", fontsize=9)
+    n_pictures = int(pixels["picture"].max()) + 1 if len(pixels) else 1
+    ax.set(xlim=(-1, n_pictures * (side + 3) - 2), ylim=(max(1, len(sizes)) * tall, -1), aspect="equal")
     ax.set_axis_off()
     return ax
-
-
-def _style(method: str) -> tuple[tuple[float, float, float], str, object]:
-    """Colour, marker and dashes of a method."""
-    place, marker, dashes = _METHODS[method]
-    return sns.color_palette("colorblind")[place], marker, dashes

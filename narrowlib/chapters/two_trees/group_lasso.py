@@ -22,7 +22,7 @@ from narrowlib.chapters.two_trees.config import (
 from narrowlib.chapters.two_trees.config import GroupLassoPage as Config
 from narrowlib.chapters.two_trees.curves import cut_out, kept_sparsity, pruning_curves
 from narrowlib.chapters.two_trees.figures.curves import plot_pruning_panels, plot_strength_curves, plot_strengths
-from narrowlib.chapters.two_trees.figures.neurons import plot_network, plot_norms
+from narrowlib.chapters.two_trees.figures.neurons import plot_networks, plot_norms
 from narrowlib.chapters.two_trees.lasso_training import regularise
 from narrowlib.chapters.two_trees.networks import NOT_KEPT, ablation, copies, pieces, store_for, train_networks
 from narrowlib.claims import assess, assess_all, load_claims, reasons, satisfies, verdict

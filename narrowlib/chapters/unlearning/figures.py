@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 
-from narrowlib.chapters.style import GREY, current_axes, keep_data
-
-LABELS = {"lasso": "group lasso", "scratch": "from scratch", "python": "not pruned, trained on Python"}
+from narrowlib.chapters.style import GREY, METHODS, current_axes, keep_data
 
 
 def plot_before_after(accuracies: pd.DataFrame, *, chance: float = 0.0, ax: Axes | None = None) -> Axes:
@@ -24,14 +21,13 @@ def plot_before_after(accuracies: pd.DataFrame, *, chance: float = 0.0, ax: Axes
     ax = current_axes(ax)
     whens = {"before": ("o", "white", -0.13), "after": ("D", None, 0.13)}
     keep_data(ax, accuracies[["method", "sparsity", *(f"{w}{end}" for w in whens for end in ("", "_low", "_high"))]])
-    colours = _colours(accuracies)
     for place, row in enumerate(accuracies.itertuples(index=False)):
-        colour = colours[row.method]
+        colour = METHODS[row.method].colour
         for when, (marker, face, shift) in whens.items():
             value, low, high = (getattr(row, f"{when}{end}") for end in ("", "_low", "_high"))
-            look = {"color": colour, "marker": marker, "markerfacecolor": face or colour, "markersize": 6, "capsize": 2}
+            style = {"color": colour, "marker": marker, "mfc": face or colour, "markersize": 6, "capsize": 2}
             label = f"{when} relearning" if not place else None
-            ax.errorbar(value, place + shift, xerr=[[value - low], [high - value]], label=label, **look)
+            ax.errorbar(value, place + shift, xerr=[[value - low], [high - value]], label=label, **style)
     if chance:
         ax.axvline(chance, color=GREY, linestyle=":", linewidth=1.0, label="chance")
     ax.set_yticks(range(len(accuracies)), [_name(row.method, row.sparsity) for row in accuracies.itertuples()])
@@ -57,11 +53,11 @@ def plot_relearning(
     """
     ax = current_axes(ax)
     keep_data(ax, curves[["method", "sparsity", "tokens", measure]])
-    colours, markers = _colours(curves), "os^Dv<>P"
-    sparsities = sorted(curves["sparsity"].unique())
+    sparsities, markers = sorted(curves["sparsity"].unique()), "os^Dv<>P"
     for (method, sparsity), curve in curves.groupby(["method", "sparsity"], sort=False):
-        look = {"color": colours[method], "marker": markers[sparsities.index(sparsity) % len(markers)], "markersize": 5}
-        ax.plot(curve["tokens"], curve[measure], label=_name(method, sparsity), **look)
+        marker = markers[sparsities.index(sparsity) % len(markers)]
+        style = {"color": METHODS[method].colour, "marker": marker, "markersize": 5, "label": _name(method, sparsity)}
+        ax.plot(curve["tokens"], curve[measure], **style)
     if chance:
         ax.axhline(chance, color=GREY, linestyle=":", linewidth=1.0, label="chance")
     ax.set(xlabel="tokens of facts trained on", ylabel="accuracy on test facts", ylim=(-0.03, 1.03))
@@ -69,9 +65,5 @@ def plot_relearning(
     return ax
 
 
-def _colours(frame: pd.DataFrame) -> dict[str, tuple]:
-    return dict(zip(frame["method"].unique(), sns.color_palette("colorblind")))
-
-
 def _name(method: str, sparsity: float) -> str:
-    return LABELS.get(method, method) + (f", {sparsity:.0%}" if sparsity else "")
+    return METHODS[method].name + (f", {sparsity:.0%}" if sparsity else "")

@@ -22,7 +22,6 @@ from narrowlib.chapters.frontier import (
 )
 from narrowlib.chapters.frontier.figures import short_number
 from narrowlib.chapters.frontier.outcomes import smoothed
-from narrowlib.claims import load_claims
 
 RUNS = {  # method, parameters: losses after 0, 100, 200 tokens
     ("pruned", 10): (4.0, 2.0, 1.0),
@@ -137,14 +136,13 @@ def drawn(ax):
 
 
 def test_figures_show_what_was_reached_and_say_what_was_not(records):
-    points, paper = frontier(records, 2.0), load_claims()["L3"]["points"]
-    ax = plot_frontier(points, paper=paper, ax=plt.figure().gca())
-    reached = points[points["reached"]]
-    assert drawn(ax) == set(zip(reached["n_parameters"], reached["tokens"], strict=True)) | set(
-        map(tuple, paper["pruned"])
-    )
-    words = [text.get_text() for text in ax.get_legend().get_texts()]
-    assert "distilled (1 not there)" in words and "pruned, trained on, the paper" in words
+    points = frontier(records, 2.0)
+    ax = plot_frontier(points, ax=plt.figure().gca())
+    spent = points["tokens"].fillna(points["seen"])
+    assert drawn(ax) == set(zip(points["n_parameters"], spent, strict=True))
+    hollow = [line for line in ax.get_lines() if line.get_markerfacecolor() == "none"]
+    assert sum(len(line.get_xdata()) for line in hollow) == (~points["reached"]).sum() > 0
+    assert {text.get_text() for text in ax.texts} >= {"distilled", "pruned"}
     assert ax.get_yscale() == "symlog"  # one network is there before any training
     low, high = ax.get_ylim()
     assert all(low <= tokens < high for _, tokens in drawn(ax))
@@ -160,6 +158,13 @@ def test_curves_of_one_method(records):
     assert lines["10"] == [4.0, 2.0, 1.0] and lines["20"] == [2.0, 1.5, 0.5]
     smooth = plot_learning_curves(rows, smooth=True, ax=plt.figure().gca())
     assert len(smooth.get_lines()) == 4
-    (gain, _) = plot_gains(teacher_gains(records), ax=plt.figure().gca()).get_lines()
-    assert list(gain.get_ydata()) == [0.25]
+    several = pd.concat(
+        [records.assign(seed=seed, loss=records["loss"] + seed * records["tokens"] / 1e3) for seed in (0, 1)]
+    )
+    for table, has_interval in ((records, False), (several, True)):
+        gains = teacher_gains(table)
+        assert gains["low"].notna().all() == has_interval
+        marks = [line for line in plot_gains(gains, ax=plt.figure().gca()).get_lines() if line.get_marker() == "P"]
+        shown = [(line.get_markerfacecolor() == "white", *line.get_xdata()) for line in marks if len(line.get_xdata())]
+        assert shown == [(not has_interval, 0.25)]
     assert [short_number(value) for value in (35, 164_160, 1.2e6, 6e9)] == ["35", "164k", "1.2M", "6B"]

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
-from narrowlib.chapters.style import GREY, current_axes, keep_data
+from narrowlib.chapters.style import GREY, METHODS, current_axes, keep_data, label_ends, token_axis
+
+LOUD = {"absolute per token": 0, "signed": 1, "random": 3}  # scores that the question is about: places in the palette
+FLAT = 0.1  # nats that the loss may rise by where it counts as flat
+_HIGHEST = 1.0  # rise that is shown
 
 
 def plot_llm_pruning(curves: pd.DataFrame, *, unit: str = "neurons", ax: Axes | None = None) -> Axes:
-    """Loss of a language model on one skill against sparsity, a line per score, with standard errors.
+    """Loss of a language model on one skill against sparsity, a line per score; three in colour, the others grey.
 
     Parameters
     ----------
@@ -23,9 +28,19 @@ def plot_llm_pruning(curves: pd.DataFrame, *, unit: str = "neurons", ax: Axes | 
     """
     ax = current_axes(ax)
     keep_data(ax, curves[["variant", "sparsity", "loss", "standard_error"]])
-    _plot_lines_with_errors(curves, "variant", "loss", ax)
+    ends = []
+    for name, rows in curves.groupby("variant", sort=False):
+        rows = rows.sort_values("sparsity")
+        is_loud = name in LOUD
+        colour = sns.color_palette("colorblind")[LOUD[name]] if is_loud else GREY
+        style = {"color": colour, "linewidth": 2.4 if is_loud else 1.0, "zorder": 3 if is_loud else 2}
+        ax.plot(rows["sparsity"], rows["loss"], **style)
+        low, high = (rows["loss"] + sign * rows["standard_error"].fillna(0) for sign in (-1, 1))
+        if is_loud:
+            ax.fill_between(rows["sparsity"], low, high, color=colour, alpha=0.15, linewidth=0)
+        ends.append((rows["sparsity"].iloc[-1], rows["loss"].iloc[-1], name, colour))
     ax.set(xlabel=f"share of {unit} removed", ylabel="held-out loss (nats per token)")
-    ax.legend(title="ranked by", fontsize=9, title_fontsize=9)
+    label_ends(ax, ends, size=8.5)
     return ax
 
 
@@ -48,34 +63,49 @@ def plot_skills(curves: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def plot_recovery(recovery: pd.DataFrame, *, base: float | None = None, ax: Axes | None = None) -> Axes:
+def plot_recovery(
+    recovery: pd.DataFrame, *, base: float | None = None, needed: float | None = None, ax: Axes | None = None
+) -> Axes:
     """Loss of pruned language models while they are trained, a line per score and pair of sparsities.
 
     Parameters
     ----------
     recovery : DataFrame
-        ``variant``, ``neuron_sparsity``, ``residual_sparsity``, ``tokens``, ``loss`` (nats per token).
+        ``variant``, ``neuron_sparsity``, ``residual_sparsity``, ``tokens``, ``loss`` (nats per token),
+        ``n_parameters``.
     base : float, optional
         Loss of the whole model, drawn as a line.
+    needed : float, optional
+        Tokens per parameter that a decision needs: what was not run of them is shaded.
     """
     ax = current_axes(ax)
     keep_data(ax, recovery[["variant", "neuron_sparsity", "residual_sparsity", "tokens", "loss"]])
-    palette, markers = sns.color_palette("colorblind"), "os^Dv<>P"
-    colours = {name: palette[number] for number, name in enumerate(recovery["variant"].unique())}
-    dashes = dict(zip(colours, ("-", (0, (6, 1.5)), (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5)))))
+    places = token_axis(ax, recovery["tokens"], needed and needed * recovery["n_parameters"].max())
     pairs = ["neuron_sparsity", "residual_sparsity"]
+    several, ends = len(recovery.drop_duplicates(pairs)) > 1, []
     for number, ((neurons, residual), of_pair) in enumerate(recovery.groupby(pairs)):
         for variant, rows in of_pair.groupby("variant", sort=False):
-            label = f"{variant}, {neurons:.0%} of neurons"
-            label += f" and {residual:.0%} of dimensions" if residual else ""
-            look = {"color": colours[variant], "marker": markers[number % len(markers)], "markersize": 5}
-            look["linestyle"] = dashes.get(variant, "-")
-            ax.plot(rows["tokens"], rows["loss"], label=label, **look)
-    if base is not None:
-        ax.axhline(base, color=GREY, linestyle="--", linewidth=1.0, label="whole model, before")
-    ax.set(xlabel="training tokens after pruning", ylabel="held-out loss (nats per token)")
-    ax.legend(fontsize=9)
+            rows = rows.sort_values("tokens")
+            colour = sns.color_palette("colorblind")[LOUD.get(variant, 7)]
+            marker = "os^Dv<>P"[number % 8]
+            ax.plot(rows["tokens"].map(places), rows["loss"], color=colour, marker=marker, markersize=4)
+            label = variant + (f", {neurons:.0%}" if several else "")
+            label += f"/{residual:.0%}" if several and residual else ""
+            ends.append((rows["tokens"].map(places).iloc[-1], rows["loss"].iloc[-1], label, colour))
+    _finish_recovery(ax, base, ends)
     return ax
+
+
+def _finish_recovery(ax: Axes, base: float | None, ends: list) -> None:
+    """Axes of a recovery: lines are named where they end, within what was not run."""
+    if base is not None:
+        ax.axhline(base, color=GREY, linestyle=(0, (1, 1.5)), linewidth=1.2)
+        words = {"xytext": (-3, 3), "textcoords": "offset points", "ha": "right", "va": "bottom"}
+        ax.annotate(
+            "whole model, before", (1, base), xycoords=("axes fraction", "data"), fontsize=8, color=GREY, **words
+        )
+    ax.set(xlabel="training tokens after pruning", ylabel="held-out loss (nats per token)")
+    label_ends(ax, ends, size=8.5)
 
 
 def _plot_lines_with_errors(frame: pd.DataFrame, hue: str, y: str, ax: Axes) -> None:
@@ -86,11 +116,10 @@ def _plot_lines_with_errors(frame: pd.DataFrame, hue: str, y: str, ax: Axes) -> 
         ax.errorbar(rows["sparsity"], rows[y], yerr=rows["standard_error"].fillna(0), capsize=2, label=name, **look)
 
 
-_MARKERS = "os^Dv<>P"
-
-
 def plot_lasso_curves(curves: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Loss of a language model on one skill against sparsity, a line per strength of the group lasso.
+    """Rise of a language model's loss against sparsity, a line per strength of the group lasso, up to 1 nat.
+
+    The threshold below which a curve counts as flat is drawn, with a dot where each line leaves it.
 
     Parameters
     ----------
@@ -99,36 +128,60 @@ def plot_lasso_curves(curves: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         and ``standard_error`` (nats per token).
     """
     ax = current_axes(ax)
-    keep_data(ax, curves[["strength", "sparsity", "loss", "standard_error"]])
-    for (strength, rows), look in zip(_by_strength(curves), _looks(curves), strict=True):
+    kept, ends = [], []
+    for strength, rows in _by_strength(curves):
         rows = rows.sort_values("sparsity")
-        errors = rows["standard_error"].fillna(0)
-        ax.errorbar(rows["sparsity"], rows["loss"], yerr=errors, capsize=2, label=_label(strength), **look)
-    ax.set(xlabel="share of neurons removed", ylabel="held-out loss (nats per token)")
-    ax.legend(title="group lasso", fontsize=9, title_fontsize=9)
+        rows = rows.assign(rise=rows["loss"] - rows["loss"].iloc[0])
+        kept.append(rows)
+        colour, dashes = _look(strength, curves)
+        ax.plot(rows["sparsity"], rows["rise"], color=colour, linestyle=dashes, linewidth=2)
+        leaves = _crossing(rows, FLAT)
+        ax.plot([leaves], [FLAT], "o", color=colour, markersize=6, zorder=4)
+        out = _crossing(rows, _HIGHEST)
+        ends.append((out if out == out else rows["sparsity"].iloc[-1], _HIGHEST, _label(strength), colour))
+    keep_data(ax, pd.concat(kept)[["strength", "sparsity", "loss", "rise", "standard_error"]])
+    ax.axhline(FLAT, color=GREY, linewidth=1.0, linestyle=(0, (1, 1.5)))
+    place = {"xytext": (0, 3), "textcoords": "offset points", "ha": "right", "va": "bottom", "fontsize": 8}
+    ax.annotate(f"flat below {FLAT:g} nats", (0.995, FLAT), xycoords=("axes fraction", "data"), color=GREY, **place)
+    ax.set(
+        ylim=(-0.08, _HIGHEST), xlabel="share of neurons removed", ylabel="rise of the held-out loss\n(nats per token)"
+    )
+    label_ends(ax, ends, side="top")
     return ax
 
 
-def plot_lasso_recovery(recovery: pd.DataFrame, *, base: float | None = None, ax: Axes | None = None) -> Axes:
+def _crossing(rows: pd.DataFrame, height: float) -> float:
+    """Sparsity at which a curve first rises above a height; not a number where it stays below."""
+    for one, other in pairwise(rows.itertuples()):
+        if one.rise <= height < other.rise:
+            return one.sparsity + (height - one.rise) / (other.rise - one.rise) * (other.sparsity - one.sparsity)
+    return math.nan
+
+
+def plot_lasso_recovery(
+    recovery: pd.DataFrame, *, base: float | None = None, needed: float | None = None, ax: Axes | None = None
+) -> Axes:
     """Loss of pruned language models while they are trained, a line per strength of the group lasso before the cut.
 
     Parameters
     ----------
     recovery : DataFrame
-        ``strength`` (not a number for the model as it was, 0 for training without a penalty), ``tokens`` and ``loss``
-        (nats per token).
-    base : float, optional
-        Loss of the whole model, drawn as a line.
+        ``strength`` (not a number for the model as it was, 0 for training without a penalty), ``tokens``, ``loss``
+        (nats per token), ``n_parameters``.
+    base, needed : float, optional
+        See `plot_recovery`.
     """
     ax = current_axes(ax)
     keep_data(ax, recovery[["strength", "tokens", "loss"]])
-    for (strength, rows), look in zip(_by_strength(recovery), _looks(recovery), strict=True):
+    places = token_axis(ax, recovery["tokens"], needed and needed * recovery["n_parameters"].max())
+    ends = []
+    for strength, rows in _by_strength(recovery):
         rows = rows.sort_values("tokens")
-        ax.plot(rows["tokens"], rows["loss"], label=_label(strength), **look)
-    if base is not None:
-        ax.axhline(base, color=GREY, linestyle=":", linewidth=1.0, label="whole model, before")
-    ax.set(xlabel="training tokens after pruning", ylabel="held-out loss (nats per token)")
-    ax.legend(title="group lasso before", fontsize=9, title_fontsize=9)
+        colour, dashes = _look(strength, recovery)
+        at = rows["tokens"].map(places)
+        ax.plot(at, rows["loss"], color=colour, linestyle=dashes, linewidth=1.8, marker="o", markersize=3)
+        ends.append((at.iloc[-1], rows["loss"].iloc[-1], _label(strength), colour))
+    _finish_recovery(ax, base, ends)
     return ax
 
 
@@ -137,21 +190,17 @@ def _by_strength(frame: pd.DataFrame) -> list[tuple[float, pd.DataFrame]]:
     return sorted(frame.groupby("strength", dropna=False), key=lambda item: (not math.isnan(item[0]), item[0]))
 
 
-def _looks(frame: pd.DataFrame) -> list[dict]:
-    """A colour and a marker each; the model as it was is dashed."""
-    palette = sns.color_palette("colorblind")
-    return [
-        {
-            "color": palette[number % len(palette)],
-            "marker": _MARKERS[number % len(_MARKERS)],
-            "markersize": 5,
-            "linestyle": "--" if math.isnan(strength) else "-",
-        }
-        for number, (strength, _) in enumerate(_by_strength(frame))
-    ]
+def _look(strength: float, frame: pd.DataFrame) -> tuple[object, object]:
+    """Colour and dashes of a strength: darker for stronger; the control grey, the model as it was dashed."""
+    if math.isnan(strength):
+        return METHODS["pruned"].colour, (0, (4, 1.5))
+    strengths = sorted(frame.loc[frame["strength"] > 0, "strength"].unique())
+    if not strength:
+        return GREY, "-"
+    return sns.color_palette("crest", len(strengths))[strengths.index(strength)], "-"
 
 
 def _label(strength: float) -> str:
     if math.isnan(strength):
-        return "none"
-    return f"$\\lambda$ = {strength:g}" + ("" if strength else " (training alone)")
+        return "no training before"
+    return f"$\\lambda$ = {strength:g}" if strength else "trained, no penalty"

@@ -11,11 +11,11 @@ from matplotlib.figure import Figure
 
 from narrowlib.chapters.style import GREY, current_axes, keep_data, plot_pending
 
-_MANY_POINTS = 20  # from here on a line has no markers
-
 
 def plot_pruning_curves(curves: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    r"""Accuracy on one task against sparsity, one line per network; dashed right after pruning, solid after recovery.
+    r"""Accuracy on one task against sparsity: median and range over networks, right after pruning and after recovery.
+
+    What recovery brings back, the gap between the two medians, is hatched.
 
     The axis is that of :math:`-\log_{10}(1 - s)`: equal steps divide the units that are left by equal factors.
 
@@ -31,20 +31,17 @@ def plot_pruning_curves(curves: pd.DataFrame, *, ax: Axes | None = None) -> Axes
         "pruned": (palette[1], (0, (4, 1.5)), "right after pruning"),
         "recovered": (palette[0], "-", "after recovery"),
     }
+    middles = {}
     for stage, runs in curves.groupby("stage", sort=False):
         colour, dashes, label = styles[stage]
-        for number, (_, run) in enumerate(runs.groupby("seed")):
-            ax.plot(
-                run["sparsity"],
-                run["accuracy"],
-                color=colour,
-                linestyle=dashes,
-                marker="o" if len(run) < _MANY_POINTS else None,
-                markersize=3,
-                linewidth=1.2,
-                alpha=0.85,
-                label=label if number == 0 else None,
-            )
+        each = runs.groupby("sparsity")["accuracy"].agg(["median", "min", "max"])
+        ax.fill_between(each.index, each["min"], each["max"], color=colour, alpha=0.18, linewidth=0)
+        ax.plot(each.index, each["median"], color=colour, linestyle=dashes, linewidth=2, label=label)
+        middles[stage] = each["median"]
+    if len(middles) > 1:
+        low, high = (middles[stage].reindex(sorted(set(curves["sparsity"]))) for stage in styles)
+        gap = {"facecolor": "none", "edgecolor": GREY, "hatch": "////", "alpha": 0.45, "linewidth": 0, "zorder": 0}
+        ax.fill_between(low.index, low, high, where=high > low, label="what recovery brings back", **gap)
     ax.axhline(0.5, color=GREY, linewidth=1.0, zorder=0)
     ax.annotate("chance", (0.0, 0.5), xytext=(2, -3), textcoords="offset points", va="top", fontsize=8, color=GREY)
     ax.set_xscale("function", functions=(lambda s: -np.log10(1 - np.minimum(s, 0.9999)), lambda u: 1 - 10.0**-u))
@@ -77,7 +74,7 @@ def plot_pruning_panels(curves: pd.DataFrame | None, *, by: str) -> Figure:
         plot_pruning_curves(curves[(curves["task"] == task) & (curves[by] == value)], ax=ax)
         ax.set_title(f"{task}, {value if isinstance(value, str) else f'{by} {value}'}", fontsize=10)
         ax.label_outer()
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
     return figure
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import LogNorm, to_rgb
+from matplotlib.figure import Figure
 
-from narrowlib.chapters.style import GREY, current_axes, keep_data
+from narrowlib.chapters.style import GREY, current_axes, keep_data, label_ends
 
 _SMALLEST_BITS = 1e-4  # what a logarithmic scale of scores shows as nothing
 _POSITIVE, _NEGATIVE = "#0b5cad", "#c0261b"  # of weights
@@ -56,12 +60,21 @@ def plot_sharing(shares: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         ``width``, ``layer``, ``seed``, ``threshold`` (bits), ``share``.
     """
     ax = current_axes(ax)
-    keep_data(ax, shares[["width", "layer", "seed", "threshold", "share"]])
-    shares = shares.reset_index(drop=True)
-    sns.lineplot(shares, x="threshold", y="share", hue="layer", style="width", markers=True, errorbar=("se", 1), ax=ax)
+    by = ["width", "layer", "threshold"]
+    means = shares.groupby(by)["share"].agg(share="mean", standard_error="sem").reset_index()
+    means["line"] = "width " + means["width"].astype(str) + ", " + means["layer"]
+    keep_data(ax, means[["line", *by, "share", "standard_error"]])
+    layers, widths, ends = sorted(means["layer"].unique()), sorted(means["width"].unique()), []
+    for (width, layer), rows in means.groupby(["width", "layer"]):
+        colour = sns.color_palette("colorblind")[layers.index(layer)]
+        look = {"color": colour, "marker": "os^Dv"[widths.index(width) % 5], "markersize": 5, "capsize": 2}
+        ax.errorbar(rows["threshold"], rows["share"], yerr=rows["standard_error"].fillna(0), **look)
+        known = rows.dropna(subset="share")
+        if len(known):
+            ends.append((known["threshold"].iloc[-1], known["share"].iloc[-1], known["line"].iloc[-1], colour))
     ax.set(xscale="log", xlabel="threshold: a neuron matters above it (bits)", ylim=(-0.03, 1.03))
     ax.set_ylabel("share that matters to both trees,\namong neurons that matter")
-    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    label_ends(ax, ends)
     return ax
 
 
@@ -151,6 +164,49 @@ def plot_network(edges: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax.grid(False)
     sns.despine(ax=ax, left=True, bottom=True)
     return ax
+
+
+def draw_first_weights(edges: pd.DataFrame, ax: Axes) -> Axes:
+    """Heat map of the sizes of the weights from inputs to the first hidden layer, neurons sorted by what they read.
+
+    Parameters
+    ----------
+    edges : DataFrame
+        See `plot_network`.
+    """
+    first = edges[edges["layer"] == 0]
+    groups = first.drop_duplicates("source").sort_values("source")["group"].reset_index(drop=True)
+    table = first.pivot(index="target", columns="source", values="weight").abs()
+    table = table / max(table.to_numpy().max(), 1e-30)
+    centre = (table**2 * range(table.shape[1])).sum(axis=1) / (table**2).sum(axis=1)
+    shown = table.loc[centre.sort_values(kind="stable").index]
+    ax.pcolormesh(shown.to_numpy(), cmap="mako_r", vmin=0, vmax=1, rasterized=True)
+    starts = groups.index[groups != groups.shift()].tolist()
+    for start, end in zip(starts, [*starts[1:], len(groups)]):
+        ax.axvline(start, color="white", linewidth=1.5)
+        ax.text((start + end) / 2, -0.01, groups[start], transform=ax.get_xaxis_transform(), **_BELOW)
+    ax.set(xticks=[], yticks=[], ylabel=f"{len(shown)} neurons, sorted")
+    ax.grid(False)
+    return ax
+
+
+_BELOW = {"ha": "center", "va": "top", "fontsize": 8}
+
+
+def plot_networks(states: Mapping[str, pd.DataFrame]) -> Figure:
+    """`plot_network` of several states of a network, each with the heat map of its first weights beside it.
+
+    Parameters
+    ----------
+    states : mapping of str to DataFrame
+        ``edges`` by the title that they get.
+    """
+    shape = {"squeeze": False, "gridspec_kw": {"width_ratios": [1.7, 1]}}
+    figure, axes = plt.subplots(len(states), 2, figsize=(9.4, 3.3 * len(states)), **shape)
+    for (drawn, mapped), (title, edges) in zip(axes, states.items(), strict=True):
+        plot_network(edges, ax=drawn).set_title(title, fontsize=10)
+        draw_first_weights(edges, mapped).set_title("size of the first weights", fontsize=10)
+    return figure
 
 
 def _draw_weights(edges: pd.DataFrame, level: int, ax: Axes) -> None:
