@@ -8,7 +8,7 @@ import time
 
 from reliability import page
 
-CHECKS = ("kills", "builds", "sameness", "long-run", "roofline")
+CHECKS = ("kills", "builds", "sameness", "long-run", "precision", "roofline")
 
 
 def main() -> int:
@@ -45,6 +45,10 @@ def run(name: str, chapters: list[str], n_kills: int) -> list[dict[str, object]]
         from reliability.builds import builds
 
         return builds(n_kills)
+    if name == "precision":
+        from reliability.precision import precision
+
+        return precision()
     if name == "roofline":
         from reliability.roofline import roofline
 

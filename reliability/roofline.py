@@ -12,20 +12,19 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from companion import parameters
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import FlopCounterMode
 
-from narrowlib.chapters.frontier.config import Config as FrontierConfig
-from narrowlib.chapters.hierarchy.config import HierarchyConfig
-from narrowlib.chapters.language.config import LLMPruningPage, LLMScoresPage
 from narrowlib.chapters.two_trees.config import RECORDED_SPARSITIES, WANTED, GroupLassoPage
 from narrowlib.chapters.two_trees.group_lasso import SWEEP_SPARSITIES, SWEPT
-from narrowlib.chapters.unlearning.config import Config as UnlearningConfig
 from narrowlib.cmsp import CMSP, CMSPSampler
+from narrowlib.devices import pick_dtype
 from narrowlib.llm.losses import next_token_loss, one_text_per_block
 from narrowlib.llm.models import load_causal_lm
 from narrowlib.stacks.cohort import Cohort
@@ -39,7 +38,10 @@ TERA, GIGA = 1e12, 1e9
 
 @dataclass(frozen=True)
 class Machine:
-    """Peak rates as the maker's data sheet has them, dense: operations per second by precision, bytes per second."""
+    """Peak rates as the maker's data sheet has them, dense: operations per second by precision, bytes per second.
+
+    They are those of the H100 SXM, the A100 SXM with 80 GB, and the T4.
+    """
 
     name: str
     float32: float
@@ -49,7 +51,7 @@ class Machine:
 
 MACHINES = (
     Machine("H100", 67 * TERA, 989 * TERA, 3.35 * TERA),
-    Machine("A100", 19.5 * TERA, 312 * TERA, 2.04 * TERA),
+    Machine("A100", 19.5 * TERA, 312 * TERA, 2.039 * TERA),
     Machine("T4", 8.1 * TERA, 8.1 * TERA, 0.32 * TERA),  # it has no bfloat16
 )
 
@@ -92,17 +94,23 @@ def counted(work: Callable[[], object]) -> Cost:
     return Cost(operations.get_total_flops(), traffic.n_bytes)
 
 
-def _cohort(problem: CMSP, sizes: tuple[int, ...], batch_size: int) -> Cohort:
-    generators = make_generators(range(1), "cpu")
-    cohort = Cohort(MLPStack(sizes, generators), CMSPSampler(problem, batch_size), generators, [1e-3])
+def of_paper(chapter: str) -> Any:
+    """The settings of a chapter's record at the paper's scale."""
+    return parameters.model(chapter)(**parameters.of_profile(chapter, parameters.PAPER))
+
+
+def _cohort(problem: CMSP, sizes: tuple[int, ...], batch_size: int, precision: str = "float32") -> Cohort:
+    generators, dtype = make_generators(range(1), "cpu"), pick_dtype(precision, torch.device("cpu"))
+    sampler = CMSPSampler(problem, batch_size, dtype)
+    cohort = Cohort(MLPStack(sizes, generators), sampler, generators, [1e-3], precision=precision)
     cohort.run(1)
     return cohort
 
 
-def stack_step(problem: CMSP, sizes: tuple[int, ...], batch_size: int) -> Cost:
+def stack_step(problem: CMSP, sizes: tuple[int, ...], batch_size: int, precision: str = "float32") -> Cost:
     """One training step of one network."""
     few, more = 16, 32
-    small, large = (counted(functools.partial(_cohort(problem, sizes, n).run, 1)) for n in (few, more))
+    small, large = (counted(functools.partial(_cohort(problem, sizes, n, precision).run, 1)) for n in (few, more))
     slope = (large + small * -1) * (1 / (more - few))
     return small + slope * (batch_size - few)
 
@@ -134,11 +142,12 @@ class Part:
 
 def parts() -> Iterator[Part]:
     """What the records of the paper's scale consist of; what takes little time is left out."""
-    hierarchy = HierarchyConfig()
+    hierarchy = of_paper("hierarchy")
     for setting in hierarchy.settings:
-        step = stack_step(setting.problem, setting.sizes, hierarchy.batch_size) * hierarchy.n_seeds
+        step = stack_step(setting.problem, setting.sizes, hierarchy.batch_size, hierarchy.precision)
+        step *= hierarchy.n_seeds
         yield Part("hierarchy", setting.name, setting.training.n_steps, step, hierarchy.precision)
-    page = GroupLassoPage()
+    page = of_paper("group-lasso")
     for width in page.widths:
         yield _of_width(page, "nonlocality", "training", width, page.n_seeds)
         yield _of_width(page, "nonlocality", "recovery", width, page.n_seeds * 2 * len(RECORDED_SPARSITIES))
@@ -161,12 +170,12 @@ def _of_width(page: GroupLassoPage, chapter: str, what: str, width: int, n_runs:
     for share in shares:
         hidden = max(1, round(share * width))
         sizes = (problem.n_inputs, hidden, hidden, N_CLASSES)
-        step += stack_step(problem, sizes, batch_size) * (n_runs / len(shares))
+        step += stack_step(problem, sizes, batch_size, page.precision) * (n_runs / len(shares))
     return Part(chapter, f"{what}, width {width}", n_steps, step, page.precision)
 
 
 def _language_models() -> Iterator[Part]:
-    pruning, scores, frontier, unlearning = LLMPruningPage(), LLMScoresPage(), FrontierConfig(), UnlearningConfig()
+    pruning, scores, frontier, unlearning = map(of_paper, ("llm-pruning", "llm-scores", "llm-frontier", "unlearning"))
     train, forward = block_costs(pruning.block_length)
     ablated = 2 * scores.n_ablated * scores.n_ablation_blocks
     yield Part("llm-scores", "scores, blocks", scores.n_score_blocks, train, "bfloat16")
@@ -205,7 +214,7 @@ def roofline() -> list[dict[str, object]]:
 
 def cpu_share(repeats: int = 5) -> float:
     """Of the rate at which this CPU multiplies large matrices: what a step of the hierarchy's broad runs reaches."""
-    config = HierarchyConfig()
+    config = of_paper("hierarchy")
     setting = config.settings[0]
     cohort = _cohort(setting.problem, setting.sizes, config.batch_size)
     operations = stack_step(setting.problem, setting.sizes, config.batch_size).operations

@@ -14,6 +14,15 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads of two processes wait for each other
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip tests with the mark ``gpu`` where there is none; ``make gpu-queue`` runs them alone."""
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a GPU")
+
+
 @pytest.fixture(scope="session")
 def smoke_book(tmp_path_factory) -> Path:
     """The whole book, every cell executed at smoke scale and rendered strictly; the tree it lies in."""

@@ -38,6 +38,13 @@ def test_what_was_found_is_as_promised(name):
         assert row.get("kills", 20) >= 20 and row.get("tables", 1) > 0, row
 
 
+@pytest.mark.skipif("precision" not in FOUND, reason="was not run yet")
+def test_outcomes_in_bfloat16_are_those_of_float32():
+    """The paired intervals hold 0, and no difference is as large as what the claims let pass."""
+    for row in FOUND["precision"]["rows"]:
+        assert row["low"] <= 0 <= row["high"] and abs(row["difference"]) < 0.05, row
+
+
 def test_every_file_that_the_page_names_is_there():
     for name in re.findall(r"`((?:tests|book|results)/[\w./-]+)`", page.PAGE.read_text()):
         assert (ROOT / name).exists(), name

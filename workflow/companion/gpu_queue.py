@@ -43,8 +43,7 @@ def queue(folder: Path, profile: str, device: str) -> Iterator[Step]:
     from benchmarks.__main__ import BENCHMARKS
 
     here = f"device={device} checkpoints={shlex.quote(str(chapters.BUILD / 'checkpoints'))}"
-    tests = "tests/library/stacks/test_steps.py", "tests/library/llm/test_export.py"
-    yield Step("tests", ("-m", "pytest", "-q", "-p", "no:xdist", "-o", "addopts=", *tests))
+    yield Step("tests", ("-m", "pytest", "-q", "-p", "no:xdist", "-o", "addopts=", "-m", "gpu", "tests/library"))
 
     def record(kind: str, chapter: str, profile: str) -> Step:
         options = ("--profile", profile, "--set", here, "--save-every", "30", "--folder", str(folder / kind))

@@ -12,17 +12,11 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
-VERDICTS = {  # of a claim, with the colour of the badge
-    "reproduced": "#2e7d32",
-    "in part": "#9a6700",
-    "not reproduced": "#b3261e",
-    "undecided at this scale": "#5f6368",
-    "direction seen": "#5f6368",
-    "direction not seen": "#5f6368",
-    "not yet run": "#5f6368",
-}
-DECIDED = ("reproduced", "in part", "not reproduced")
+from narrowlib.claims import IN_PART, NOT_REPRODUCED, NOT_SEEN, REPRODUCED, SEEN, UNDECIDED
+
 NOT_YET = "not yet run"
+DECIDED = {REPRODUCED: "#2e7d32", IN_PART: "#9a6700", NOT_REPRODUCED: "#b3261e"}  # with the colour of the badge
+VERDICTS = DECIDED | dict.fromkeys((UNDECIDED, SEEN, NOT_SEEN, NOT_YET), "#5f6368")
 PAGE, RECORD = "this page", "record"  # what values come from
 _MENTION = re.compile(r"\{(claim|ours|papers|in)\}`([A-Z]\d+)(?: (\w+))?`")
 
@@ -98,7 +92,7 @@ def _sorted(claim: str, found: list[dict[str, Any]]) -> tuple[dict[str, Any] | N
 def _joint(records: list[dict[str, Any]]) -> str:
     """The verdict of all records of a claim: that on which those that decide agree, and else that it holds in part."""
     verdicts = {record["verdict"] for record in records if record["verdict"] in DECIDED}
-    return records[0]["verdict"] if len(verdicts) < 2 else "in part"
+    return records[0]["verdict"] if len(verdicts) < 2 else IN_PART
 
 
 def _quantity(name: str, about: Mapping[str, Any], page: Any, records: list[dict[str, Any]]) -> dict[str, Any]:
@@ -169,7 +163,7 @@ def open_claims(card: Mapping[str, Any]) -> str:
     """A list in Markdown of the claims that did not come out whole, each with the values that decided against it."""
     lines = []
     for row in card["claims"]:
-        if row["verdict"] == "reproduced":
+        if row["verdict"] == REPRODUCED:
             continue
         lines.append(f"- {{ref}}`{row['claim']} <{label(row['claim'])}>`, {_verdict(row)}. {row['statement']}")
         if row["reasons"]:
@@ -309,8 +303,8 @@ def _ours(found: Mapping[str, Any] | None) -> str:
 def badge(card: Mapping[str, Any]) -> dict[str, Any]:
     """The badge as data, in the form that shields.io reads from an address."""
     counts = card["counts"]
-    message = f"{counts['reproduced']} of {len(card['claims'])}"
-    worst = next((v for v in (*DECIDED[::-1][:2], *list(VERDICTS)[3:]) if counts[v]), "reproduced")
+    message = f"{counts[REPRODUCED]} of {len(card['claims'])}"
+    worst = next((v for v in (NOT_REPRODUCED, IN_PART, *list(VERDICTS)[3:]) if counts[v]), REPRODUCED)
     return {"schemaVersion": 1, "label": "claims reproduced", "message": message, "color": VERDICTS[worst]}
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -12,6 +11,7 @@ from torch import Tensor
 from narrowlib.chapters.two_trees.config import NonlocalityConfig
 from narrowlib.chapters.two_trees.networks import SCORE_SEED, held_out, neuron_table
 from narrowlib.scores import activation_gradient_scores, attribution_scores
+from narrowlib.scores import agreement as of_units
 from narrowlib.stacks.gradients import cross_entropy
 from narrowlib.stacks.networks import MLPStack
 
@@ -70,14 +70,9 @@ def agreement(scores: pd.DataFrame, attributions: pd.DataFrame) -> pd.DataFrame:
     both = paired(scores, attributions)
     rows = []
     for about, frame in both.groupby([*network, "task", "variant"], sort=False):
-        a, b = frame["ablation"], frame["attribution"]
-        positive = (a > 0) & (b > 0)
-        logs = np.log(frame.loc[positive, ["ablation", "attribution"]])
-        rows.append(
-            dict(zip([*network, "task", "variant"], about))
-            | {"pearson": a.corr(b), "pearson_log": logs["ablation"].corr(logs["attribution"])}
-            | {"spearman": a.corr(b, method="spearman"), "n_neurons": len(frame), "n_positive": int(positive.sum())}
-        )
+        pair = [torch.tensor(frame[name].to_numpy()) for name in ("attribution", "ablation")]
+        counts = {"n_neurons": len(frame), "n_positive": int((torch.stack(pair) > 0).all(0).sum())}
+        rows.append(dict(zip([*network, "task", "variant"], about)) | of_units(*pair)._asdict() | counts)
     return pd.DataFrame(rows)
 
 

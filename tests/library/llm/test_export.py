@@ -125,7 +125,7 @@ def test_bfloat16(tmp_path):
     assert difference < 0.02 * expected.std()
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_on_a_gpu(dtype):
     model = tiny_llama().to("cuda", dtype)

@@ -50,7 +50,7 @@ def test_portions_are_the_same_steps(monkeypatch, can_be_captured):
     assert_same_steps(portions, take(N_STEPS, can_capture=False), rtol=0, atol=0)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_a_graph_replays_the_same_steps(monkeypatch):
     captured = take(N_STEPS, can_capture=True, device="cuda")
     monkeypatch.setattr(StackSteps, "_captured", lambda self: self._steps_of_portion)
