@@ -16,6 +16,7 @@ from benchmarks.llm_sliced import llm_sliced
 from benchmarks.llm_train import llm_train
 from benchmarks.mlp_ablation import mlp_ablation
 from benchmarks.mnist_grid import mnist_grid
+from benchmarks.prune_peers import prune_peers
 from narrowlib.store.downloads import UnavailableError
 
 BENCHMARKS = {
@@ -30,6 +31,7 @@ BENCHMARKS = {
     "llm-attribution": llm_attribution,
     "group-lasso-overhead": group_lasso_overhead,
     "mnist-grid": mnist_grid,
+    "prune-peers": prune_peers,
 }
 OUTPUT = Path(__file__).parents[1] / "_build" / "bench.json"
 
