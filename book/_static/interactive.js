@@ -148,7 +148,7 @@
   const chart = (told, stage) => {
     told.open.forEach((number) => (told.points[number].open = true));
     told.points.sort((a, b) => a[2] - b[2]);
-    const svg = make("svg", { role: "img", height: HEIGHT });
+    const svg = make("svg", { class: "chart", role: "img", height: HEIGHT });
     const draw = () => {
       const width = Math.max(260, stage.clientWidth || 640);
       const at = Number(slider.value);

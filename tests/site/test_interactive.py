@@ -26,18 +26,18 @@ def test_keys_move_the_slider_and_the_words_follow(moved):
     slider = figure.get_by_role("slider")
     assert tab.problems == [] and slider.count() == 1
     assert figure.locator("label").get_attribute("for") == slider.get_attribute("id")
-    output, drawing = figure.locator("output"), figure.locator("svg[role=img]")
+    output, drawing = figure.locator("output"), figure.locator("svg.chart")
     slider.focus()
     tab.keyboard.press("Home")
     first = output.inner_text(), drawing.get_attribute("aria-label"), slider.get_attribute("aria-valuetext")
     tab.keyboard.press("End")
     last = output.inner_text(), drawing.get_attribute("aria-label"), slider.get_attribute("aria-valuetext")
     assert all(a != b for a, b in zip(first, last, strict=True))
-    names = tab.evaluate(
-        "id => JSON.parse(document.querySelector(`#${id} script`).textContent).series", figure.get_attribute("id")
+    told = tab.evaluate(
+        "id => JSON.parse(document.querySelector(`#${id} script`).textContent)", figure.get_attribute("id")
     )
-    for number, name in enumerate(names):
-        assert name in last[0] and drawing.locator(f"g.s{number} path.line").count() >= 1
+    for place, name in zip(told["places"], told["series"], strict=True):
+        assert name in last[0] and drawing.locator(f"g.s{place} path.line").count() >= 1
 
 
 def test_drawing_fills_its_page_and_says_all_values(moved):
@@ -46,10 +46,10 @@ def test_drawing_fills_its_page_and_says_all_values(moved):
     for width in (400, 1440):
         tab.set_viewport_size({"width": width, "height": 900})
         tab.wait_for_timeout(100)
-        drawing = figure.locator("svg[role=img]")
+        drawing = figure.locator("svg.chart")
         box, around = drawing.bounding_box(), figure.bounding_box()
         assert box["width"] > 0.8 * around["width"] and box["x"] + box["width"] <= width
-        for mark in figure.locator("svg[role=img] path.mark").all():
+        for mark in figure.locator("svg.chart path.mark").all():
             inner = mark.bounding_box()
             assert box["x"] <= inner["x"] and inner["x"] + inner["width"] <= box["x"] + box["width"] + 1
             assert box["y"] <= inner["y"] and inner["y"] + inner["height"] <= box["y"] + box["height"]
@@ -59,12 +59,12 @@ def test_pointer_moves_along_a_chart_and_tells_values(visit):
     """By mouse and by touch, where the slider goes along x; else the value that lies nearest is told."""
     tab = visit("book/mnist")
     figure = tab.locator(f"figure#{MOVED['mnist']}")
-    drawing, slider = figure.locator("svg[role=img]").first, figure.get_by_role("slider")
+    drawing, slider = figure.locator("svg.chart"), figure.get_by_role("slider")
     for share, end in ((0.98, "max"), (0.1, "min")):
         box = drawing.bounding_box()
         drawing.click(position={"x": share * box["width"], "y": 100})
         assert slider.input_value() == slider.get_attribute(end)
-    mark = figure.locator("path.mark").last.bounding_box()
+    mark = drawing.locator("path.mark").last.bounding_box()
     tab.mouse.move(mark["x"] + mark["width"] / 2, mark["y"] + mark["height"] / 2)
     assert re.match(r"[\w ]+: .+, .+", figure.locator("text.tip").text_content())
 
@@ -131,10 +131,10 @@ def test_run_in_time_fills_its_tree(visit):
 
 def test_the_figure_itself_is_a_press_away_and_alone_on_paper(moved):
     tab, figure = moved
-    image, drawing = figure.locator("img"), figure.locator("svg[role=img]")
+    image, drawing = figure.locator("img"), figure.locator("svg.chart")
     assert drawing.is_visible() and not image.is_visible()
     figure.get_by_role("button", name="the figure as printed").click()
-    assert image.is_visible() and not drawing.first.is_visible()
+    assert image.is_visible() and not drawing.is_visible()
     tab.reload(wait_until="networkidle")
     tab.emulate_media(media="print")
     assert image.is_visible() and not drawing.is_visible()
@@ -156,7 +156,8 @@ def test_lines_stand_out_from_the_page(visit, scheme):
     tab = visit("book/llm-frontier", scheme=scheme)
     found = tab.evaluate(
         """() => [getComputedStyle(document.body).backgroundColor,
-        ...[...document.querySelectorAll('.interactive-figure path.mark')].map(mark => getComputedStyle(mark).fill)]"""
+        ...[...document.querySelectorAll('.interactive-figure path.mark')].map(getComputedStyle)
+            .map(style => style.fill === "none" ? style.stroke : style.fill)]"""
     )
     ground, *marks = ([int(part) for part in re.findall(r"\d+", colour)[:3]] for colour in found)
     assert len(marks) > 3 and min(contrast(mark, ground) for mark in marks) >= 3

@@ -36,6 +36,7 @@ PAPER = {
     "header_template": "<span></span>",
     "footer_template": FOOTER,
     "outline": True,
+    "scale": 0.8,  # text of 9.6 points
     "tagged": True,
 }
 STYLE = """
@@ -43,6 +44,7 @@ nav.contents + *, [id^="document-"] + section { break-before: page; }
 article h1, article h2, article h3 { white-space: pre-wrap; }  /* or the outline joins the words at a break */
 article h1 { display: block !important; }  /* the theme hides it, having another one on a page of its own */
 .figure-files, #jb-print-docs-body { display: none !important; }
+.hero .run + .run, .runs:not(.hero .runs) > .run:has(.shown-again) { display: none !important; }  /* stand elsewhere */
 .contents ul { list-style: none; padding: 0; }
 .contents li { margin: 0.35rem 0; }
 """
