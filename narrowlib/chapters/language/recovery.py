@@ -192,7 +192,7 @@ def leads_said(leads: pd.DataFrame) -> list[str]:
     for variant, rows in leads.groupby("ranked by"):
         if rows["after, low"].isna().all():
             told.append(
-                f"{variant}: no losses of single blocks, so no intervals and nothing to tell leads from chance."
+                f"{variant}: no losses of single blocks, so no intervals that tell a lead from chance."
             )
             continue
         first, left = ((rows[f"{end}, low"] > 0).sum() for end in ("at once", "after"))
