@@ -191,9 +191,7 @@ def leads_said(leads: pd.DataFrame) -> list[str]:
     told = []
     for variant, rows in leads.groupby("ranked by"):
         if rows["after, low"].isna().all():
-            told.append(
-                f"{variant}: no losses of single blocks, so no intervals that tell a lead from chance."
-            )
+            told.append(f"{variant}: no losses of single blocks, so no intervals that tell a lead from chance.")
             continue
         first, left = ((rows[f"{end}, low"] > 0).sum() for end in ("at once", "after"))
         most = rows["after"].max()
