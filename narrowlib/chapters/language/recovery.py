@@ -186,10 +186,13 @@ def score_leads(recovery: pd.DataFrame) -> pd.DataFrame:
 def leads_said(leads: pd.DataFrame) -> list[str]:
     """In sentences, at how many cuts every score keeps a lead over random pruning after recovery.
 
-    A lead counts when its whole interval is above zero.
+    A lead counts when its whole interval is above zero; without losses of single blocks there is none.
     """
     told = []
     for variant, rows in leads.groupby("ranked by"):
+        if rows["after, low"].isna().all():
+            told.append(f"{variant}: no losses of single blocks, so no intervals that tell a lead from chance.")
+            continue
         first, left = ((rows[f"{end}, low"] > 0).sum() for end in ("at once", "after"))
         most = rows["after"].max()
         told.append(

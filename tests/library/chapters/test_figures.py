@@ -204,7 +204,11 @@ def test_fronts_show_every_size_and_a_line_per_method():
     fronts = [line.get_xdata().tolist() for line in ax.get_lines() if line.get_linestyle() != "None"]
     assert [16, 64] in fronts and [64] in fronts
     assert ax.get_xscale() == ax.get_yscale() == "log"
-    assert {text.get_text() for text in ax.texts} == {"attribution", "from scratch", "hollow: goal missed in most repeats"}
+    assert {text.get_text() for text in ax.texts} == {
+        "attribution",
+        "from scratch",
+        "hollow: goal missed in most repeats",
+    }
     assert [label.get_text() for label in ax.get_xticklabels()] == ["16", "64"]
 
 

@@ -216,6 +216,8 @@ def test_leads_of_scores_over_random_at_once_and_after_recovery():
         "good: ahead of random at 1 of 1 cuts at once, at 1 after recovery, by then by 0.10 nats at most.",
         "weak: ahead of random at 1 of 1 cuts at once, at 0 after recovery, by then by 0.00 nats at most.",
     ]
+    means_alone = leads_said(score_leads(recovery.drop(columns="block_losses")))
+    assert len(means_alone) == 2 and all("no intervals" in each for each in means_alone)
 
 
 # ---- group lasso ----
