@@ -107,7 +107,7 @@ course: environment  ## write notebooks for students and teacher to _build/cours
 	$(call install,course)
 	@$(COMPANION) course $$CHAPTERS
 
-grade: environment  ## run and grade the students' notebooks in FOLDER; CONTAINER=1 runs them in docker or podman, without network
+grade: environment  ## grade the students' notebooks in FOLDER (CONTAINER=1: in docker or podman, no network); without FOLDER take up marks.csv
 	$(call install,course)
 	@$(COMPANION) grade "$$FOLDER" $(if $(CONTAINER),--container)
 

@@ -10,6 +10,7 @@ A map of the house, from the ground up; a room imports from the rooms below it o
 `penalties`                  the group lasso: penalty, gradient, proximal step
 `settings`                   base of every configuration: types, ranges and meanings once
 `claims`                     the paper's claims, their rules and verdicts
+`answering`                  answers to exercises: what counts as right, at the precision asked for
 `devices`                    the device that a run is on
 `store`                      files, records, results kept between runs, downloads, provenance
 `data`                       MNIST digits, documents, blocks of tokens, facts

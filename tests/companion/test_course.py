@@ -87,31 +87,165 @@ def test_students_notebook_carries_no_output_and_says_what_to_do(chapter, notebo
     assert len(ids) == len(set(ids)) and all(re.fullmatch(r"[\w-]+", name) for name in ids)
 
 
-NONSENSE = -12345.678
+FORMS = {  # by exercise, answers that are right and that are wrong; names of the page and of its solution may be used
+    "ex-methods-sets": (
+        ["635376, 4.9e14", "'635,376', '4.9 × 10^14'", "635376.0, n_sets_of_16"],
+        ["635376, 4.8e14", "64**4, 64**16", "635375, 4.9e14", "6.4e5, 4.9e14"],
+    ),
+    "ex-methods-cancel": (
+        ["[1, 1.0], (0.5, -0.5)", "('1/3', 1), (3, -1)", "(1e-3, 2e-3), (2e-3, -1e-3)"],
+        ["(0, 0), (1, -1)", "(1, 1), (0.5, 0.5)", "(1, 1, 0), (1, -1, 0)", "(1, True), (1, -1)"],
+    ),
+    "ex-methods-square": (["0.71", "'5/7'", "'71%'"], ["0.72", "0.83", "0.6", "2.14"]),
+    "ex-hierarchy-signal": (
+        ["[round(c, 3) for c in correlations]", "tuple(map(str, correlations))", "torch.tensor(correlations)"],
+        ["(0, 0, 1)", "(0.0, 0.0, 1.0)", "correlations[:2]", "[-c for c in correlations]", "[*correlations[:2], True]"],
+    ),
+    "ex-hierarchy-haystack": (
+        ["f'{times_as_many:.3g}'", "round(times_as_many, 1)", "torch.tensor(times_as_many)"],
+        ["1.01 * times_as_many", "1 / times_as_many", "n_subtasks"],
+    ),
+    "ex-nonlocality-control": (
+        ["round(control_accuracy, 3)", "f'{control_accuracy:.1%}'", "str(control_accuracy)"],
+        ["0.5", "0.51234", "control_accuracy + 0.01"],
+    ),
+    "ex-nonlocality-chance": (["1 / 3", "'1/3'", "0.33"], ["0.25", "0.5", "0.34", "33"]),
+    "ex-nonlocality-twice": (["2", "2.0001", "'2.00'"], ["1", "4", "1.9", "0.5"]),
+    "ex-group-lasso-control": (
+        [
+            "round(unlearned_without_penalty, 2), round(regained_without_penalty, 2)",
+            "f'{unlearned_without_penalty:.0%}', regained_without_penalty",
+            "str(unlearned_without_penalty), str(regained_without_penalty)",
+        ],
+        ["0, 0", "unlearned_without_penalty, 0.5", "unlearned_without_penalty + 0.02, regained_without_penalty"],
+    ),
+    "ex-group-lasso-size": (["535", "535.0", "'535'"], ["525", "1997", "534.6"]),
+    "ex-group-lasso-steps": (["500", "501", "'500'"], ["450", "500.4", "5"]),
+    "ex-mnist-bill": (
+        ["float(teacher_points)", "str(teacher_points)", "f'{teacher_points:,}'"],
+        ["teacher_points + 1", "config.teacher_epochs", "len(digits.train_labels) - 1"],
+    ),
+    "ex-mnist-hidden": (
+        ["round(head_start, 3)", "str(head_start)", "float(head_start)"],
+        ["head_start + 0.01", "-head_start - 0.002", "known['attribution'] + 0.01"],
+    ),
+    "ex-llm-cost": (
+        [
+            "float(neuron_parameters), residual_parameters",
+            "str(neuron_parameters), f'{residual_parameters:,}'",
+            "f'{neuron_parameters}.0', residual_parameters",
+        ],
+        ["2 * neuron_parameters / 3, residual_parameters", "neuron_parameters, residual_parameters + 1", "3, 1"],
+    ),
+    "ex-llm-layers": (
+        [
+            "emptiest_layer, round(share_lost, 2)",
+            "float(emptiest_layer), f'{share_lost:.0%}'",
+            "emptiest_layer, str(share_lost)",
+        ],
+        [
+            "-1, share_lost",
+            "emptiest_layer, share_lost + 0.02",
+            "emptiest_layer, 0",
+            "emptiest_layer + 0.5, share_lost",
+        ],
+    ),
+    "ex-llm-exact": (
+        ["1e-4, f'{largest:.2g}'", "'1e-4', largest", "1e-6, round(largest, 3)"],
+        ["0, largest", "-1e-6, largest", "1e-6, 1.2 * largest", "1e-6, 0", "0.1, largest"],
+    ),
+    "ex-llm-norms": (
+        ["round(factor, 5)", "str(factor)", "f'{factor:.3%}'"],
+        ["1", "1 / factor", "factor + 1e-4"],
+    ),
+    "ex-frontier-read": (
+        ["f' {cheapest_run} '", "cheapest_run.upper()", "str(cheapest_run)"],
+        ["'pruned'", "0", "cheapest_run + '1'"],
+    ),
+    "ex-frontier-bytes": (["3840.0", "'3,840'", "'3.84e3'"], ["3662", "3.84e9", "1280"]),
+    "ex-frontier-lag": (["69.0", "'69'", "69"], ["68.97", "68", "70", "100"]),
+    "ex-unlearning-chance": (
+        ["float(f'{chance_error:.2g}')", "str(chance_error)", "f'{chance_error:.2%}'"],
+        ["-chance_error", "1.05 * chance_error", "chance_error**2", "0.25"],
+    ),
+    "ex-unlearning-wins": (
+        ["float(random_wins)", "str(random_wins)", "random_wins + 1e-12"],
+        ["random_wins + 1", "random_wins - 0.3", "15"],
+    ),
+    "ex-unlearning-category": (
+        ["survivor.upper(), round(its_share, 2)", "survivor, f'{its_share:.0%}'", "f'{survivor} ', str(its_share)"],
+        ["survivor, its_share - 0.02", "'nature', its_share", "0, its_share"],
+    ),
+    "ex-breadth-missing": (
+        ["float(bits_left)", "str(bits_left)", "f' {bits_left}.0'"],
+        ["bits_left + 1", "3 * bits_left", "bits_left - 0.5"],
+    ),
+    "ex-recipe-rounding": (
+        ["float(dimensions_left)", "str(dimensions_left)", "f'{dimensions_left:,}'"],
+        ["dimensions_left + 1", "dimensions_left + 0.4", "-dimensions_left"],
+    ),
+    "ex-recipe-embedding": (
+        ["float(f'{embedding_share:.2g}')", "str(embedding_share)", "f'{embedding_share:.1%}'"],
+        ["1.1 * embedding_share", "1 - embedding_share / 2", "0.9 * embedding_share"],
+    ),
+    "ex-recipe-behind": (
+        [
+            "round(behind, 2), round(lowest_loss, 2)",
+            "str(behind), lowest_loss",
+            "f'{behind:.2f}', f'{lowest_loss:.2f}'",
+        ],
+        ["0, 0", "behind + 0.02, lowest_loss", "behind, lowest_loss - 0.02"],
+    ),
+}
+NEVER = ("True", "False", "-12345.678", "float('nan')", "object()", "'no idea'", "[]")  # wrong everywhere
+
+
+def test_every_checked_exercise_has_three_right_and_three_wrong_forms():
+    checked = {one.label for chapter in COURSE for one in exercises.read_exercises(chapter) if one.is_checked}
+    assert set(FORMS) == checked
+    assert all(len(forms) >= 3 for both in FORMS.values() for forms in both)
 
 
 @pytest.mark.book
 @pytest.mark.parametrize("chapter", COURSE)
-def test_a_check_passes_the_solution_and_nothing_else(chapter, capsys):
-    """All cells of the chapter at smoke scale in this process; at each check no answer, nonsense, the solution."""
+def test_no_wrong_answer_passes_and_no_right_one_fails(chapter, capsys):
+    """All cells of the chapter at smoke scale in this process; at each check, answers of every form."""
     checked = {one.check.id: one for one in exercises.read_exercises(chapter) if one.is_checked}
     names = {"__name__": "__main__", "display": lambda *_: None}
     for cell in chapters.code_cells(chapter):
         if cell.id in checked:
             exercise = checked.pop(cell.id)
-            with pytest.raises((AssertionError, LookupError, TypeError)):
-                exec(cell.source, names | dict.fromkeys(exercise.names, NONSENSE))
+            right, wrong = FORMS[exercise.label]
             solved = dict(names)
             exec(exercise.code, solved)
-            exec(cell.source, solved)
-            capsys.readouterr()
+            asked = f"{', '.join(exercise.names)} = "
+            same = asked.removesuffix(" = ")
+            for form in (same, *right):
+                assert said_of(cell, solved, asked + form, capsys) == "right", form
+            for form in wrong:
+                assert said_of(cell, solved, asked + form, capsys) == "wrong", form
+            for form in NEVER:
+                assert said_of(cell, solved, f"{' = '.join(exercise.names)} = {form}", capsys) == "wrong", form
         exec(chapters.without_magics(cell.source), names)
         if exercises.has_tag(cell, "check"):
             assert capsys.readouterr().out == "no answer yet\n"
         if exercises.has_tag(cell, "parameters"):
             names |= parameters.of_profile(chapter, "smoke") | {"device": "cpu"}
+        capsys.readouterr()
     plt.close("all")
     assert not checked
+
+
+def said_of(check, names, answer, capsys):
+    """What a check says of an answer."""
+    names = dict(names)
+    exec(answer, names)
+    capsys.readouterr()
+    try:
+        exec(check.source, names)
+    except AssertionError as error:
+        return "wrong" if str(error) else "no hint"
+    return capsys.readouterr().out.strip()
 
 
 @pytest.mark.book
@@ -126,7 +260,10 @@ def test_the_teachers_notebook_gets_full_marks(notebooks, tmp_path, monkeypatch)
     marks, ran = grade.Grader(600, 1800, []).grade(row, path)
     errors = [output for cell in ran.cells for output in cell.get("outputs", []) if output.output_type == "error"]
     assert row.reason == "" and not errors
-    expected = [(one.label, 1.0 if one.is_checked else None) for one in exercises.read_exercises(chapter)]
+    expected = []
+    for one in exercises.read_exercises(chapter):
+        expected += [(one.label, 1.0 if one.is_checked else None)]
+        expected += [(f"{one.label}-words", None)] if one.is_checked and one.asks_for_words else []
     assert [(mark.exercise, mark.points) for mark in marks] == expected
 
 

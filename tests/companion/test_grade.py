@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import dataclasses
 import json
 import os
 import shutil
@@ -141,6 +142,23 @@ def test_a_class_of_every_kind(students, tmp_path, monkeypatch, capsys, half):
     reasons = {(row["student"], row["exercise"]): row["reason"] for row in csv.DictReader(grade.EXERCISES.open())}
     for name, word in (("hook", "order does not count"), ("object", "object")):
         assert word in reasons.get((name, SETS), word)  # in one of the halves
+
+
+def test_marks_of_a_person_are_merged(tmp_path, monkeypatch, capsys):
+    for name in ("GRADES", "EXERCISES", "MARKS"):
+        monkeypatch.setattr(grade, name, tmp_path / f"{name.lower()}.csv")
+    row = submissions.Row("ada", "ada.ipynb", "methods", points=1.0, of=3.0, to_read=2.0)
+    grades = [grade.Grade(name, points, 1.0) for name, points in (("a", 1.0), ("a-words", None), ("b", None))]
+    table = [{"student": "ada", "notebook": "ada.ipynb", **dataclasses.asdict(one)} for one in grades]
+    grade.write_tables([dataclasses.asdict(row)], table, {})
+    text = grade.EXERCISES.read_text()
+    grade.MARKS.write_text(text.replace("a-words,,", "a-words,0.5,").replace("a,1.0,", "a,0,"))
+    assert grade.main([]) == 0
+    (counted,) = csv.DictReader(grade.GRADES.open())
+    assert (counted["points"], counted["of"], counted["to_read"]) == ("1.5", "3.0", "1.0")
+    grade.MARKS.write_text(text.replace("a-words,,", "a-words,2,"))
+    assert grade.main([]) == 2
+    assert "gives '2' points for ada ada.ipynb a-words; it must be a number from 0 to 1" in capsys.readouterr().err
 
 
 def test_feedback_holds_no_check_and_no_script(students):

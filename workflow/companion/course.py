@@ -25,14 +25,14 @@ CODE_STUB = "# your code"
 TEXT_STUB = "*Your answer, in words.*"
 INSTRUCTIONS = """# Before you begin
 
-- Run the notebook from the top; that takes about a minute. Then come the exercises, each worth {points}.
+- Run the notebook from the top; that takes about a minute. Then come the exercises; each answer is worth {points}.
 - Where a cell says `= None  # your answer`, replace `None`, or add code below that sets the name. The cell after it
   only sees whether there is an answer; whether it is right is checked when the notebook is graded, with the parameters
   as they are here. An answer is a number, a text, or a list of them.
 - Where a cell says *{stub}*, write there. A person reads it.
 - Remove or add no cell that is part of an exercise. Before you hand in, restart the kernel, run everything, and save.
 
-Exercises: {checked} checked by code, {written} read by a person. Scale: {values}.
+Answers: {checked} checked by code, {written} read by a person. Scale: {values}.
 """
 CONFIG = """# Settings of nbgrader for this course; docs of the book, "For teachers", say how they are used.
 c = get_config()
@@ -74,10 +74,12 @@ def teachers_cells(exercise: exercises.Exercise, chapter: str) -> list[Any]:
     question = myst.markdown_cell(heading + myst.plain_all(exercise.question, chapter), label)
     cells = [marked(question, grade_id=label, locked=True)]
     words = myst.plain_all(exercise.words if exercise.is_checked else exercise.solution, chapter)
+    name = f"{label}-words-answer" if exercise.is_checked else f"{label}-answer"
+    text = marked(myst.markdown_cell(between(SOLUTION, words), name), grade_id=name, grade=True, solution=True)
     if not exercise.is_checked:
-        answer = myst.markdown_cell(between(SOLUTION, words), f"{label}-answer")
-        return [*cells, marked(answer, grade_id=f"{label}-answer", grade=True, solution=True)]
-    source = f"{exercise.answer.source}\n{between(SOLUTION, exercise.code + _commented(words))}"
+        return [*cells, text]
+    in_code = "" if exercise.asks_for_words else _commented(words)
+    source = f"{exercise.answer.source}\n{between(SOLUTION, exercise.code + in_code)}"
     answer = myst.code_cell(source, f"{label}-answer")
     given = "\n".join(f'assert {name} is not None, "no answer yet"' for name in exercise.names)
     check = myst.code_cell(f"{given}\n{between(HIDDEN, exercise.check.source)}", f"{label}-check")
@@ -85,6 +87,7 @@ def teachers_cells(exercise: exercises.Exercise, chapter: str) -> list[Any]:
         *cells,
         marked(answer, grade_id=f"{label}-answer", solution=True),
         marked(check, grade_id=f"{label}-check", grade=True, locked=True),
+        *([text] if exercise.asks_for_words else []),
     ]
 
 
@@ -125,11 +128,12 @@ def _prose_and_exercises(cell: Any, chapter: str, found: dict[str, exercises.Exe
 
 def _instructions(chapter: str, found: list[exercises.Exercise], values: dict[str, Any]) -> str:
     checked = sum(exercise.is_checked for exercise in found)
+    written = sum(exercise.asks_for_words or not exercise.is_checked for exercise in found)
     text = INSTRUCTIONS.format(
         points="one point" if POINTS == 1 else f"{POINTS} points",
         stub=TEXT_STUB.strip("*"),
         checked=checked,
-        written=len(found) - checked,
+        written=written,
         values=", ".join(f"`{name}={value!r}`" for name, value in values.items()) or "the defaults of the book",
     )
     return text.rstrip()

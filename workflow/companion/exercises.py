@@ -2,7 +2,8 @@
 
 A checked exercise is an ``exercise`` directive, a cell tagged ``exercise`` that sets the reader's names to None, a cell
 tagged ``check`` that asserts on them, and a ``solution`` directive whose Python blocks, run in the answer cell's place,
-set those names.  An exercise without the two cells is answered in words.
+set those names.  An exercise without the two cells is answered in words; one of the
+class ``words`` asks for both.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ class Exercise:
     solution: str = ""
     answer: Any = None
     check: Any = None
+    asks_for_words: bool = False
 
     @property
     def is_checked(self) -> bool:
@@ -93,7 +95,8 @@ def read_exercises(chapter: str) -> list[Exercise]:
                     last = piece.options.get("label", "")
                     if not last or last in found:
                         raise ExerciseError(f"{chapter}: exercise {piece.argument!r} needs a label of its own")
-                    found[last] = Exercise(last, piece.argument, piece.body)
+                    in_words = "words" in piece.options.get("class", "").split()
+                    found[last] = Exercise(last, piece.argument, piece.body, asks_for_words=in_words)
                 elif isinstance(piece, myst.Directive) and piece.name == "solution":
                     if piece.argument not in found:
                         raise ExerciseError(f"{chapter}: solution {piece.argument!r} belongs to no exercise before it")

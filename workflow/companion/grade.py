@@ -17,7 +17,8 @@ import os
 import subprocess
 import sys
 import tempfile
-from dataclasses import astuple, dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ from companion.submissions import MOST_BYTES, Row, checks, graded_cells, known_c
 from narrowlib.store.downloads import CACHE_VARIABLE, cache_folder
 
 GRADES, EXERCISES = course.FOLDER / "grades.csv", course.FOLDER / "exercises.csv"
+MARKS = course.FOLDER / "marks.csv"  # points that a person gave, in the columns of exercises.csv
+KEY = ("student", "notebook", "exercise")
 NO_ANSWER = "no answer yet"
 ENVIRONMENT = {
     "CUDA_VISIBLE_DEVICES": "",  # teacher's and students' notebooks compute the same
@@ -231,20 +234,85 @@ def _succeeds(command: list[str]) -> bool:
         return False
 
 
-def write_table(path: Path, rows: list[tuple[Any, ...]]) -> None:
-    """Write a table of values separated by commas, whole or not at all."""
+def write_table(path: Path, columns: Iterable[str], rows: list[dict[str, Any]]) -> None:
+    """Write rows separated by commas, whole or not at all."""
     table = io.StringIO(newline="")
-    csv.writer(table).writerows(rows)
+    writer = csv.DictWriter(table, columns)
+    writer.writeheader()
+    writer.writerows(rows)
     chapters.write_if_changed(path, table.getvalue())
+
+
+def read_table(path: Path) -> list[dict[str, Any]]:
+    """The rows of such a table; none without the file."""
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def read_marks() -> dict[tuple[str, ...], float]:
+    """Points that a person gave, by student, notebook and exercise.
+
+    Raises
+    ------
+    ValueError
+        For points that are no number between 0 and those that the answer is worth.
+    """
+    found = {}
+    for row in read_table(MARKS):
+        if (row.get("points") or "").strip():
+            key, most = tuple(row.get(name) or "" for name in KEY), float(row.get("of") or course.POINTS)
+            try:
+                found[key] = float(row["points"])
+            except ValueError:
+                found[key] = -1.0
+            if not 0 <= found[key] <= most:
+                what = f"{MARKS.name} gives {row['points']!r} points for {' '.join(key)}"
+                raise ValueError(f"{what}; it must be a number from 0 to {most:g}")
+    return found
+
+
+def merge(rows: list[dict[str, Any]], table: list[dict[str, Any]], marks: dict[tuple[str, ...], float]) -> None:
+    """Fill in the points of answers that a person has read, and count again."""
+    for row in rows:
+        own = [grade for grade in table if (grade["student"], grade["notebook"]) == (row["student"], row["notebook"])]
+        for grade in own:
+            if grade["points"] in (None, ""):
+                grade["points"] = marks.get(tuple(grade[name] for name in KEY), grade["points"])
+        known = [grade for grade in own if grade["points"] not in (None, "")]
+        if own:
+            row["points"] = sum(float(grade["points"]) for grade in known)
+            row["to_read"] = sum(float(grade["of"]) for grade in own) - sum(float(grade["of"]) for grade in known)
+
+
+def write_tables(rows: list[dict[str, Any]], table: list[dict[str, Any]], marks: dict[tuple[str, ...], float]) -> None:
+    """Write both tables, with the points that a person gave."""
+    merge(rows, table, marks)
+    write_table(GRADES, Row.__dataclass_fields__, rows)
+    write_table(EXERCISES, ("student", "notebook", *Grade.__dataclass_fields__), table)
 
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="STUDENT/*.ipynb, STUDENT.ipynb, or nbgrader's folder submitted")
+    about = "STUDENT/*.ipynb, STUDENT.ipynb, or nbgrader's folder submitted; none: only take up the marks of a person"
+    parser.add_argument("folder", type=Path, nargs="?", help=about)
     parser.add_argument("--container", action="store_true", help="run notebooks in docker or podman, without network")
     parser.add_argument("--seconds-per-cell", type=float, default=300)
     parser.add_argument("--seconds", type=float, default=1800, help="of one notebook")
-    asked = parser.parse_args(arguments)
+    asked = parser.parse_args([word for word in arguments if word])
+    try:
+        marks = read_marks()
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    if asked.folder is None and MARKS.is_file() and GRADES.is_file():
+        write_tables(read_table(GRADES), read_table(EXERCISES), marks)
+        print(os.path.relpath(GRADES))
+        return 0
+    if asked.folder is None:
+        print("FOLDER is missing; it must hold what students handed in", file=sys.stderr)
+        return 2
     surroundings.leave_personal_settings(chapters.BUILD / "jupyter")
     os.environ.update(ENVIRONMENT)
     try:
@@ -257,8 +325,8 @@ def main(arguments: list[str]) -> int:
     if not grader.teachers:
         print("there is no course to grade by; make course writes it", file=sys.stderr)
         return 2
-    rows: list[tuple[Any, ...]] = [tuple(Row.__dataclass_fields__)]
-    table: list[tuple[Any, ...]] = [("student", "notebook", *Grade.__dataclass_fields__)]
+    rows: list[dict[str, Any]] = []
+    table: list[dict[str, Any]] = []
     for student, path in submissions.files_in(asked.folder):
         names = (student, path.relative_to(asked.folder))
         named = [os.fsencode(name).decode(errors="backslashreplace") for name in names]
@@ -268,14 +336,13 @@ def main(arguments: list[str]) -> int:
         except Exception as error:
             row.reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         row.reason = "; ".join(filter(None, (row.reason, pages.write(notebook, row))))
-        rows.append(astuple(row))
-        table += [(*named, *astuple(grade)) for grade in grades]
-        write_table(GRADES, rows)
-        write_table(EXERCISES, table)
+        rows.append(asdict(row))
+        table += [{"student": row.student, "notebook": row.notebook, **asdict(grade)} for grade in grades]
+        write_tables(rows, table, marks)
         points = f"{row.points:g} of {row.of:g} points, {row.to_read:g} to be read" if row.of else "no points"
         print(f"{row.notebook}: {points}{row.reason and f' ({row.reason})'}", flush=True)
     pages.close()
-    if len(rows) == 1:
+    if not rows:
         print(f"FOLDER is {str(asked.folder)!r}; it must hold what students handed in", file=sys.stderr)
         return 2
     print(os.path.relpath(GRADES))
