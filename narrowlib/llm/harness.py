@@ -66,19 +66,29 @@ def benchmark_accuracies(
     """
     if isinstance(tasks, str) or not tasks:
         raise ValueError(f"tasks is {tasks!r}; it must be a sequence of at least one name")
+    if unknown := sorted(set(tasks) - known_tasks()):
+        raise ValueError(f"tasks holds {unknown[0]!r}; lm-eval has no task of that name, nor has {TASKS.name!r} here")
+    from lm_eval.models.huggingface import HFLM
+
+    with _quiet():
+        harnessed = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
+        rows = [_accuracy(_task_manager(), harnessed, task, limit) for task in tasks]
+    return pd.DataFrame(rows)
+
+
+def known_tasks() -> set[str]:
+    """Names of all tasks.
+
+    Raises
+    ------
+    UnavailableError
+        When lm-eval is not installed.
+    """
     try:
-        from lm_eval.models.huggingface import HFLM
+        with _quiet():
+            return set(_task_manager().all_tasks)
     except ImportError as error:
         raise UnavailableError("lm-eval is not installed; the extra 'evaluate' of narrowlib brings it") from error
-    with _quiet():
-        manager = _task_manager()
-        if unknown := sorted(set(tasks) - set(manager.all_tasks)):
-            raise ValueError(
-                f"tasks holds {unknown[0]!r}; lm-eval has no task of that name, nor has {TASKS.name!r} here"
-            )
-        harnessed = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
-        rows = [_accuracy(manager, harnessed, task, limit) for task in tasks]
-    return pd.DataFrame(rows)
 
 
 @cache

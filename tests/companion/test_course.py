@@ -152,7 +152,7 @@ FORMS = {  # by exercise, answers that are right and that are wrong; names of th
     ),
     "ex-llm-exact": (
         ["1e-4, f'{largest:.2g}'", "'1e-4', largest", "1e-6, round(largest, 3)"],
-        ["0, largest", "-1e-6, largest", "1e-6, 1.2 * largest", "1e-6, 0", "0.1, largest"],
+        ["0, 0", "-1e-6, largest", "1e-6, 1.2 * largest", "1e-6, 0", "0.1, largest"],
     ),
     "ex-llm-norms": (
         ["round(factor, 5)", "str(factor)", "f'{factor:.3%}'"],

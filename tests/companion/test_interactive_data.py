@@ -91,7 +91,7 @@ def test_text_mentions_what_the_scorecard_says():
     text = "{claim}`A1`: {ours}`A1 share`, {papers}`A1 share`, {papers}`A1 ratio`; {claim}`B1` {ours}`B1 share`; "
     told = "{ref}`A1 <claim-a1>` (direction not seen): 0.6, 0.7, none; "
     told += "{ref}`B1 <claim-b1>` (not yet run) (not known here); "
-    assert scorecard.mentioned(text + "{claim}`Z9`", card(0.6, 0.5)) == told + "Z9 (not yet judged)"
+    assert scorecard.mentioned(text + "{claim}`Z9`", card(0.6, 0.5)) == told + "Z9 (not judged in this book)"
     with pytest.raises(ValueError, match="a page mentions 'shore' of claim A1; it must be one of share, ratio"):
         scorecard.mentioned("{ours}`A1 shore`", card(0.6, 0.5))
 

@@ -57,9 +57,26 @@ def test_profiles_hold_files_of_chapters_that_papermill_takes():
         assert path.stem in chapters.names() and isinstance(yaml.safe_load(path.read_text()), dict), path
 
 
-@pytest.mark.parametrize("chapter", FREE_TEXTS)
-def test_a_wrong_free_text_is_refused_before_anything_runs(chapter):
-    name, text = FREE_TEXTS[chapter]
+NO_FOLDER = ("/dev/null/results", "\0", "  ", "x" * 300)
+NAMES = {  # what no parameter of that name takes, in any chapter
+    "checkpoints": NO_FOLDER,
+    "out": NO_FOLDER,
+    "model": ("gpt", "no/such/model", "", "/dev/null", "~nobody", "a b/c"),
+    "source": ("github", "a/b/c", ""),
+    "benchmarks": ("narrow_facts_cloze no_such_task",),
+}
+WRONG = [(chapter, *wrong) for chapter, wrong in FREE_TEXTS.items()]
+WRONG += [
+    (chapter, name, text)
+    for chapter in WITH_PARAMETERS
+    for name, texts in NAMES.items()
+    for text in texts
+    if name in parameters.quick(chapter) and chapter != "hierarchy"
+]
+
+
+@pytest.mark.parametrize(("chapter", "name", "text"), WRONG)
+def test_a_wrong_free_text_is_refused_before_anything_runs(chapter, name, text):
     with pytest.raises(SettingsError, match=rf"^{name} .*it must ") as error:
         parameters.model(chapter).from_parameters(parameters.quick(chapter) | {name: text})
     assert "\n" not in str(error.value)

@@ -31,7 +31,7 @@ def planned(profile: str) -> dict[str, Any]:
     """
     try:
         return make_plan(profile)
-    except (parameters.ParameterError, OSError):
+    except (plainly.Refusal, OSError):
         raise  # what was asked for, or the machine
     except Exception as error:  # a source: its author needs to know which, and why
         raise NotBuiltError(f"the book cannot be planned: {type(error).__name__}: {error}") from error

@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from companion.plainly import Refusal
 from narrowlib.store.files import replacing, visible_files
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,10 +34,40 @@ def repository() -> str:
     return named.removesuffix("/").removesuffix(".git")
 
 
+def contents() -> dict[str, Any]:
+    """The table of contents, without the chapters that CHAPTERS does not name where it names some.
+
+    Raises
+    ------
+    Refusal
+        When CHAPTERS or the file names what there is not.
+    """
+    found = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
+    every = [found["root"], *_files(found)]
+    if missing := [page for page in every if not (ROOT / f"{page}.md").is_file()]:
+        raise Refusal(f"_toc.yml names {missing[0]!r}; there is no {missing[0]}.md")
+    wanted = set(os.environ.get("CHAPTERS", "").replace(",", " ").split())
+    known = [page.removeprefix("book/") for page in every if _holds_code(page)]
+    if unknown := sorted(wanted - set(known)):
+        raise Refusal(f"CHAPTERS holds {unknown[0]!r}; it must hold some of {', '.join(known)}")
+    return _without(found, {f"book/{name}" for name in known if wanted and name not in wanted})
+
+
+def _without(node: Any, left_out: set[str]) -> Any:
+    """Contents without some pages, nor parts that hold nothing without them."""
+    if isinstance(node, dict):
+        kept = {name: _without(value, left_out) for name, value in node.items()}
+        return {name: value for name, value in kept.items() if value != []}
+    if isinstance(node, list):
+        kept = [_without(each, left_out) for each in node if each.get("file") not in left_out]
+        return [each for each in kept if {"file", "glob", "chapters", "sections"} & set(each)]
+    return node
+
+
 def pages() -> list[str]:
     """Every page of the table of contents, ``book/hierarchy`` and so on, in reading order."""
-    contents = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
-    return [contents["root"], *_files(contents)]
+    found = contents()
+    return [found["root"], *_files(found)]
 
 
 def _files(node: Any) -> Iterator[str]:
@@ -49,8 +80,11 @@ def _files(node: Any) -> Iterator[str]:
 
 def names() -> list[str]:
     """Pages that hold code: what can be executed, by name without the folder ``book``."""
-    found = [page.removeprefix("book/") for page in pages() if (ROOT / f"{page}.md").is_file()]
-    return [name for name in found if "{code-cell}" in source_path(name).read_text(encoding="utf-8")]
+    return [page.removeprefix("book/") for page in pages() if _holds_code(page)]
+
+
+def _holds_code(page: str) -> bool:
+    return "{code-cell}" in (ROOT / f"{page}.md").read_text(encoding="utf-8")
 
 
 def source_path(chapter: str) -> Path:

@@ -30,7 +30,7 @@ def differences() -> tuple[dict[str, Any], ...]:
     for number, each in enumerate(found, 1):
         where, parameter = f"difference {number} in {FILE.name}", each.get("parameter")
         for chapter in each.get("chapters") or [None]:
-            if chapter not in names:
+            if chapter not in names and not (chapter and chapters.source_path(chapter).is_file()):
                 raise ValueError(f"{where} is of the chapter {chapter!r}; it must be one of {', '.join(names)}")
             if parameter and parameter not in parameters.quick(chapter):
                 raise ValueError(f"{where} is of the parameter {parameter!r}, which {chapter} does not have")
@@ -38,7 +38,8 @@ def differences() -> tuple[dict[str, Any], ...]:
             each.setdefault("here", str(_papers_value(each["chapters"][0], parameter)))
         if missing := [name for name in TEXTS if not isinstance(each.get(name), str)]:
             raise ValueError(f"{where} has no {missing[0]}; it must be a text")
-    return tuple(found)
+        each["chapters"] = [chapter for chapter in each["chapters"] if chapter in names]
+    return tuple(each for each in found if each["chapters"])
 
 
 def _papers_value(chapter: str, parameter: str) -> Any:

@@ -165,4 +165,6 @@ def buttons() -> str:
     if chapters.repository():
         links["The code of this book"] = chapters.repository()
     links |= {"Run it": "#how-to-run-it", "Narrow your own model": "recipe.html"}
+    if "book/recipe" not in chapters.pages():
+        del links["Narrow your own model"]
     return '<p class="ways">' + " ".join(f'<a href="{escape(to)}">{name}</a>' for name, to in links.items()) + "</p>"

@@ -203,7 +203,7 @@ def mentioned(text: str, card: Mapping[str, Any]) -> str:
         kind, claim, name = mention.groups()
         row = rows.get(claim)
         if row is None:
-            return f"{claim} (not yet judged)" if kind == "claim" else "(not known here)"
+            return f"{claim} (not judged in this book)" if kind == "claim" else "(not known here)"
         if kind == "claim":
             return f"{{ref}}`{claim} <{label(claim)}>` ({row['verdict']})"
         quantities = {quantity["name"]: quantity for quantity in row["quantities"]}

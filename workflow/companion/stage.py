@@ -18,12 +18,12 @@ from typing import Any
 import nbformat
 import yaml
 
-from companion import api, chapters, collect, differences, facts, heroes, interactive, myst, offered, scorecard
+from companion import api, chapters, collect, differences, facts, heroes, interactive, links, myst, offered, scorecard
 from narrowlib.store.files import visible_files
 
 STAGE = chapters.BUILD / "stage"
 BESIDE = chapters.BUILD / "beside"  # published beside the pages
-SHARED = ("book/references.bib", "book/_static/**/*", "book/_templates/**/*", "book/_ext/*.py", "_toc.yml")  # copied
+SHARED = ("book/references.bib", "book/_static/**/*", "book/_templates/**/*", "book/_ext/*.py")  # copied
 FIGURES = heroes.FIGURES
 OPEN = {"exercise", "install"}  # tags of cells whose code is not folded; nor is that of a cell with the metadatum open
 _HERE = re.compile(r"^% here: (\S+(?: \S+)?)$", flags=re.M)
@@ -43,7 +43,8 @@ class Book:
     def card(self) -> dict[str, Any]:
         """The scorecard."""
         assessed = {name: collect.assessments(notebook) for name, notebook in self.notebooks.items()}
-        return scorecard.scorecard(chapters.claims(), self.profile, assessed)
+        claims = {name: claim for name, claim in chapters.claims().items() if claim["chapter"] in self.notebooks}
+        return scorecard.scorecard(claims, self.profile, assessed)
 
     @cached_property
     def tables(self) -> dict[str, str]:
@@ -113,6 +114,7 @@ class Book:
             cells += after
             if figure in own:
                 _lighten(cell, *heroes.shown(own[figure]))
+                cells[-len(after) - 1 :] = [cell, *_what_else(cell), *after] if after else [cell, *_what_else(cell)]
         made = facts.block(self.facts[name], self.profile)
         cells.append(_prose(made, f"{name.replace('/', '-')}-made"))
         return nbformat.from_dict({**self.notebooks[name], "cells": cells})
@@ -150,6 +152,20 @@ def _lighten(cell: Any, ending: str, content: bytes) -> None:
             output["data"]["image/jpeg"] = base64.b64encode(content).decode()
 
 
+def _what_else(cell: Any) -> list[Any]:
+    """Take out of a figure's cell all results but the first picture, since each would become a figure of that name.
+
+    What Python prints of a last expression, such as a list of lines, is not shown; tables and other pictures stand in
+    a cell of their own.
+    """
+    results = [output for output in cell.outputs if "data" in output]
+    picture = next(output for output in results if {collect.VECTOR, "image/jpeg"} & set(output["data"]))
+    cell.outputs = [output for output in cell.outputs if output is picture or output not in results]
+    left = [output for output in results if output is not picture and set(output["data"]) != {"text/plain"}]
+    more = {"outputs": left, "metadata": {"tags": ["remove-input"]}}
+    return [nbformat.v4.new_code_cell("", id=f"{cell.id}-more", **more)] if left else []
+
+
 def _opened(text: str, opening: str) -> str:
     """The first text of a chapter with what it opens with, below its claim or, without one, below its title."""
     lines = text.splitlines()
@@ -166,7 +182,7 @@ def filled(text: str, made: dict[str, str]) -> str:
             raise ValueError(f"a page asks for {asked[1]!r}; it must be one of {', '.join(made)}")
         return made[asked[1]]
 
-    return _HERE.sub(table, text)
+    return _HERE.sub(table, links.without_absent_figures(text, made))
 
 
 def configuration() -> str:
@@ -189,6 +205,7 @@ def pages(book: Book) -> Files:
             text = files[STAGE / f"{page}.md"] = book.page(name)
         shown = {heroes.image_of(one): one for one in book.figures}
         files |= {STAGE / path: heroes.shown(one)[1] for path, one in shown.items() if path in text}
+    links.make_whole(files, book.named)
     files[STAGE / heroes.PAGES] = json.dumps(book.pictures(), indent=1) + "\n"
     return files
 
@@ -197,7 +214,8 @@ def shared() -> Files:
     """Configuration, table of contents, bibliography, style sheets, scripts and extensions."""
     found = {path for pattern in SHARED for path in visible_files(chapters.ROOT, pattern)}
     files: Files = {STAGE / path.relative_to(chapters.ROOT): path.read_bytes() for path in sorted(found)}
-    return {**files, STAGE / "_config.yml": configuration()}
+    contents = yaml.safe_dump(chapters.contents(), sort_keys=False, allow_unicode=True)
+    return {**files, STAGE / "_config.yml": configuration(), STAGE / "_toc.yml": contents}
 
 
 def lay_out(plan: dict[str, Any]) -> set[Path]:

@@ -8,6 +8,7 @@ from itertools import product
 
 from pydantic import Field, model_validator
 
+from narrowlib.chapters.folders import Folder
 from narrowlib.cmsp import CMSP, broad_tasks
 from narrowlib.settings import AutoPrecision, Count, Device, Numbers, Rate, Settings, Share, part
 
@@ -159,7 +160,7 @@ class Config(BreadthConfig):
     """Parameters of the page."""
 
     device: Device = Field("auto", description="where it runs")
-    checkpoints: str = Field("", description="folder to keep results in and resume from; empty for none")
+    checkpoints: Folder = Field("", description="folder to keep results in and resume from; empty for none")
 
     @part
     def experiment(self) -> BreadthConfig:

@@ -7,7 +7,9 @@ from typing import Any
 
 from pydantic import Field
 
+from narrowlib.chapters.folders import Folder
 from narrowlib.chapters.language.config import WHERE, TextConfig
+from narrowlib.chapters.language.names import ModelName
 from narrowlib.llm.distillation import Distillation
 from narrowlib.llm.settings import LLMTrainingConfig
 from narrowlib.settings import (
@@ -33,7 +35,9 @@ _NOT_OF_RUNS = ("target_loss", *WHERE)
 class Config(TextConfig):
     """Parameters of the chapter; the defaults are those of the record on the default model."""
 
-    model: str = Field("default", description="small (trained here), default, a local folder, or a name on the hub")
+    model: ModelName = Field(
+        "default", description="small (trained here), default, a local folder, or a name on the hub"
+    )
     base_steps: Count = Field(1_000, description="training steps of the small one")
     students: Numbers[Count] = Field(
         (2, 3, 4, 5, 6), description="attention heads of the students, which set their width and depth"
@@ -54,7 +58,7 @@ class Config(TextConfig):
     evaluate_every: Count = Field(10, description="steps between two readings of the held-out loss")
     target_loss: NotNegative = Field(0.0, description="nats to be reached; 0 for the lowest that every way reaches")
     device: Device = Field("auto", description="where it runs")
-    checkpoints: str = Field("", description="folder where progress is saved and resumed from; empty for none")
+    checkpoints: Folder = Field("", description="folder where progress is saved and resumed from; empty for none")
 
     @property
     def asked(self) -> dict[str, Any]:

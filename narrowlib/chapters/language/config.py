@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, model_validator
 
+from narrowlib.chapters.folders import Folder
+from narrowlib.chapters.language.names import ModelName, Source
 from narrowlib.data.tokens import PACKAGES, skill_blocks
 from narrowlib.llm.settings import PAPER_GROUP_LASSO, PAPER_RECOVERY, LLMTrainingConfig
 from narrowlib.settings import (
@@ -41,8 +43,8 @@ WHERE = ("device", "checkpoints")  # parameters that say where a run is made, no
 class TextConfig(Settings):
     """A language model and the blocks of text that it is scored, trained and evaluated on."""
 
-    model: str = Field("default", description="default, tiny (random), a local folder, or a name on the hub")
-    source: str = Field(PACKAGES, description="of the Python: packages, or a data set of the hub")
+    model: ModelName = Field("default", description="default, tiny (random), a local folder, or a name on the hub")
+    source: Source = Field(PACKAGES, description="of the Python: packages, or a data set of the hub")
     block_length: Annotated[int, Field(ge=2, le=131_072)] = Field(1_024, description="tokens of a block")
     n_score_blocks: Count = Field(1_024, description="blocks that scores are computed on")
     n_held_out_blocks: Count = Field(64, description="blocks of every skill that losses are read on")
@@ -85,7 +87,7 @@ class _Page(TextConfig):
         tuple(round(0.05 * step, 2) for step in range(20)), description="shares of units removed, rising from 0"
     )
     device: Device = Field("auto", description="where it runs")
-    checkpoints: str = Field("", description="folder where progress is saved and resumed from; empty for none")
+    checkpoints: Folder = Field("", description="folder where progress is saved and resumed from; empty for none")
 
     @model_validator(mode="after")
     def _sparsities_rise(self) -> _Page:

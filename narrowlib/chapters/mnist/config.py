@@ -9,6 +9,7 @@ from typing import Annotated
 import pandas as pd
 from pydantic import Field, model_validator
 
+from narrowlib.chapters.folders import Folder
 from narrowlib.data.digits import Digits
 from narrowlib.settings import (
     Count,
@@ -116,7 +117,7 @@ class Config(Settings):
     max_points: Count = Field(50_000, description="training samples that a run may see")
     relearning_points: Count = Field(2_000, description="samples of all digits in the last part")
     device: Device = Field("auto", description="where it runs")
-    checkpoints: str = Field("", description="folder where progress is saved and resumed from; empty for none")
+    checkpoints: Folder = Field("", description="folder where progress is saved and resumed from; empty for none")
 
     @model_validator(mode="after")
     def _teacher_is_larger(self) -> Config:

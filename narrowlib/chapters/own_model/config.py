@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from narrowlib.chapters.folders import Folder
+from narrowlib.chapters.language.names import ModelName
 from narrowlib.data.documents import pinned_sources
 from narrowlib.settings import AutoPrecision, Count, Device, Part, Rate, Settings
 
@@ -18,7 +20,7 @@ AtLeastTwo = Annotated[int, Field(ge=2)]
 class Config(Settings):
     """Parameters of the chapter; the paper has no such example, and the defaults are for one GPU."""
 
-    model: str = Field("default", description="default, tiny (random), a local folder, or a name on the hub")
+    model: ModelName = Field("default", description="default, tiny (random), a local folder, or a name on the hub")
     package: Literal[PACKAGES] = Field("sqlglot", description="pinned Python package whose sources are kept")
     lose: Literal["english", "c", "javascript"] = Field("english", description="what may be lost")
     neuron_sparsity: Part = Field(0.5, description="share of the MLP neurons to cut")
@@ -31,6 +33,6 @@ class Config(Settings):
     learning_rate: Rate = Field(3e-4, description="step size of AdamW in recovery")
     precision: AutoPrecision = Field("bfloat16", description="of matrix products in training")
     device: Device = Field("auto", description="where it runs")
-    out: str = Field(
+    out: Folder = Field(
         "_build/narrow-model", description="folder for the result; empty for one that is removed at the end"
     )

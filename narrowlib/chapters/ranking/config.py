@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
+from narrowlib.chapters.folders import Folder
 from narrowlib.chapters.mnist.config import Config as MnistPage
 from narrowlib.chapters.mnist.config import Even, MethodConfig, MnistConfig
 from narrowlib.settings import Count, Device, Numbers, Rate, Settings, part
@@ -20,7 +21,7 @@ class Config(Settings):
     n_repeats: Count = Field(10, description="runs of every setting")
     max_points: Count = Field(50_000, description="training samples that a run may see")
     device: Device = Field("auto", description="where it runs")
-    checkpoints: str = Field("", description="folder where progress is saved and resumed from; empty for none")
+    checkpoints: Folder = Field("", description="folder where progress is saved and resumed from; empty for none")
 
     @model_validator(mode="after")
     def _teacher_is_larger(self) -> Config:

@@ -6,6 +6,7 @@ from typing import Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
+from narrowlib.chapters.folders import Folder
 from narrowlib.cmsp import CMSP
 from narrowlib.settings import (
     AutoPrecision,
@@ -91,7 +92,7 @@ class NonlocalityPage(_Networks):
     wide_width: int = Field(2_048, ge=2, le=65_536, description="and of the widest ones")
     n_widths: int = Field(7, ge=2, le=12, description="widths from one to the other, with equal ratios")
     device: Device = Field("auto", description="where it runs")
-    checkpoints: str = Field("", description="folder to keep results in and resume from; empty for none")
+    checkpoints: Folder = Field("", description="folder to keep results in and resume from; empty for none")
 
     @model_validator(mode="after")
     def _widths_in_order(self) -> Self:

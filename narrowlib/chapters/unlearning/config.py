@@ -7,7 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from narrowlib.chapters.folders import Folder
 from narrowlib.chapters.language.config import RANKED_BY, WHERE, LLMPruningConfig
+from narrowlib.chapters.language.names import Benchmarks, ModelName
 from narrowlib.llm.settings import PAPER_GROUP_LASSO, LLMTrainingConfig
 from narrowlib.settings import (
     AutoPrecision,
@@ -38,7 +40,7 @@ class Config(Settings):
     ``"scratch"`` has random weights in the shape of a pruned model.
     """
 
-    model: str = Field("default", description="default, tiny (random), a local folder, or a name on the hub")
+    model: ModelName = Field("default", description="default, tiny (random), a local folder, or a name on the hub")
     block_length: Annotated[int, Field(ge=2, le=131_072)] = Field(1_024, description="tokens of a block of code")
     n_score_blocks: Count = Field(1_024, description="blocks that scores are computed on")
     n_held_out_blocks: Count = Field(64, description="blocks of every skill that losses are read on")
@@ -55,9 +57,9 @@ class Config(Settings):
     n_records: Count = Field(20, description="how often a model is asked meanwhile")
     precision: AutoPrecision = Field("bfloat16", description="of matrix products in training")
     compiled: bool = Field(True, description="compile layers and loss before training")
-    benchmarks: str = Field("", description="tasks of lm-eval for the whole model, such as arc_easy")
+    benchmarks: Benchmarks = Field("", description="tasks of lm-eval for the whole model, such as arc_easy")
     device: Device = Field("auto", description="where it runs")
-    checkpoints: str = Field("", description="folder where progress is saved and resumed from; empty for none")
+    checkpoints: Folder = Field("", description="folder where progress is saved and resumed from; empty for none")
 
     @property
     def asked(self) -> dict[str, Any]:

@@ -1,0 +1,125 @@
+"""Links of a book from which chapters were left out: what leads to an absent page or figure becomes text."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from companion import chapters, myst
+
+_ROLE = re.compile(r"\{(?P<role>doc|numref|eq|ref|term)\}`(?P<text>[^`]+)`")
+_LINK = re.compile(r"\[(?P<words>[^\]]*)\]\((?P<target>[^()\s#]+)\.(?:md|ipynb|html)(?:#[^()\s]*)?\)")
+_LABELS = re.compile(
+    r"^\s*\((?P<target>[\w:-]+)\)=|^\s*:(?:label|name): *(?P<option>\S+)|\$\$\s*\((?P<equation>[\w:-]+)\)", re.M
+)
+_FIGURE = re.compile(r"^% here: figure (\S+)$")
+KINDS = {"numref": "a figure", "eq": "an equation", "ref": "a place"}
+LEFT_OUT = "of a chapter that this book leaves out"
+
+
+def without_absent_figures(text: str, made: Mapping[str, str]) -> str:
+    """A page without the figures, and the paragraphs that introduce them, whose chapters the book leaves out."""
+    kept: list[str] = []
+    for line in text.splitlines():
+        asked = _FIGURE.match(line)
+        if not asked or f"figure {asked[1]}" in made or not _is_of_absent_chapter(asked[1]):
+            kept.append(line)
+            continue
+        while kept and not kept[-1].strip():
+            kept.pop()
+        while kept and kept[-1].strip() and not kept[-1].startswith((":::", "#", "%", "```")):
+            kept.pop()
+    return "\n".join(kept) + "\n"
+
+
+def _is_of_absent_chapter(figure: str) -> bool:
+    """Whether a chapter that is there, and not in the book, has a figure of this name; or one that is gone had it."""
+    present = {chapters.source_path(name) for name in chapters.names()}
+    sources = [path for path in chapters.BOOK.rglob("*.md") if path not in present]
+    declared = re.compile(rf"^\s+name: {re.escape(figure)}$", re.M)
+    return any(declared.search(path.read_text(encoding="utf-8")) for path in sources)
+
+
+def make_whole(files: dict[Path, Any], figures: Iterable[str]) -> None:
+    """Rewrite the laid out pages so that no link leads to a page, figure or label that is not among them."""
+    pages = {
+        path: json.loads(text) if path.suffix == ".ipynb" else text for path, text in files.items() if _is_page(path)
+    }
+    every = [text for page in pages.values() for text in _texts(page)]
+    labels = set(figures) | {next(filter(None, found.groups())) for text in every for found in _LABELS.finditer(text)}
+    has_glossary = any("{glossary}" in text for text in every)
+    for path, page in pages.items():
+        name = path.with_suffix("").relative_to(chapters.BUILD / "stage").as_posix()
+
+        def mended(text: str, name: str = name) -> str:
+            return whole(text, name, set(chapters.pages()), labels, has_glossary)
+
+        if isinstance(page, str):
+            files[path] = mended(page)
+        elif _rewrite(page, mended):
+            files[path] = json.dumps(page, ensure_ascii=False, indent=1) + "\n"
+
+
+def _is_page(path: Path) -> bool:
+    return path.suffix == ".md" or (path.suffix == ".ipynb" and "downloads" not in path.parts)
+
+
+def _texts(page: Any) -> Iterator[str]:
+    if isinstance(page, str):
+        yield page
+    else:
+        yield from ("".join(cell["source"]) for cell in page["cells"] if cell["cell_type"] == "markdown")
+
+
+def _rewrite(page: dict[str, Any], mended: Callable[[str], str]) -> bool:
+    """Mend the prose and the captions of a notebook; whether anything changed."""
+    before = json.dumps(page)
+    for cell in page["cells"]:
+        if cell["cell_type"] == "markdown":
+            cell["source"] = mended("".join(cell["source"]))
+        elif caption := cell["metadata"].get("mystnb", {}).get("figure", {}).get("caption"):
+            cell["metadata"]["mystnb"]["figure"]["caption"] = mended(caption)
+    return json.dumps(page) != before
+
+
+def whole(text: str, page: str, pages: set[str], labels: set[str], has_glossary: bool = True) -> str:
+    """A text in which only what is in the book is linked.
+
+    Parameters
+    ----------
+    text : str
+    page : str
+        Where it stands, such as ``book/hierarchy``; links are relative to it, or begin with a slash.
+    pages, labels : set of str
+        What is in the book.
+    has_glossary : bool
+    """
+
+    def place(target: str) -> str:
+        return os.path.normpath(
+            PurePosixPath(target.lstrip("/")) if target[:1] == "/" else PurePosixPath(page).parent / target
+        )
+
+    def reference(found: re.Match[str]) -> str:
+        content = " ".join(found["text"].split())
+        named = re.match(r"^(.*?)\s*<([^<>]+)>$", content)
+        words, target = (named[1], named[2]) if named else ("", content)
+        if found["role"] == "doc":
+            is_there = place(target) in pages or place(target).startswith("book/appendix/api")
+            return found[0] if is_there else f"*{words or myst.title(place(target).removeprefix('book/'))}*"
+        if found["role"] == "term":
+            return found[0] if has_glossary else words or target
+        if target in labels:
+            return found[0]
+        return words if words and "%s" not in words and "{" not in words else f"{KINDS[found['role']]} {LEFT_OUT}"
+
+    def link(found: re.Match[str]) -> str:
+        target = found["target"]
+        is_ours = ":" not in target and (chapters.ROOT / f"{place(target)}.md").is_file()
+        return found["words"] if is_ours and place(target) not in pages else found[0]
+
+    return _LINK.sub(link, _ROLE.sub(reference, text))
