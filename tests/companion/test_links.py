@@ -68,8 +68,8 @@ def test_a_link_to_what_is_absent_becomes_text(text, told):
 
 
 def test_a_figure_of_an_absent_chapter_goes_with_its_paragraph(left_out):
-    text = "One.\n\nThis is\nshown:\n\n% here: figure fig-mnist-fronts\n:::\n\nTwo.\n"
-    assert links.without_absent_figures(text, {}) == "One.\n\n:::\n\nTwo.\n"
+    text = "One.\n\n:::{container} landing\nThis is\nshown:\n\n% here: figure fig-mnist-fronts\n:::\n\nTwo.\n"
+    assert links.without_absent_figures(text, {}) == "One.\n\n\nTwo.\n"
     with pytest.raises(ValueError, match="a page asks for 'figure fig-mnist-frunts'"):
         stage.filled(text.replace("fronts", "frunts"), {})
 
@@ -119,7 +119,7 @@ def test_a_cell_that_ends_in_plot_shows_one_figure():
     outputs = [
         nbformat.v4.new_output("execute_result", data={"text/plain": "[<Line2D>]"}),
         nbformat.v4.new_output("stream", text="said"),
-        nbformat.v4.new_output("display_data", data={collect.VECTOR: "<svg/>", "text/plain": "<Figure>"}),
+        nbformat.v4.new_output("display_data", data={"image/png": "", "text/plain": "<Figure>"}),
         nbformat.v4.new_output("display_data", data={"text/html": "<table>", "text/plain": "x"}),
     ]
     cell = nbformat.v4.new_code_cell("ax.plot(x)", outputs=outputs, id="one")

@@ -16,6 +16,7 @@ _LINK = re.compile(r"\[(?P<words>[^\]]*)\]\((?P<target>[^()\s#]+)\.(?:md|ipynb|h
 _LABELS = re.compile(
     r"^\s*\((?P<target>[\w:-]+)\)=|^\s*:(?:label|name): *(?P<option>\S+)|\$\$\s*\((?P<equation>[\w:-]+)\)", re.M
 )
+_EMPTY = re.compile(r"^(:{3,})\{container\}[^\n]*\n\s*\1\n", re.M)
 _FIGURE = re.compile(r"^% here: figure (\S+)$")
 KINDS = {"numref": "a figure", "eq": "an equation", "ref": "a place"}
 LEFT_OUT = "of a chapter that this book leaves out"
@@ -33,7 +34,7 @@ def without_absent_figures(text: str, made: Mapping[str, str]) -> str:
             kept.pop()
         while kept and kept[-1].strip() and not kept[-1].startswith((":::", "#", "%", "```")):
             kept.pop()
-    return "\n".join(kept) + "\n"
+    return _EMPTY.sub("", "\n".join(kept) + "\n")
 
 
 def _is_of_absent_chapter(figure: str) -> bool:

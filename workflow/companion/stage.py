@@ -114,7 +114,9 @@ class Book:
             cells += after
             if figure in own:
                 _lighten(cell, *heroes.shown(own[figure]))
-                cells[-len(after) - 1 :] = [cell, *_what_else(cell), *after] if after else [cell, *_what_else(cell)]
+            if figure:
+                place = next(number for number, one in enumerate(cells) if one is cell)
+                cells[place + 1 : place + 1] = _what_else(cell)
         made = facts.block(self.facts[name], self.profile)
         cells.append(_prose(made, f"{name.replace('/', '-')}-made"))
         return nbformat.from_dict({**self.notebooks[name], "cells": cells})
@@ -159,7 +161,10 @@ def _what_else(cell: Any) -> list[Any]:
     a cell of their own.
     """
     results = [output for output in cell.outputs if "data" in output]
-    picture = next(output for output in results if {collect.VECTOR, "image/jpeg"} & set(output["data"]))
+    pictures = [output for output in results if any(kind.startswith("image/") for kind in output["data"])]
+    if not pictures:
+        return []
+    picture = pictures[0]
     cell.outputs = [output for output in cell.outputs if output is picture or output not in results]
     left = [output for output in results if output is not picture and set(output["data"]) != {"text/plain"}]
     more = {"outputs": left, "metadata": {"tags": ["remove-input"]}}
