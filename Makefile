@@ -63,7 +63,7 @@ help:  ## this list
 	@echo "  make book PROFILE=smoke          every cell in seconds (quick: the default; paper: the paper's scale, one GPU)"
 	@echo "  make run CHAPTER=hierarchy PROFILE=quick P=\"n_seeds=4 n_steps=500\""
 
-book: environment  ## install, execute what is stale, render (CORES=, MEMORY= in GB); says where the site is
+book: environment  ## install, execute what is stale, render (CHAPTERS="methods hierarchy" for some; CORES=, MEMORY= in GB)
 	$(call install,book)
 	@$(COMPANION) book --profile "$$PROFILE" --cores $(CORES) --memory $(MEMORY)
 
