@@ -1,6 +1,7 @@
 """The book as one PDF: Sphinx joins the pages to one (its builder singlehtml), and a headless Chromium prints that.
 
-The pages of the library are not printed, and links to them or to files beside the pages are plain text.
+The pages of the library and on the making of pages are not printed, nor are second copies of figures; links to them or
+to files beside the pages are plain text.
 """
 
 from __future__ import annotations
@@ -30,13 +31,13 @@ PATIENCE = 300_000  # milliseconds for all pages to load
 FOOTER = '<div style="width: 100%; font: 8px sans-serif; text-align: center"><span class="pageNumber"></span></div>'
 PAPER = {
     "format": "A4",
-    "margin": {"top": "18mm", "bottom": "20mm", "left": "16mm", "right": "16mm"},
+    "margin": {"top": "14mm", "bottom": "16mm", "left": "15mm", "right": "15mm"},
     "print_background": True,
     "display_header_footer": True,
     "header_template": "<span></span>",
     "footer_template": FOOTER,
     "outline": True,
-    "scale": 0.8,  # text of 9.6 points
+    "scale": 0.76,  # text of 7.7 points
     "tagged": True,
 }
 STYLE = """
@@ -44,19 +45,31 @@ nav.contents + *, [id^="document-"] + section { break-before: page; }
 article h1, article h2, article h3 { white-space: pre-wrap; }  /* or the outline joins the words at a break */
 article h1 { display: block !important; }  /* the theme hides it, having another one on a page of its own */
 .figure-files, #jb-print-docs-body { display: none !important; }
+html { font-size: 13.5px !important; }
+article { line-height: 1.35 !important; }
+article p, article ul, article table.dataframe, article figure { margin-bottom: 0.5rem !important; }
+article h1, article h2, article h3 { margin-top: 1rem !important; }
+article img { max-height: 7cm; width: auto; }
+.output.text_html, .output pre, .admonition, figure { margin-top: 0.25rem !important; }
+[id="document-book/appendix/ja"] + section img,
 .hero .run + .run, .runs:not(.hero .runs) > .run:has(.shown-again) { display: none !important; }  /* stand elsewhere */
 .contents ul { list-style: none; padding: 0; }
 .contents li { margin: 0.35rem 0; }
 """
 PREPARE = """(title) => {
   const article = document.querySelector("article");
+  ["api", "status"].forEach(name => {  // of the library, and of the making of the pages on screens
+    const page = document.getElementById(`document-book/appendix/${name}`);
+    page?.nextElementSibling.remove();
+    page?.remove();
+  });
   article.querySelectorAll(".headerlink, .toggle-button, .interactive-figure, .copybtn").forEach(one => one.remove());
   article.querySelectorAll("[loading]").forEach(one => one.removeAttribute("loading"));
   article.querySelectorAll("details:not(.hide)").forEach(one => { one.open = true; });
   article.querySelectorAll("a[href]").forEach(link => {
     const target = link.getAttribute("href").replace(/^book\\/[^#]*#/, "#"), there = target.startsWith("#");
     if (there ? !document.getElementById(target.slice(1)) : !/^[a-z]+:/.test(target))
-      link.replaceWith(...link.childNodes);
+      link.outerHTML = `<span class="${link.className}">${link.innerHTML}</span>`;
     else
       link.href = target;
   });
