@@ -46,8 +46,8 @@ Groups = tuple[UnitGroup, ...]
 def prune_peers() -> list[Row]:
     """Mean loss of ours and of each peer, on two held-out sets: other files of the same packages, and other packages.
 
-    The unit says by how many paired standard errors over blocks ours is lower.  Seconds and memory are of scores, cut
-    and refit together, at half of the neurons.
+    The unit says by how many paired standard errors over blocks ours is lower (+) or higher (-).  Seconds and memory
+    are of scores, cut and refit together, at half of the neurons.
     """
     device = pick_device("auto")
     loaded = load_causal_lm(dtype=torch.float32, device=device.type)
@@ -81,7 +81,7 @@ def _of_skill(model: nn.Module, tokenizer: object, skill: str) -> Iterator[Row]:
                 apart = float(difference.mean() / (difference.std() / len(difference) ** 0.5))
                 row = f"prune-peers-{skill}-{kind}-{share}-{at}-{name}"
                 means = float(ours.mean()), float(theirs.mean())
-                unit = f"nats a token, {apart:.1f} standard errors lower"
+                unit = f"nats a token, {apart:+.1f} paired standard errors"
                 yield Row(row, *means, unit, means[1] / means[0], name_of(model), len(ours))
             if (kind, share) == ("neurons", 0.5):
                 for what, ours, theirs in zip(("s", "MiB at most"), losses["ours"]["cost"], losses[name]["cost"]):
