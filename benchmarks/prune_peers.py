@@ -5,8 +5,8 @@ column W_u over calibration tokens, and g gradients of the summed loss:
 
 - *wanda-sp* (An et al., 2024, after Sun et al., 2024): column norm times the norm of its input.
 - *minitron* (Muralidharan et al., 2024): the norm of the unit's activation.
-- *flap* (An et al., 2024): variance of the input times the squared norm of the column; the mean of what went is added as
-  a bias.  It is defined for neurons, not for residual dimensions.
+- *flap* (An et al., 2024): variance of the input times the squared norm of the column; the mean of what went is
+  added as a bias.  It is defined for neurons, not for residual dimensions.
 - *taylor* (Molchanov et al., 2019, as in Torch-Pruning's group importance): sum of absolute weight times gradient over
   all that belongs to the unit, with gradients summed over all tokens.  Torch-Pruning itself is not run.
 """
@@ -46,8 +46,8 @@ Groups = tuple[UnitGroup, ...]
 def prune_peers() -> list[Row]:
     """Mean loss of ours and of each peer, on two held-out sets: other files of the same packages, and other packages.
 
-    The unit says by how many paired standard errors over blocks ours is lower.  Seconds and memory are of scores, cut
-    and refit together, at half of the neurons.
+    The unit says by how many paired standard errors over blocks ours is lower (+) or higher (-).  Seconds and memory
+    are of scores, cut and refit together, at half of the neurons.
     """
     device = pick_device("auto")
     loaded = load_causal_lm(dtype=torch.float32, device=device.type)
@@ -81,7 +81,7 @@ def _of_skill(model: nn.Module, tokenizer: object, skill: str) -> Iterator[Row]:
                 apart = float(difference.mean() / (difference.std() / len(difference) ** 0.5))
                 row = f"prune-peers-{skill}-{kind}-{share}-{at}-{name}"
                 means = float(ours.mean()), float(theirs.mean())
-                unit = f"nats a token, {apart:.1f} standard errors lower"
+                unit = f"nats a token, {apart:+.1f} paired standard errors"
                 yield Row(row, *means, unit, means[1] / means[0], name_of(model), len(ours))
             if (kind, share) == ("neurons", 0.5):
                 for what, ours, theirs in zip(("s", "MiB at most"), losses["ours"]["cost"], losses[name]["cost"]):
