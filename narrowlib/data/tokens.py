@@ -27,7 +27,7 @@ END_OF_TEXT = (
     "<|endoftext|>",
     "<|end_of_text|>",
 )  # what base models saw between documents; chat models end turns otherwise
-_DOCUMENTS_AT_ONCE, _CHARACTERS_AT_ONCE = 32, 16_384  # what comes first; more would be tokenised in vain at the end
+_DOCUMENTS_AT_ONCE = 32
 _fingerprints: WeakKeyDictionary = WeakKeyDictionary()  # by tokenizer: its size then, and its fingerprint
 
 
@@ -111,7 +111,6 @@ def token_blocks(
     key: object,
     n_tokens: int,
     block_length: int = 1_024,
-    is_exact: bool = True,
     progress: bool = True,
 ) -> Dataset:
     """Blocks of tokens of any documents; `skill_blocks` says more.
@@ -130,8 +129,6 @@ def token_blocks(
         Of JSON types; must differ where the documents do.
     n_tokens, block_length, progress
         See `skill_blocks`.
-    is_exact : bool
-        Otherwise documents may hold fewer tokens: all whole blocks of them are taken, at least one.
 
     Raises
     ------
@@ -140,7 +137,6 @@ def token_blocks(
     """
     _check_numbers(n_tokens, block_length)
     end = end_of_text(tokenizer)
-    key = key if is_exact else [key, "at most"]
     about = json.dumps([key, n_tokens, block_length, end, _remembered_fingerprint(tokenizer)], sort_keys=True)
     digest = hashlib.sha256(about.encode()).hexdigest()
     path = cache_folder() / "tokens" / f"{name}-{n_tokens}-{digest[:16]}.arrow"
@@ -149,11 +145,10 @@ def token_blocks(
         n_blocks = n_tokens // block_length
         with tqdm(total=n_blocks * block_length, desc=name, unit="token", unit_scale=True, disable=not progress) as bar:
             ids = _ids(tokenizer, documents(), end)
-            _write_blocks(path, _cut(ids, block_length, n_blocks, name, is_exact), block_length, bar)
+            _write_blocks(path, _cut(ids, block_length, n_blocks, name), block_length, bar)
 
     blocks = _opened(made(path, write))
-    n_blocks = n_tokens // block_length
-    if not blocks or (len(blocks) != n_blocks if is_exact else len(blocks) > n_blocks):  # damaged, or cut short
+    if blocks is None or len(blocks) != n_tokens // block_length:  # damaged, or cut short
         path.unlink()
         blocks = _opened(made(path, write))
     return blocks
@@ -220,19 +215,10 @@ def _ids(tokenizer: PreTrainedTokenizerBase, documents: Iterable[Document], end:
     """Tokens of some documents at a time, each document followed by ``end``."""
     options = {"add_special_tokens": False, "truncation": False, "verbose": False, "return_attention_mask": False}
     for is_chat, group in groupby(documents, lambda document: document.package == CHAT):
-        while texts := [document.text for document in _some(group)]:
+        while texts := [document.text for document in islice(group, _DOCUMENTS_AT_ONCE)]:
             texts = [_chat(tokenizer, text) for text in texts] if is_chat else texts
             encoded = tokenizer(texts, split_special_tokens=not is_chat, **options)["input_ids"]
             yield np.concatenate([np.array([*ids, end], dtype=np.int32) for ids in encoded])
-
-
-def _some(documents: Iterator[Document]) -> Iterator[Document]:
-    n_characters = 0
-    for document in islice(documents, _DOCUMENTS_AT_ONCE):
-        yield document
-        n_characters += len(document.text)
-        if n_characters >= _CHARACTERS_AT_ONCE:
-            return
 
 
 def _chat(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
@@ -243,9 +229,7 @@ def _chat(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
     return "\n\n".join(f"{each['role']}: {each['content']}" for each in messages)
 
 
-def _cut(
-    ids: Iterable[np.ndarray], block_length: int, n_blocks: int, name: str, is_exact: bool
-) -> Iterator[np.ndarray]:
+def _cut(ids: Iterable[np.ndarray], block_length: int, n_blocks: int, name: str) -> Iterator[np.ndarray]:
     """Blocks, some at a time, (n, block_length), until there are ``n_blocks``."""
     rest, n_cut = np.empty(0, dtype=np.int32), 0
     for each in ids:
@@ -256,8 +240,6 @@ def _cut(
             rest, n_cut = rest[n * block_length :], n_cut + n
         if n_cut == n_blocks:
             return
-    if n_cut and not is_exact:
-        return
     n_there = n_cut * block_length + len(rest)
     raise ValueError(f"n_tokens is {n_blocks * block_length}, in whole blocks; {name} holds {n_there} tokens in all")
 

@@ -73,18 +73,15 @@ class Texts:
             When the documents do not fill one block.
         """
         documents = partial(self.documents, split)
-        options = {"name": f"{self.argument}-{split}", "key": [self.key, split], "progress": progress}
-        options |= {"n_tokens": max(at_most, block_length), "block_length": block_length, "is_exact": False}
-        try:
-            return token_blocks(tokenizer, documents, **options)
-        except ValueError as error:
-            n_there = count_tokens(tokenizer, documents(), at_most=block_length)
-            if n_there >= block_length:
-                raise
+        n_there = count_tokens(tokenizer, documents(), at_most=max(at_most, block_length))
+        if n_there < block_length:
             raise ValueError(
                 f"{self.argument} is {self.source!r}, whose {split} documents hold {n_there} tokens; they must fill a "
                 f"block of {block_length}"
-            ) from error
+            )
+        n_tokens = min(n_there, max(at_most, block_length)) // block_length * block_length
+        options = {"name": f"{self.argument}-{split}", "key": [self.key, split], "progress": progress}
+        return token_blocks(tokenizer, documents, n_tokens=n_tokens, block_length=block_length, **options)
 
 
 @dataclass(frozen=True)

@@ -135,7 +135,6 @@ class _Narrowing:
         with torch.device("meta"):  # the sizes of the whole model, for as long as they are asked for
             self.whole = type(language_model.model)(language_model.model.config)
         self.load = self.load_whole = partial(load_causal_lm, config.model, device=config.device)  # as it is now; whole
-        self.tokenised: dict[tuple[str, str], Dataset] = {}  # by text and split
         self.curves: list[dict[str, Any]] = []
         self.rounds: list[dict[str, Any]] = []
         self.seconds: dict[str, float] = {}
@@ -295,23 +294,8 @@ class _Narrowing:
         return found
 
     def _blocks(self, name: str, split: str, at_most: int) -> Dataset:
-        """The first blocks of a split; all that any step asks for are tokenised at once."""
-        length = self.config.block_length
-        if (name, split) not in self.tokenised:
-            most = self._most_tokens(name) if split == "train" else self.config.held_out_tokens
-            options = {"at_most": most, "block_length": length, "progress": self.progress}
-            self.tokenised[name, split] = self.texts[name].blocks(self.tokenizer, split, **options)
-        blocks = self.tokenised[name, split]
-        return blocks.select(range(min(len(blocks), max(1, at_most // length))))
-
-    def _most_tokens(self, name: str) -> int:
-        """Tokens for training or for scores and refit, which begin alike."""
-        config = self.config
-        n_scored = config.score_tokens
-        if name == "lose":
-            return n_scored
-        n_refitted = 0 if config.refit == "off" else n_scored + SELECT_TOKENS
-        return max(n_scored, n_refitted, config.finetune_tokens + config.lasso_tokens + config.recovery_tokens)
+        options = {"block_length": self.config.block_length, "progress": self.progress}
+        return self.texts[name].blocks(self.tokenizer, split, at_most=at_most, **options)
 
     @cached_property
     def _train(self) -> Dataset:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from tiny_llamas import tiny_tokenizer
 
-from narrowlib.data import documents, tokens
+from narrowlib.data import documents
 from narrowlib.recipe import reading
 from narrowlib.recipe.intake import open_texts, texts_of, weighted
 from narrowlib.recipe.reading import TXT_CHARACTERS
@@ -83,23 +83,6 @@ def test_blocks_are_of_the_split_and_no_more_than_asked_for(tmp_path, monkeypatc
     seen = {name: {token for block in each["input_ids"] for token in block} - {1} for name, each in blocks.items()}
     assert not seen["train"] & seen["held-out"] and len(blocks["train"]) == 18 * 31 // 16
     assert len(texts.blocks(tokenizer, "train", at_most=40, **options)) == 2
-
-
-def test_little_more_is_tokenised_than_is_asked_for(tmp_path, monkeypatch):
-    monkeypatch.setenv("NARROWLIB_CACHE", str(tmp_path / "cache"))
-    path = tmp_path / "rows.jsonl"
-    path.write_text("\n".join(json.dumps(" ".join([f"w{n % 50 + 3}"] * 1_500 + [f"w{n}"])) for n in range(400)))
-    tokenizer, n_tokenised = tiny_tokenizer(), []
-
-    def counting(given, **options):
-        found = tokenizer(given, **options)
-        n_tokenised.append(sum(map(len, found["input_ids"])))
-        return found
-
-    ids = tokens._ids
-    monkeypatch.setattr(tokens, "_ids", lambda _, documents, end: ids(counting, documents, end))
-    blocks = open_texts("keep", str(path)).blocks(tokenizer, "train", at_most=69_632, block_length=512, progress=False)
-    assert len(blocks) == 136 and 69_000 < sum(n_tokenised) <= 1.2 * 69_632
 
 
 def test_data_set_of_the_hub_is_split_by_repository(monkeypatch):
