@@ -53,7 +53,7 @@ def estimate(config: RecipeConfig) -> pd.DataFrame:
     counts = cut.counts_at(whole, shares, config.multiple_of)
     masks = cut.first_masks(whole, counts)
     small = sliced(whole, masks)
-    n_trained = config.finetune_tokens + config.lasso_tokens + config.recovery_tokens
+    n_trained = config.n_trained
     options = {"block_length": config.block_length, "progress": False}
     wanted = {"train": max(n_trained, config.score_tokens), "held-out": config.held_out_tokens}
     n_there = {

@@ -10,14 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from narrowlib.data.documents import SKILLS, Document, hub_documents, package_documents
-from narrowlib.data.tokens import count_tokens, token_blocks
+from narrowlib.data.tokens import TooFewTokensError, token_blocks
 from narrowlib.recipe.reading import STANDARD_INPUT, Reading, read
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ class Texts:
         By split, where they were counted.
     left_out : dict of str to list of str
         Names of what was not taken, by reason.
+    needs : mapping of str to int, optional
+        Tokens of each split that will be asked for at most: as many are tokenised at the first call, and no more.
     """
 
     argument: str
@@ -55,6 +57,7 @@ class Texts:
     documents: Callable[[str], Iterable[Document]]
     n_documents: dict[str, int] | None = None
     left_out: dict[str, list[str]] = field(default_factory=dict)
+    needs: Mapping[str, int] = field(default_factory=dict)
 
     def blocks(
         self,
@@ -72,16 +75,19 @@ class Texts:
         ValueError
             When the documents do not fill one block.
         """
-        documents = partial(self.documents, split)
-        n_there = count_tokens(tokenizer, documents(), at_most=max(at_most, block_length))
-        if n_there < block_length:
-            raise ValueError(
-                f"{self.argument} is {self.source!r}, whose {split} documents hold {n_there} tokens; they must fill a "
-                f"block of {block_length}"
-            )
-        n_tokens = min(n_there, max(at_most, block_length)) // block_length * block_length
+        n_tokens = max(at_most, self.needs.get(split, 0), block_length) // block_length * block_length
         options = {"name": f"{self.argument}-{split}", "key": [self.key, split], "progress": progress}
-        return token_blocks(tokenizer, documents, n_tokens=n_tokens, block_length=block_length, **options)
+        documents = partial(self.documents, split)
+        try:
+            blocks = token_blocks(
+                tokenizer, documents, n_tokens=n_tokens, block_length=block_length, or_fewer=True, **options
+            )
+        except TooFewTokensError as error:
+            raise ValueError(
+                f"{self.argument} is {self.source!r}, whose {split} documents hold {error.n_there} tokens; they must "
+                f"fill a block of {block_length}"
+            ) from error
+        return blocks.select(range(min(len(blocks), max(1, at_most // block_length))))
 
 
 @dataclass(frozen=True)
@@ -146,6 +152,11 @@ def texts_of(config: RecipeConfig) -> dict[str, Texts | Mixture]:
             (open_texts(name, source, **options), weight)
             for source, weight in map(weighted, named.splitlines())
             if source
+        ]
+        total = sum(weight for _, weight in parts)
+        parts = [
+            (replace(text, needs={split: round(n * weight / total) for split, n in config.needs.items()}), weight)
+            for text, weight in parts
         ]
         if parts:
             found[name] = parts[0][0] if len(parts) == 1 else Mixture(name, tuple(parts))

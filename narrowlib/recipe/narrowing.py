@@ -27,7 +27,7 @@ from narrowlib.recipe import cut
 from narrowlib.recipe.estimate import disk_needed
 from narrowlib.recipe.intake import Mixture, Texts, texts_of
 from narrowlib.recipe.report import Report, losses_of, shape_of, speeds_of, write_report
-from narrowlib.recipe.settings import RecipeConfig
+from narrowlib.recipe.settings import SELECT_TOKENS, RecipeConfig
 from narrowlib.store.digests import digest_of
 from narrowlib.store.downloads import UnavailableError
 from narrowlib.store.files import lock_of, replacing
@@ -42,7 +42,6 @@ _MODEL = "model"
 T = TypeVar("T")
 Loader = Callable[[], LanguageModel]
 Trained = tuple["PreTrainedModel", pd.DataFrame, dict[str, Any]]  # a model, its losses in training, what else to say
-SELECT_TOKENS = 4_096  # that decide whether a refit is taken
 
 
 def narrow(
@@ -299,8 +298,7 @@ class _Narrowing:
 
     @cached_property
     def _train(self) -> Dataset:
-        config = self.config
-        return self._blocks("keep", "train", config.finetune_tokens + config.lasso_tokens + config.recovery_tokens)
+        return self._blocks("keep", "train", self.config.n_trained)
 
     @cached_property
     def _held_out(self) -> dict[str, Dataset]:

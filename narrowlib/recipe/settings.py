@@ -26,6 +26,7 @@ from narrowlib.settings import (
 
 FURTHEST = 0.9  # sparsity that a target_loss without a sparsity goes up to
 N_RECORDS, N_CHECKPOINTS = 8, 4  # of every training
+SELECT_TOKENS = 4_096  # that decide whether a refit is taken
 TRAINED_AT_ONCE = 4  # blocks through the model in training
 FORMS = f"a file, a folder, - for the standard input, a data set of the hub (OWNER/NAME), or one of {', '.join(SKILLS)}"
 GROUPS = {  # of the flags, by the first of each
@@ -154,6 +155,17 @@ class RecipeConfig(Settings):
     def lasting(self) -> dict[str, Any]:
         """Settings that decide the result, as json holds them; the device does not."""
         return self.model_dump(mode="json", exclude={"device"})
+
+    @property
+    def n_trained(self) -> int:
+        """Tokens of all trainings."""
+        return self.finetune_tokens + self.lasso_tokens + self.recovery_tokens
+
+    @property
+    def needs(self) -> dict[str, int]:
+        """Tokens of each split of what is kept that a narrowing asks for at most."""
+        n_scored = self.score_tokens + (SELECT_TOKENS if self.refit != "off" else 0)
+        return {"train": max(n_scored, self.n_trained), "held-out": self.held_out_tokens}
 
     def training(self, n_tokens: int, seed: int = 0) -> LLMTrainingConfig:
         """A training over so many tokens, in whole steps."""
