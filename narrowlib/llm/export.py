@@ -248,18 +248,18 @@ def _narrowed_state(
     for group, n_units in widest.items():
         for each in group.slices:
             if each.parameter in state:
-                state[each.parameter] = _padded(state[each.parameter], each.axis, (n_units - kept[group]) * each.block)
+                state[each.parameter] = padded(state[each.parameter], each.axis, (n_units - kept[group]) * each.block)
     share = next(iter(widest.values())) / model.config.hidden_size  # the residual stream comes first
     share_of_heads = (
         max(n for group, n in widest.items() if group.name.endswith("heads")) / model.config.num_key_value_heads
     )
-    _fold(state, model, share, share_of_heads)
+    fold_means(state, model, share, share_of_heads)
     left = [i for i in range(len(model.model.layers)) if i not in removed]
     numbers = {str(i): str(number) for number, i in enumerate(left)}
     return {_renumbered(name, numbers): _own(tensor, whole.get(name)) for name, tensor in state.items()}
 
 
-def _fold(state: dict[str, Tensor], model: PreTrainedModel, share: float, share_of_heads: float) -> None:
+def fold_means(state: dict[str, Tensor], model: PreTrainedModel, share: float, share_of_heads: float) -> None:
     """Make up for means over fewer dimensions, see the head of the module; in place.
 
     Norms of heads share the epsilon, which residual dimensions change: what they read is scaled along.
@@ -285,7 +285,7 @@ def _fold(state: dict[str, Tensor], model: PreTrainedModel, share: float, share_
                 state[name] = ((tensor.float() + offset) * factor - offset).to(tensor.dtype)
 
 
-def _padded(tensor: Tensor, axis: int, n_zeros: int) -> Tensor:
+def padded(tensor: Tensor, axis: int, n_zeros: int) -> Tensor:
     return tensor if not n_zeros else F.pad(tensor, [0, 0] * (tensor.ndim - 1 - axis) + [0, n_zeros])
 
 

@@ -1,8 +1,8 @@
 """Blocks of tokens: the documents and nothing else, in the same order everywhere, whole or not at all."""
 
-import random
 import hashlib
 import json
+import random
 import re
 import zipfile
 
