@@ -166,3 +166,21 @@ def word_pieces(size=61, texts=("def f(x):\n    return x + 1\n",) * 9):
     special = ["<|endoftext|>"]
     tokenizer.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=size, special_tokens=special))
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=special[0], pad_token=special[0])
+
+
+class Counting:
+    """A tokenizer that notes how many tokens it makes."""
+
+    def __init__(self, tokenizer, counted):
+        self.tokenizer, self.counted = tokenizer, counted
+
+    def __getattr__(self, name):
+        return getattr(self.tokenizer, name)
+
+    def __len__(self):
+        return len(self.tokenizer)
+
+    def __call__(self, texts, **options):
+        encoded = self.tokenizer(texts, **options)
+        self.counted.append(sum(map(len, encoded["input_ids"])))
+        return encoded

@@ -1,8 +1,8 @@
 """A checkpoint as one GGUF file, which llama.cpp and the programs built on it load.
 
-Rows of ``Q8_0`` are blocks of 32 weights.  Where the number of residual dimensions or neurons is no multiple of 32, it is
-filled up with zeros: neurons that write nothing, and dimensions that nothing is written to.  That changes the mean in
-every norm, which is made up for as in `narrowlib.llm.export`, so that the same is computed.
+Rows of ``Q8_0`` are blocks of 32 weights.  Where the number of residual dimensions or neurons is no multiple of 32, it
+is filled up with zeros: neurons that write nothing, and dimensions that nothing is written to.  That changes the mean
+in every norm, which is made up for as in `narrowlib.llm.export`, so that the same is computed.
 
 llama.cpp turns pairs of neighbours in the heads of Llama and Mistral where transformers turns halves: rows of the
 query and key projections are put in that order.
@@ -214,7 +214,7 @@ def _split_of(tokenizer: PreTrainedTokenizerBase) -> str:
             name = _SPLITS.get(before[0]["pattern"].get("Regex"))
     if name is None:
         raise ValueError(
-            "gguf is written with byte-level BPE tokenizers that split texts as GPT-2, SmolLM, Llama 3 or Qwen2 do, and "
-            "the model's tokenizer is another"
+            "gguf is written with byte-level BPE tokenizers that split texts as GPT-2, SmolLM, Llama 3 or Qwen2 do; "
+            "that of the model is another"
         )
     return name

@@ -11,6 +11,7 @@ import torch
 
 from narrowlib.devices import is_bfloat16
 from narrowlib.llm.export import sliced
+from narrowlib.llm.gguf_files import BLOCK, check_gguf, filled_widths
 from narrowlib.llm.losses import next_token_loss
 from narrowlib.llm.models import load_causal_lm
 from narrowlib.llm.units import n_parameters_of
@@ -49,6 +50,8 @@ def estimate(config: RecipeConfig) -> pd.DataFrame:
     texts = texts_of(config)
     language_model = load_causal_lm(config.model, device=config.device, block_length=config.block_length)
     whole = language_model.model
+    if config.gguf:
+        check_gguf(language_model)
     shares = cut.shares_of(config, whole)
     counts = cut.counts_at(whole, shares, config.multiple_of)
     masks = cut.first_masks(whole, counts)
@@ -70,6 +73,7 @@ def estimate(config: RecipeConfig) -> pd.DataFrame:
         "parameters after": n_parameters_of(small),
         "parameters after, without rounding of widths": cut.n_parameters_at(whole, shares, multiple_of=1),
         **_widths(whole, counts, shares),
+        **({"GGUF": _of_gguf(small, config.gguf)} if config.gguf else {}),
         "tokens trained on": n_trained,
         "different tokens among them": min(n_trained, n_there["keep", "train"]),
         "tokens that losses are read on": n_read,
@@ -102,6 +106,15 @@ def _widths(whole: PreTrainedModel, counts: Mapping[str, int], shares: Mapping[s
         for kind, size in sizes.items()
         if counts[kind] < size or shares.get(kind)
     }
+
+
+def _of_gguf(small: PreTrainedModel, weights: str) -> str:
+    """Which widths are filled up in a GGUF file."""
+    filled = filled_widths(small, weights)
+    widths = [
+        f"{size} {kind} as {width} (rows of Q8_0 are blocks of {BLOCK})" for kind, (size, width) in filled.items()
+    ]
+    return f"{weights}, {'filled with zeros: ' + ', '.join(widths) if widths else 'widths as they are'}"
 
 
 def disk_needed(config: RecipeConfig, n_whole: int, n_small: int) -> int:

@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from narrowlib.llm.distillation import Distillation
 from narrowlib.llm.export import export_vanilla, sliced
+from narrowlib.llm.gguf_files import check_gguf, write_gguf
 from narrowlib.llm.losses import block_losses
 from narrowlib.llm.models import DEFAULT_NAME, DEFAULT_ON_HUB, LanguageModel, load_causal_lm
 from narrowlib.llm.refit import refit
@@ -29,7 +30,7 @@ from narrowlib.recipe.intake import Mixture, Texts, texts_of
 from narrowlib.recipe.report import Report, losses_of, shape_of, speeds_of, write_report
 from narrowlib.recipe.settings import SELECT_TOKENS, RecipeConfig
 from narrowlib.store.digests import digest_of
-from narrowlib.store.downloads import UnavailableError
+from narrowlib.store.downloads import UnavailableError, cache_folder
 from narrowlib.store.files import lock_of, replacing
 from narrowlib.store.kept import Kept
 from narrowlib.store.provenance import provenance
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _MODEL = "model"
+_SHARED = ("before", "cut-1")  # small results, kept in the cache for runs with other settings of later steps
 T = TypeVar("T")
 Loader = Callable[[], LanguageModel]
 Trained = tuple["PreTrainedModel", pd.DataFrame, dict[str, Any]]  # a model, its losses in training, what else to say
@@ -88,6 +90,8 @@ def run(config: RecipeConfig, out: str | Path, *, progress: bool = True) -> Repo
             return found
         raise ValueError(f"out is {str(out)!r}, which is there already; it must be a new or an empty folder")
     language_model = load_causal_lm(config.model, device=config.device, block_length=config.block_length)
+    if config.gguf:
+        check_gguf(language_model)
     shares = cut.shares_of(config, language_model.model)
     with _workplace(out) as folder:
         n_small = cut.n_parameters_at(language_model.model, shares, config.multiple_of)
@@ -99,8 +103,16 @@ def run(config: RecipeConfig, out: str | Path, *, progress: bool = True) -> Repo
             raise UnavailableError(
                 f"out is {str(out)!r}, where {free / 1e9:.1f} GB are free; the steps need {needed / 1e9:.1f} GB"
             )
-        store = Kept(folder, [about, digest_of(language_model.model)], device=language_model.model.device)
-        narrowing = _Narrowing(config, language_model, texts, shares, store, progress)
+        model = [about["texts"], digest_of(language_model.model)]
+        stores = {
+            step: Kept(
+                cache_folder() / "narrow" if step in _SHARED else folder,
+                [config.deciding(step), *model],
+                device=language_model.model.device,
+            )
+            for step in (*_SHARED, "")
+        }
+        narrowing = _Narrowing(config, language_model, texts, shares, stores, progress)
         del language_model  # every step loads the model that it works on
         report = narrowing.write(out, about)
         shutil.rmtree(folder, ignore_errors=True)
@@ -124,10 +136,11 @@ class _Narrowing:
         language_model: LanguageModel,
         texts: dict[str, Texts | Mixture],
         shares: dict[str, float],
-        store: Kept,
+        stores: dict[str, Kept],
         progress: bool,
     ) -> None:
-        self.config, self.texts, self.shares, self.store, self.progress = config, texts, shares, store, progress
+        self.config, self.texts, self.shares, self.progress = config, texts, shares, progress
+        self.stores, self.store = stores, stores[""]  # by step, where it is not that of all others
         self.tokenizer = language_model.tokenizer
         stored = language_model.stored or torch.float32
         self.dtypes = {"before": stored, "after": stored if config.dtype == "auto" else getattr(torch, config.dtype)}
@@ -137,6 +150,7 @@ class _Narrowing:
         self.curves: list[dict[str, Any]] = []
         self.rounds: list[dict[str, Any]] = []
         self.seconds: dict[str, float] = {}
+        self.reused: list[str] = []  # steps that an earlier run has taken
         self.about: dict[str, Any] = {}  # of the last change
         self.n_seen = 0  # tokens of training so far
         n_steps = 2 + (config.finetune_tokens > 0) + (config.lasso_tokens > 0) + 2 * config.rounds
@@ -149,7 +163,7 @@ class _Narrowing:
         self._cut_and_recover()
         load = self.load
         self.load = lambda: _rounded(load(), self.dtypes["after"], torch.float32)
-        after = self._step("after", self._losses)
+        after = self._step(f"after in {self.config.dtype}", self._losses)
         self.bar.close()
         model = self.load()
         numbers = {
@@ -169,12 +183,20 @@ class _Narrowing:
             "target met": any(each["kept"] for each in self.rounds),
             "curves": self.curves,
             "seconds": self.seconds,
+            "reused": self.reused,
             "provenance": provenance(model.model.device),
         }
         result = self.store.folder / "result"
         with replacing(result) as temporary:
-            export_vanilla(replace(_rounded(model, self.dtypes["after"]), name=self.config.model), {}, temporary)
-            del model
+            result_model = replace(_rounded(model, self.dtypes["after"]), name=self.config.model)
+            export_vanilla(result_model, {}, temporary)
+            if self.config.gguf:
+                file = f"model-{self.config.gguf}.gguf"
+                numbers["gguf"] = {
+                    "file": file,
+                    **write_gguf(replace(result_model, name=str(out)), temporary / file, weights=self.config.gguf),
+                }
+            del model, result_model
             write_report(numbers, temporary)
         result.replace(out)
         return Report(out, numbers)
@@ -286,9 +308,16 @@ class _Narrowing:
 
     def _step(self, name: str, compute: Callable[[], T]) -> T:
         self.bar.set_description(name)
-        earlier = self.store.seconds
-        found = self.store.keep(name, compute)
-        self.seconds[name] = self.store.seconds - earlier
+        store, is_new = self.stores.get(name, self.store), []
+
+        def computed() -> T:
+            is_new.append(True)
+            return compute()
+
+        earlier = store.seconds
+        found = store.keep(name, computed)
+        self.seconds[name] = store.seconds - earlier
+        self.reused += [] if is_new else [name]
         self.bar.update()
         return found
 
@@ -309,7 +338,7 @@ class _Narrowing:
 def _workplace(out: Path) -> Iterator[Path]:
     """The hidden folder beside ``out`` in which steps are kept, for one process at a time.
 
-    It is removed when nothing was finished in it.
+    It is removed when nothing was finished in it, and no training left off.
 
     Raises
     ------
@@ -334,7 +363,7 @@ def _workplace(out: Path) -> Iterator[Path]:
             f"command continues from where this one stopped"
         ) from error
     finally:
-        if next(folder.rglob("kept.json"), None) is None:
+        if not any(path.name == "kept.json" or path.suffix == ".safetensors" for path in folder.rglob("*")):
             shutil.rmtree(folder, ignore_errors=True)
         Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()

