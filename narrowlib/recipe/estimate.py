@@ -58,15 +58,14 @@ def estimate(config: RecipeConfig) -> pd.DataFrame:
     small = sliced(whole, masks)
     n_trained = config.n_trained
     options = {"block_length": config.block_length, "progress": False}
-    wanted = {"train": max(n_trained, config.score_tokens), "held-out": config.held_out_tokens}
     n_there = {
         (name, split): len(text.blocks(language_model.tokenizer, split, at_most=n, **options)) * config.block_length
         for name, text in texts.items()
-        for split, n in wanted.items()
+        for split, n in config.needs(name).items()
         if name == "keep" or split == "held-out"
     }
     n_read = sum(n for (_, split), n in n_there.items() if split == "held-out")
-    seconds = _seconds(config, whole, small, n_held_out=n_there["keep", "held-out"], n_read=n_read)
+    seconds = _seconds(config, whole, small, n_select=n_there["keep", "select"], n_read=n_read)
     rows = {
         **{row: value for name, text in texts.items() for row, value in _taken(name, text).items()},
         "parameters before": n_parameters_of(whole),
@@ -89,11 +88,15 @@ def _taken(name: str, text: Texts | Mixture) -> dict[str, str]:
     """How many documents were taken, and what was left out and why."""
     rows = {}
     if text.n_documents:
-        rows[f"documents to {name}"] = f"{sum(text.n_documents.values())}, {text.n_documents['held-out']} held out"
+        rows[f"documents to {name}"] = f"{sum(text.n_documents.values())}, {_splits(text.n_documents)}"
     for reason, names in text.left_out.items():
         shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
         rows[f"left out of {name}, {reason}"] = f"{len(names)}: {shown}"
     return rows
+
+
+def _splits(n_documents: Mapping[str, int]) -> str:
+    return f"{n_documents['select']} to choose by, {n_documents['held-out']} held out"
 
 
 def _widths(whole: PreTrainedModel, counts: Mapping[str, int], shares: Mapping[str, float]) -> dict[str, str]:
@@ -129,7 +132,7 @@ def _memory(config: RecipeConfig, whole: PreTrainedModel, small: PreTrainedModel
 
 
 def _seconds(
-    config: RecipeConfig, whole: PreTrainedModel, small: PreTrainedModel, *, n_held_out: int, n_read: int
+    config: RecipeConfig, whole: PreTrainedModel, small: PreTrainedModel, *, n_select: int, n_read: int
 ) -> dict[str, float]:
     """Of every kind of step."""
     rates = {"whole": _rates(whole, config), "small": _rates(small, config)}
@@ -138,7 +141,7 @@ def _seconds(
         n_steps = config.training(n_tokens).n_steps
         each = rates[which]
         steps = n_steps * (config.batch_size * config.block_length * each["train"] + each["step"])
-        return steps + (N_RECORDS + 1) * n_held_out * each["read"]
+        return steps + (N_RECORDS + 1) * n_select * each["read"]
 
     seconds = {"losses before and after": n_read * (rates["whole"]["read"] + rates["small"]["read"])}
     for name, n_tokens in (("fine-tuning", config.finetune_tokens), ("group lasso", config.lasso_tokens)):

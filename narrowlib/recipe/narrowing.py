@@ -28,7 +28,7 @@ from narrowlib.recipe import cut
 from narrowlib.recipe.estimate import disk_needed
 from narrowlib.recipe.intake import Mixture, Texts, texts_of
 from narrowlib.recipe.report import Report, losses_of, shape_of, speeds_of, write_report
-from narrowlib.recipe.settings import SELECT_TOKENS, RecipeConfig
+from narrowlib.recipe.settings import RecipeConfig
 from narrowlib.store.digests import digest_of
 from narrowlib.store.downloads import UnavailableError, cache_folder
 from narrowlib.store.files import lock_of, replacing
@@ -52,9 +52,10 @@ def narrow(
     """Make a smaller model that stays good at some texts, and a report of what it cost.
 
     The steps: losses before; fine-tuning and group lasso where they are asked for; rounds of scoring, cutting and
-    recovery training, each ending with the parameters whose held-out loss was lowest; the checkpoint.  Every finished
-    step is kept in a hidden folder beside ``out`` until all is done, and trainings save checkpoints there: after a
-    kill, the same call continues, to the same result.
+    recovery training, each ending with the parameters whose loss on documents for choices was lowest; the checkpoint.
+    Every finished step is kept in a hidden folder beside ``out`` until all is done, and trainings save checkpoints
+    there: after a kill, the same call continues, to the same result.  Losses before and the first cut are kept in the
+    cache: a call with another ``learning_rate`` takes them from there, and the report says so.
 
     Parameters
     ----------
@@ -239,20 +240,14 @@ class _Narrowing:
     def _refitted(self, whole: PreTrainedModel, masks: cut.Masks) -> tuple[PreTrainedModel, dict[str, Any]]:
         """The model without what the masks remove, refitted where that is asked for or lowers the loss, and the losses.
 
-        The losses are read on blocks that neither scores nor the refit have seen; a text of one block has none.
+        The losses are read on documents that neither scores nor the refit have seen.
         """
         plain = sliced(whole, masks)
         if self.config.refit == "off" or not masks:
             return plain, {}
-        blocks = self._blocks("keep", "train", self.config.score_tokens + SELECT_TOKENS)
-        n_blocks = len(blocks)
-        n_fit = min(-(-self.config.score_tokens // self.config.block_length), -(-3 * n_blocks // 4))
         model = sliced(whole, masks)
-        refit(model, whole, masks, blocks.select(range(n_fit)), progress=self.progress)
-        if n_fit == n_blocks:
-            return (model, {}) if self.config.refit == "on" else (plain, {})
-        unseen = blocks.select(range(n_fit, n_blocks))
-        losses = {name: block_losses(each, unseen, batch_size=4, progress=self.progress).mean().item()
+        refit(model, whole, masks, self._blocks("keep", "train", self.config.score_tokens), progress=self.progress)
+        losses = {name: block_losses(each, self._select, batch_size=4, progress=self.progress).mean().item()
                   for name, each in (("plain", plain), ("refit", model))}  # fmt: skip
         takes = self.config.refit == "on" or losses["refit"] < losses["plain"]
         return (model if takes else plain), {**losses, "taken": "refit" if takes else "plain"}
@@ -272,7 +267,7 @@ class _Narrowing:
         config = self.config
         model, about = self._refitted(load().model, masks)
         if not config.recovery_tokens:
-            loss = block_losses(model, self._held_out["keep"], progress=self.progress).mean().item()
+            loss = block_losses(model, self._select, progress=self.progress).mean().item()
             row = {"step": [0], "tokens": [0], "split": ["held out"], "loss": [loss]}
             return model, pd.DataFrame(row), about
         if config.distillation:
@@ -291,7 +286,7 @@ class _Narrowing:
 
         def work(folder: Path) -> dict[str, Any]:
             checkpoint = self.store.checkpoint("training").path.parent
-            options = {"held_out": self._held_out["keep"], "checkpoint": checkpoint, "progress": self.progress}
+            options = {"held_out": self._select, "checkpoint": checkpoint, "progress": self.progress}
             model, curve, about = train(load, **options)
             export_vanilla(LanguageModel(model, self.tokenizer, self.config.model), {}, folder / _MODEL)
             return {"curve": curve.to_dict("records"), "about": about}
@@ -328,6 +323,11 @@ class _Narrowing:
     @cached_property
     def _train(self) -> Dataset:
         return self._blocks("keep", "train", self.config.n_trained)
+
+    @cached_property
+    def _select(self) -> Dataset:
+        """What choices are made on."""
+        return self._blocks("keep", "select", self.config.held_out_tokens)
 
     @cached_property
     def _held_out(self) -> dict[str, Dataset]:

@@ -26,7 +26,6 @@ from narrowlib.settings import (
 
 FURTHEST = 0.9  # sparsity that a target_loss without a sparsity goes up to
 N_RECORDS, N_CHECKPOINTS = 8, 4  # of every training
-SELECT_TOKENS = 4_096  # that decide whether a refit is taken
 TRAINED_AT_ONCE = 4  # blocks through the model in training
 FORMS = f"a file, a folder, - for the standard input, a data set of the hub (OWNER/NAME), or one of {', '.join(SKILLS)}"
 GROUPS = {  # of the flags, by the first of each
@@ -99,7 +98,10 @@ class RecipeConfig(Settings):
     gguf: Literal["", "f32", "f16", "bf16", "q8_0"] = Field(
         "", description="write the result as a GGUF file for llama.cpp too, with matrices of this type; empty for none"
     )
-    held_out_share: Part = Field(0.1, description="share of the documents that only losses are measured on")
+    held_out_share: Part = Field(
+        0.1,
+        description="share of the documents that only the losses of the report are read on; as many are for choices",
+    )
     held_out_tokens: AtLeastTwo = Field(8_192, description="at most so many of their tokens are read at a time")
     seed: Seed = Field(0, description="of the split, the order of blocks and random scores")
     device: Device = Field("auto", description="where it runs")
@@ -169,11 +171,10 @@ class RecipeConfig(Settings):
         """Tokens of all trainings."""
         return self.finetune_tokens + self.lasso_tokens + self.recovery_tokens
 
-    @property
-    def needs(self) -> dict[str, int]:
-        """Tokens of each split of what is kept that a narrowing asks for at most."""
-        n_scored = self.score_tokens + (SELECT_TOKENS if self.refit != "off" else 0)
-        return {"train": max(n_scored, self.n_trained), "held-out": self.held_out_tokens}
+    def needs(self, name: Literal["keep", "lose"]) -> dict[str, int]:
+        """Tokens of each split that a narrowing asks for at most, of what is kept or of what may be lost."""
+        n_read = {"select": self.held_out_tokens, "held-out": self.held_out_tokens}
+        return {"train": self.score_tokens if name == "lose" else max(self.score_tokens, self.n_trained), **n_read}
 
     def deciding(self, step: str) -> dict[str, Any]:
         """Settings that a step before the result depends on, as json holds them.

@@ -16,8 +16,10 @@ from tiny_llamas import Counting, tiny_llama, tiny_tokenizer, word_pieces
 from train_tiny_llm import Killed, killed_after
 
 from narrowlib.data import tokens
+from narrowlib.llm.losses import block_losses
 from narrowlib.recipe import cut, narrowing
 from narrowlib.recipe.cli import main
+from narrowlib.recipe.intake import texts_of
 from narrowlib.recipe.narrowing import narrow
 from narrowlib.recipe.report import Report, loss_table
 from narrowlib.recipe.settings import RecipeConfig
@@ -86,9 +88,15 @@ def test_the_checkpoint_is_plain_and_as_good_as_the_report_says(work, done):
     assert model.num_parameters() == done.numbers["shape"]["after"]["parameters"]
     written = model.generate(**tokenizer("w3 w4", return_tensors="pt", return_token_type_ids=False), max_new_tokens=3)
     assert written.shape[1] > 2
+    config = RecipeConfig(**done.numbers["made from"]["settings"])
+    found = {}
+    for split in ("select", "held-out"):
+        blocks = texts_of(config)["keep"].blocks(tokenizer, split, at_most=64, block_length=16, progress=False)
+        found[split] = block_losses(model, blocks, progress=False).mean().item()
     curves = done.curves
     lowest = curves[curves["split"] == "held out"]["loss"].min()
-    assert done.losses.loc["keep", "after"] == pytest.approx(lowest, abs=1e-5)
+    assert found["select"] == pytest.approx(lowest, abs=1e-5)  # chosen by
+    assert found["held-out"] == pytest.approx(done.losses.loc["keep", "after"], abs=1e-5)  # and by nothing
     assert list(work.glob(".done*")) == []  # nothing is left beside it
 
 
@@ -291,7 +299,7 @@ def test_no_more_is_tokenised_than_is_needed(tmp_path, monkeypatch):
         (tmp_path / "in" / f"{number}.txt").write_text(text)
     options = {**SMALL, "model": "tiny", "keep": str(tmp_path / "in"), "recovery_tokens": 8_192, "sparsity": 0.5}
     narrow(**options, out=tmp_path / "out", progress=False)
-    needed = sum(RecipeConfig(**options).needs.values())
+    needed = sum(RecipeConfig(**options).needs("keep").values())
     assert needed <= sum(counted) <= 1.2 * needed
 
 
@@ -323,8 +331,8 @@ BAD = {
     "wrong column": ("rows.jsonl", b'{"text": "w3"}\n', ["--column", "body"], "has not 'body', but text"),
     "no json": ("rows.jsonl", b'{"text": "w3"}\n{"te', [], "line 2 of rows.jsonl is no JSON"),
     "no parquet": ("rows.parquet", b"no", [], "rows.parquet is no parquet file"),
-    "one document": ("rows.jsonl", b'{"text": "w3"}\n', [], "holds 1 documents that differ; it must hold at least 2"),
-    "too short": ("rows.jsonl", b'{"text": "w3"}\n{"text": "w4"}\n', [], "they must fill a block of 16"),
+    "one document": ("rows.jsonl", b'{"text": "w3"}\n', [], "holds 1 documents that differ; it must hold at least 3"),
+    "too short": ("rows.jsonl", b'"w3"\n"w4"\n"w5"\n', [], "they must fill a block of 16"),
     "sparsity": (None, None, ["--sparsity", "1.5"], "sparsity holds 1.5; it must hold numbers above 0 and below 1"),
     "no number": (None, None, ["--sparsity", "half"], "sparsity holds 'half'; it must hold numbers"),
     "two targets": (None, None, ["--target-parameters", "9"], "sparsity and target_parameters are both given"),
