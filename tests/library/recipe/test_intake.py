@@ -97,8 +97,14 @@ def test_data_set_of_the_hub_is_split_by_repository(monkeypatch):
 def test_a_built_in_skill_has_splits_of_its_own(monkeypatch):
     from narrowlib.recipe import intake as inputs
 
-    monkeypatch.setattr(inputs, "package_documents", lambda skill, split, seed: [documents.Document(skill, "", split)])
-    assert split("english") == {"train": {"train"}, "held-out": {"held-out"}}
+    def documents_of(skill, split, seed):
+        return [documents.Document(skill, "", f"{split} {number}") for number in range(200)]
+
+    monkeypatch.setattr(inputs, "package_documents", documents_of)
+    found = split("english")
+    assert found["held-out"] == {f"held-out {number}" for number in range(200)}
+    assert 10 < len(found["select"]) < 30 and not found["select"] & found["train"]
+    assert found["select"] | found["train"] == {f"train {number}" for number in range(200)}
 
 
 CELLS = pa.StringArray.from_buffers(2, pa.array([0, 1, 3], pa.int32()).buffers()[1], pa.py_buffer(b"a\xff\xfe"))
@@ -123,8 +129,8 @@ def test_text_that_cannot_be_read_is_named_by_file_and_line(tmp_path, name, cont
         path.write_bytes(content)
     with pytest.raises(ValueError, match=f"keep is .*: {re.escape(says)}"):
         open_texts("keep", str(path))
-    (tmp_path / "a.txt").write_text("one")
-    (tmp_path / "b.txt").write_text("two")
+    for word in ("one", "two", "three"):
+        (tmp_path / f"{word}.txt").write_text(word)
     (left,) = open_texts("keep", str(tmp_path)).left_out
     assert left.startswith("cannot be read")
 
