@@ -159,7 +159,7 @@ class _Narrowing:
 
     def write(self, out: Path, about: dict[str, Any]) -> Report:
         """Take all steps and leave the result in its folder, with what it was made from."""
-        before = self._step("before", self._losses)
+        before = self._step("before", self._losses_before)
         self._train_whole()
         self._cut_and_recover()
         load = self.load
@@ -174,7 +174,10 @@ class _Narrowing:
                 name: {"source": text.source, "documents": text.n_documents, "left out": text.left_out}
                 for name, text in self.texts.items()
             },
-            "losses": [{**row, "when": when} for when, rows in (("before", before), ("after", after)) for row in rows],
+            "losses": [
+                {**row, "when": when} for when, rows in (("before", before["losses"]), ("after", after)) for row in rows
+            ],
+            "select before": before["select"],
             "shape": {
                 "before": shape_of(self.whole, self.dtypes["before"]),
                 "after": shape_of(model.model, self.dtypes["after"]),
@@ -228,6 +231,12 @@ class _Narrowing:
                 return
             for old in self.store.folder.glob(f"*/recovery-{number - 1}-model"):  # no later step needs it
                 shutil.rmtree(old, ignore_errors=True)
+
+    def _losses_before(self) -> dict[str, Any]:
+        """Those of the report, and of what is kept on the documents that choices are made on."""
+        model = self.load().model
+        select = block_losses(model, self._select, batch_size=4, progress=self.progress).mean().item()
+        return {"losses": losses_of(model, self._held_out, progress=self.progress), "select": select}
 
     def _losses(self) -> list[dict[str, Any]]:
         return losses_of(self.load().model, self._held_out, progress=self.progress)
