@@ -152,3 +152,35 @@ def random_blocks(n_blocks, seed=0, length=8):
 def random_skill(tokenizer, skill, *, n_tokens, split, block_length, **_):
     """In the place of `skill_blocks`, which reads packages."""
     return random_blocks(n_tokens // block_length, len(skill) + (100 if split == "train" else 0), block_length)
+
+
+def word_pieces(size=61, texts=("def f(x):\n    return x + 1\n",) * 9):
+    """A byte-level BPE tokenizer of the kind of SmolLM, with as many tokens as the random models embed."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    digits, letters = pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, letters])
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<|endoftext|>"]
+    tokenizer.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=size, special_tokens=special))
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=special[0], pad_token=special[0])
+
+
+class Counting:
+    """A tokenizer that notes how many tokens it makes."""
+
+    def __init__(self, tokenizer, counted):
+        self.tokenizer, self.counted = tokenizer, counted
+
+    def __getattr__(self, name):
+        return getattr(self.tokenizer, name)
+
+    def __len__(self):
+        return len(self.tokenizer)
+
+    def __call__(self, texts, **options):
+        encoded = self.tokenizer(texts, **options)
+        self.counted.append(sum(map(len, encoded["input_ids"])))
+        return encoded

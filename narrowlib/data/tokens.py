@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from itertools import groupby, islice
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
@@ -28,7 +29,17 @@ END_OF_TEXT = (
     "<|end_of_text|>",
 )  # what base models saw between documents; chat models end turns otherwise
 _DOCUMENTS_AT_ONCE = 32
+_LEAST_CHARACTERS = 100  # that are tokenised at once
+_END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"  # of Arrow's format
 _fingerprints: WeakKeyDictionary = WeakKeyDictionary()  # by tokenizer: its size then, and its fingerprint
+
+
+class TooFewTokensError(ValueError):
+    """Documents hold fewer tokens than were asked for; ``n_there`` of them."""
+
+    def __init__(self, n_tokens: int, name: str, n_there: int) -> None:
+        super().__init__(f"n_tokens is {n_tokens}, in whole blocks; {name} holds {n_there} tokens in all")
+        self.n_there = n_there
 
 
 def code_blocks(tokenizer: PreTrainedTokenizerBase, **options) -> Dataset:
@@ -111,9 +122,12 @@ def token_blocks(
     key: object,
     n_tokens: int,
     block_length: int = 1_024,
+    or_fewer: bool = False,
     progress: bool = True,
 ) -> Dataset:
     """Blocks of tokens of any documents; `skill_blocks` says more.
+
+    Documents are read, and long ones cut, so that little more is tokenised than is needed.
 
     Every document is followed by the end-of-text token.  A document that contains the text of a special token, as the
     source of a tokenizer does, is tokenised as text.
@@ -129,36 +143,45 @@ def token_blocks(
         Of JSON types; must differ where the documents do.
     n_tokens, block_length, progress
         See `skill_blocks`.
+    or_fewer : bool
+        Take as many blocks as there are, at least one, where the documents hold fewer tokens.
 
     Raises
     ------
+    TooFewTokensError
+        When the documents hold fewer tokens.
     ValueError
-        When the documents hold fewer tokens, or the tokenizer has no end-of-text token.
+        When the tokenizer has no end-of-text token.
     """
     _check_numbers(n_tokens, block_length)
     end = end_of_text(tokenizer)
-    about = json.dumps([key, n_tokens, block_length, end, _remembered_fingerprint(tokenizer)], sort_keys=True)
+    about = [key, n_tokens, block_length, end, _remembered_fingerprint(tokenizer), *(["or fewer"] if or_fewer else [])]
+    about = json.dumps(about, sort_keys=True)
     digest = hashlib.sha256(about.encode()).hexdigest()
     path = cache_folder() / "tokens" / f"{name}-{n_tokens}-{digest[:16]}.arrow"
 
     def write(path: Path) -> None:
         n_blocks = n_tokens // block_length
         with tqdm(total=n_blocks * block_length, desc=name, unit="token", unit_scale=True, disable=not progress) as bar:
-            ids = _ids(tokenizer, documents(), end)
-            _write_blocks(path, _cut(ids, block_length, n_blocks, name), block_length, bar)
+            ids = _ids(tokenizer, documents(), end, n_blocks * block_length)
+            _write_blocks(path, _cut(ids, block_length, n_blocks, name, or_fewer), block_length, bar)
 
     blocks = _opened(made(path, write))
-    if blocks is None or len(blocks) != n_tokens // block_length:  # damaged, or cut short
+    if blocks is None or not (or_fewer or len(blocks) == n_tokens // block_length):  # damaged, or cut short
         path.unlink()
         blocks = _opened(made(path, write))
     return blocks
 
 
 def _opened(path: Path) -> Dataset | None:
-    """Blocks in a file of the cache; None when it cannot be read."""
+    """Blocks in a file of the cache; None when it cannot be read, or is cut short."""
     from datasets import Dataset
 
     try:
+        with path.open("rb") as file:
+            file.seek(-len(_END_OF_STREAM), io.SEEK_END)
+            if file.read() != _END_OF_STREAM:
+                return None
         return Dataset.from_file(str(path))
     except (OSError, pa.ArrowException):
         return None
@@ -171,16 +194,6 @@ def end_of_text(tokenizer: PreTrainedTokenizerBase) -> int:
     if found is None:
         raise ValueError(f"tokenizer has no end-of-text token; it must have an eos_token or one of {END_OF_TEXT}")
     return found
-
-
-def count_tokens(tokenizer: PreTrainedTokenizerBase, documents: Iterable[Document], *, at_most: int) -> int:
-    """Tokens of documents, their ends included; counting stops once there are ``at_most``."""
-    n_tokens = 0
-    for ids in _ids(tokenizer, documents, end_of_text(tokenizer)):
-        n_tokens += len(ids)
-        if n_tokens >= at_most:
-            break
-    return n_tokens
 
 
 def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -211,14 +224,71 @@ def _check_numbers(n_tokens: int, block_length: int) -> None:
         raise ValueError(f"n_tokens is {n_tokens}; it must be at least block_length, {block_length}")
 
 
-def _ids(tokenizer: PreTrainedTokenizerBase, documents: Iterable[Document], end: int) -> Iterator[np.ndarray]:
-    """Tokens of some documents at a time, each document followed by ``end``."""
+def _ids(
+    tokenizer: PreTrainedTokenizerBase, documents: Iterable[Document], end: int, n_needed: int
+) -> Iterator[np.ndarray]:
+    """Tokens of some documents at a time, each document followed by ``end``, until there are ``n_needed``.
+
+    As many characters are tokenised at once as the tokens that are still needed had so far; of a document that is
+    longer, a first part, where it can be cut between two tokens.
+    """
     options = {"add_special_tokens": False, "truncation": False, "verbose": False, "return_attention_mask": False}
+    can_cut, n_tokens, n_characters = _splits_at_spaces(tokenizer), 0, 0
     for is_chat, group in groupby(documents, lambda document: document.package == CHAT):
-        while texts := [document.text for document in islice(group, _DOCUMENTS_AT_ONCE)]:
-            texts = [_chat(tokenizer, text) for text in texts] if is_chat else texts
-            encoded = tokenizer(texts, split_special_tokens=not is_chat, **options)["input_ids"]
-            yield np.concatenate([np.array([*ids, end], dtype=np.int32) for ids in encoded])
+        texts = (_chat(tokenizer, document.text) if is_chat else document.text for document in group)
+        rest: str | None = None  # of a document that was cut
+        while n_tokens < n_needed:
+            room = (n_needed - n_tokens) * max(n_characters, 1) // max(n_tokens, 1) + _LEAST_CHARACTERS
+            parts: list[str] = []
+            while room > 0 and len(parts) < _DOCUMENTS_AT_ONCE:
+                text = next(texts, None) if rest is None else rest
+                if text is None:
+                    break
+                cut = _between_tokens(tokenizer, text, room) if can_cut and not is_chat and len(text) > room else None
+                part, rest = (text, None) if cut is None else (text[:cut], text[cut:])
+                parts.append(part)
+                room -= len(part)
+                if rest is not None:
+                    break
+            if not parts:
+                break
+            encoded = tokenizer(parts, split_special_tokens=not is_chat, **options)["input_ids"]
+            ends = [[end]] * (len(parts) - 1) + [[end] if rest is None else []]
+            ids = [np.array([*each, *last], dtype=np.int32) for each, last in zip(encoded, ends, strict=True)]
+            n_characters += sum(map(len, parts))
+            n_tokens += sum(map(len, ids))
+            yield np.concatenate(ids)
+        if n_tokens >= n_needed:
+            return
+
+
+def _splits_at_spaces(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a space after another letter always begins a token, as in all byte-level tokenizers but odd ones."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    pieces = json.loads(backend.to_str())["pre_tokenizer"] if backend is not None else None
+    pieces = (pieces or {}).get("pretokenizers") or [pieces or {}]
+    byte_level = [each for each in pieces if each.get("type") == "ByteLevel"]
+    if not byte_level or any(each.get("add_prefix_space") for each in byte_level):
+        return False
+    words = [word for word, _ in backend.pre_tokenizer.pre_tokenize_str("a; b\n = c")]
+    return words == ["a", ";", "\u0120b", "\u010a", "\u0120=", "\u0120c"]
+
+
+def _between_tokens(tokenizer: PreTrainedTokenizerBase, text: str, at_most: int) -> int | None:
+    """The last place up to a length where a text can be cut between two tokens; the first one after it if need be."""
+    added = [
+        each.content
+        for each in tokenizer.added_tokens_decoder.values()
+        if not each.special and (" " in each.content or each.lstrip or each.rstrip)
+    ]
+    if added:  # they may lie across a space
+        return None
+    place = next((i for i in range(min(at_most, len(text) - 1), 0, -1) if _is_between(text, i)), None)
+    return place or next((i for i in range(at_most, len(text)) if _is_between(text, i)), None)
+
+
+def _is_between(text: str, place: int) -> bool:
+    return text[place] == " " and not text[place - 1].isspace()
 
 
 def _chat(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
@@ -229,7 +299,9 @@ def _chat(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
     return "\n\n".join(f"{each['role']}: {each['content']}" for each in messages)
 
 
-def _cut(ids: Iterable[np.ndarray], block_length: int, n_blocks: int, name: str) -> Iterator[np.ndarray]:
+def _cut(
+    ids: Iterable[np.ndarray], block_length: int, n_blocks: int, name: str, or_fewer: bool
+) -> Iterator[np.ndarray]:
     """Blocks, some at a time, (n, block_length), until there are ``n_blocks``."""
     rest, n_cut = np.empty(0, dtype=np.int32), 0
     for each in ids:
@@ -240,8 +312,8 @@ def _cut(ids: Iterable[np.ndarray], block_length: int, n_blocks: int, name: str)
             rest, n_cut = rest[n * block_length :], n_cut + n
         if n_cut == n_blocks:
             return
-    n_there = n_cut * block_length + len(rest)
-    raise ValueError(f"n_tokens is {n_blocks * block_length}, in whole blocks; {name} holds {n_there} tokens in all")
+    if not (or_fewer and n_cut):
+        raise TooFewTokensError(n_blocks * block_length, name, n_cut * block_length + len(rest))
 
 
 def _write_blocks(path: Path, blocks: Iterable[np.ndarray], block_length: int, bar: tqdm) -> None:

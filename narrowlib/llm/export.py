@@ -46,7 +46,8 @@ _WIDTHS_AT_LEAST = 4  # to choose from where no multiple is asked for
 def round_hidden_size(model: PreTrainedModel, wished: float, *, n_heads: int | None = None) -> int:
     """The number of residual dimensions nearest to a wish that a checkpoint can have.
 
-    transformers refuses a hidden size that is no multiple of the number of attention heads.  With n the result,
+    Of Llama and Gemma, transformers refuses a hidden size that is no multiple of the number of attention heads, see
+    `narrowlib.llm.families.Family`; the size of a head stands in the config by itself.  With n the result,
     ``keep_masks(scores, n_kept=n)`` keeps as many.
 
     Parameters
@@ -60,7 +61,7 @@ def round_hidden_size(model: PreTrainedModel, wished: float, *, n_heads: int | N
     Returns
     -------
     int
-        A multiple of the number of heads, at least one head's worth; of two equally near ones the larger.
+        A multiple of what the family demands; of two equally near ones the larger.
 
     Raises
     ------
@@ -70,7 +71,12 @@ def round_hidden_size(model: PreTrainedModel, wished: float, *, n_heads: int | N
     hidden, n_heads = model.config.hidden_size, n_heads or model.config.num_attention_heads
     if not 0 < wished <= hidden:
         raise ValueError(f"wished is {wished!r}; it must be a number above 0 and at most {hidden}")
-    return round_width(hidden, wished, needs=n_heads, multiple_of=1)
+    return round_width(hidden, wished, needs=width_divisor(model, n_heads), multiple_of=1)
+
+
+def width_divisor(model: PreTrainedModel, n_heads: int) -> int:
+    """What the residual dimensions of a checkpoint of this family, with so many query heads, must be divisible by."""
+    return n_heads if family_of(model).width_of_heads else 1
 
 
 def round_width(size: int, wished: float, *, needs: int = 1, multiple_of: int | None = None) -> int:
@@ -216,7 +222,7 @@ def _narrowed_config(model: PreTrainedModel, masks: Mapping[str, Tensor], widths
     config = copy.deepcopy(model.config)
     hidden, n_groups = by_kind["residual"][0], max(by_kind["heads"])
     n_heads = n_groups * (config.num_attention_heads // config.num_key_value_heads)
-    if hidden % n_heads:
+    if hidden % width_divisor(model, n_heads):
         nearest = round_hidden_size(model, hidden, n_heads=n_heads)
         raise ValueError(
             f"masks keep {hidden} residual dimensions and {n_heads} heads; the dimensions must be a multiple of the "
@@ -248,18 +254,18 @@ def _narrowed_state(
     for group, n_units in widest.items():
         for each in group.slices:
             if each.parameter in state:
-                state[each.parameter] = _padded(state[each.parameter], each.axis, (n_units - kept[group]) * each.block)
+                state[each.parameter] = padded(state[each.parameter], each.axis, (n_units - kept[group]) * each.block)
     share = next(iter(widest.values())) / model.config.hidden_size  # the residual stream comes first
     share_of_heads = (
         max(n for group, n in widest.items() if group.name.endswith("heads")) / model.config.num_key_value_heads
     )
-    _fold(state, model, share, share_of_heads)
+    fold_means(state, model, share, share_of_heads)
     left = [i for i in range(len(model.model.layers)) if i not in removed]
     numbers = {str(i): str(number) for number, i in enumerate(left)}
     return {_renumbered(name, numbers): _own(tensor, whole.get(name)) for name, tensor in state.items()}
 
 
-def _fold(state: dict[str, Tensor], model: PreTrainedModel, share: float, share_of_heads: float) -> None:
+def fold_means(state: dict[str, Tensor], model: PreTrainedModel, share: float, share_of_heads: float) -> None:
     """Make up for means over fewer dimensions, see the head of the module; in place.
 
     Norms of heads share the epsilon, which residual dimensions change: what they read is scaled along.
@@ -285,7 +291,7 @@ def _fold(state: dict[str, Tensor], model: PreTrainedModel, share: float, share_
                 state[name] = ((tensor.float() + offset) * factor - offset).to(tensor.dtype)
 
 
-def _padded(tensor: Tensor, axis: int, n_zeros: int) -> Tensor:
+def padded(tensor: Tensor, axis: int, n_zeros: int) -> Tensor:
     return tensor if not n_zeros else F.pad(tensor, [0, 0] * (tensor.ndim - 1 - axis) + [0, n_zeros])
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -45,6 +45,8 @@ class Family:
         Whether embeddings are multiplied by the root of the number of residual dimensions.
     per_layer : tuple of str
         Lists of the config with an entry per layer.
+    width_of_heads : bool
+        Whether transformers loads no checkpoint whose residual dimensions are no multiple of its heads.
     loaded_as : str
         The family of the same computation without fused projections, see `unfused`.
     """
@@ -55,17 +57,19 @@ class Family:
     norm_offset: float = 0.0
     scales_embedding: bool = False
     per_layer: tuple[str, ...] = ("layer_types",)
+    width_of_heads: bool = False
     loaded_as: str = ""
 
 
+_GEMMA: dict[str, Any] = {"norms": _FOUR, "norm_offset": 1.0, "scales_embedding": True, "width_of_heads": True}
 FAMILIES = {  # by model_type of the config
-    "llama": Family("Llama (SmolLM2 too)"),
+    "llama": Family("Llama (SmolLM2 too)", width_of_heads=True),
     "mistral": Family("Mistral"),
     "ministral": Family("Ministral"),
     "qwen2": Family("Qwen2"),
     "qwen3": Family("Qwen3", head_norms="each"),
-    "gemma2": Family("Gemma 2", norms=_FOUR, norm_offset=1.0, scales_embedding=True),
-    "gemma3_text": Family("Gemma 3", norms=_FOUR, head_norms="each", norm_offset=1.0, scales_embedding=True),
+    "gemma2": Family("Gemma 2", **_GEMMA),
+    "gemma3_text": Family("Gemma 3", head_norms="each", **_GEMMA),
     "smollm3": Family("SmolLM3", per_layer=("layer_types", "no_rope_layers")),
     "olmo2": Family("OLMo 2", norms=_AFTER, head_norms="all"),
     "granite": Family("Granite"),

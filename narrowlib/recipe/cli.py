@@ -185,6 +185,10 @@ def _print_report(report: Report) -> None:
     _print(report.sizes.map("{:,.6g}".format).to_string())
     if not report.numbers["target met"]:
         _print("no cut kept the loss at or below target_loss: this is the model before any cut")
+    if reused := report.numbers.get("reused"):
+        _print(f"taken from an earlier run: {', '.join(reused)}")
+    if gguf := report.numbers.get("gguf"):
+        _print(f"{report.folder / gguf['file']}, {gguf['bytes'] / 1e6:,.1f} MB")
     _print(str(report.folder / "report.html"))
 
 

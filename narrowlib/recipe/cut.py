@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from narrowlib.llm.export import round_width
+from narrowlib.llm.export import round_width, width_divisor
 from narrowlib.llm.models import load_causal_lm
 from narrowlib.llm.scores import score_units
 from narrowlib.llm.units import llama_units, n_parameters_of
@@ -55,10 +55,11 @@ def counts_at(model: PreTrainedModel, shares: Mapping[str, float], multiple_of: 
 
     n_groups = config.num_key_value_heads
     n_heads = max(1, n_groups - count_removed(n_groups, shares.get("heads", 0.0)))
+    n_query_heads = n_heads * (config.num_attention_heads // n_groups)
     return {
         "neurons": width(config.intermediate_size, "neurons"),
         "heads": n_heads,
-        "residual": width(config.hidden_size, "residual", n_heads * (config.num_attention_heads // n_groups)),
+        "residual": width(config.hidden_size, "residual", width_divisor(model, n_query_heads)),
     }
 
 

@@ -11,6 +11,7 @@ import torch
 
 from narrowlib.devices import is_bfloat16
 from narrowlib.llm.export import sliced
+from narrowlib.llm.gguf_files import BLOCK, check_gguf, filled_widths
 from narrowlib.llm.losses import next_token_loss
 from narrowlib.llm.models import load_causal_lm
 from narrowlib.llm.units import n_parameters_of
@@ -49,27 +50,29 @@ def estimate(config: RecipeConfig) -> pd.DataFrame:
     texts = texts_of(config)
     language_model = load_causal_lm(config.model, device=config.device, block_length=config.block_length)
     whole = language_model.model
+    if config.gguf:
+        check_gguf(language_model)
     shares = cut.shares_of(config, whole)
     counts = cut.counts_at(whole, shares, config.multiple_of)
     masks = cut.first_masks(whole, counts)
     small = sliced(whole, masks)
-    n_trained = config.finetune_tokens + config.lasso_tokens + config.recovery_tokens
+    n_trained = config.n_trained
     options = {"block_length": config.block_length, "progress": False}
-    wanted = {"train": max(n_trained, config.score_tokens), "held-out": config.held_out_tokens}
     n_there = {
         (name, split): len(text.blocks(language_model.tokenizer, split, at_most=n, **options)) * config.block_length
         for name, text in texts.items()
-        for split, n in wanted.items()
+        for split, n in config.needs(name).items()
         if name == "keep" or split == "held-out"
     }
     n_read = sum(n for (_, split), n in n_there.items() if split == "held-out")
-    seconds = _seconds(config, whole, small, n_held_out=n_there["keep", "held-out"], n_read=n_read)
+    seconds = _seconds(config, whole, small, n_select=n_there["keep", "select"], n_read=n_read)
     rows = {
         **{row: value for name, text in texts.items() for row, value in _taken(name, text).items()},
         "parameters before": n_parameters_of(whole),
         "parameters after": n_parameters_of(small),
         "parameters after, without rounding of widths": cut.n_parameters_at(whole, shares, multiple_of=1),
         **_widths(whole, counts, shares),
+        **({"GGUF": _of_gguf(small, config.gguf)} if config.gguf else {}),
         "tokens trained on": n_trained,
         "different tokens among them": min(n_trained, n_there["keep", "train"]),
         "tokens that losses are read on": n_read,
@@ -85,11 +88,15 @@ def _taken(name: str, text: Texts | Mixture) -> dict[str, str]:
     """How many documents were taken, and what was left out and why."""
     rows = {}
     if text.n_documents:
-        rows[f"documents to {name}"] = f"{sum(text.n_documents.values())}, {text.n_documents['held-out']} held out"
+        rows[f"documents to {name}"] = f"{sum(text.n_documents.values())}, {_splits(text.n_documents)}"
     for reason, names in text.left_out.items():
         shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
         rows[f"left out of {name}, {reason}"] = f"{len(names)}: {shown}"
     return rows
+
+
+def _splits(n_documents: Mapping[str, int]) -> str:
+    return f"{n_documents['select']} to choose by, {n_documents['held-out']} held out"
 
 
 def _widths(whole: PreTrainedModel, counts: Mapping[str, int], shares: Mapping[str, float]) -> dict[str, str]:
@@ -104,6 +111,15 @@ def _widths(whole: PreTrainedModel, counts: Mapping[str, int], shares: Mapping[s
     }
 
 
+def _of_gguf(small: PreTrainedModel, weights: str) -> str:
+    """Which widths are filled up in a GGUF file."""
+    filled = filled_widths(small, weights)
+    widths = [
+        f"{size} {kind} as {width} (rows of Q8_0 are blocks of {BLOCK})" for kind, (size, width) in filled.items()
+    ]
+    return f"{weights}, {'filled with zeros: ' + ', '.join(widths) if widths else 'widths as they are'}"
+
+
 def disk_needed(config: RecipeConfig, n_whole: int, n_small: int) -> int:
     """Bytes on disk that the steps need at most, for a model with so many parameters before and after."""
     return _BYTES_ON_DISK * (n_whole if config.trains_whole else n_small)
@@ -116,7 +132,7 @@ def _memory(config: RecipeConfig, whole: PreTrainedModel, small: PreTrainedModel
 
 
 def _seconds(
-    config: RecipeConfig, whole: PreTrainedModel, small: PreTrainedModel, *, n_held_out: int, n_read: int
+    config: RecipeConfig, whole: PreTrainedModel, small: PreTrainedModel, *, n_select: int, n_read: int
 ) -> dict[str, float]:
     """Of every kind of step."""
     rates = {"whole": _rates(whole, config), "small": _rates(small, config)}
@@ -125,7 +141,7 @@ def _seconds(
         n_steps = config.training(n_tokens).n_steps
         each = rates[which]
         steps = n_steps * (config.batch_size * config.block_length * each["train"] + each["step"])
-        return steps + (N_RECORDS + 1) * n_held_out * each["read"]
+        return steps + (N_RECORDS + 1) * n_select * each["read"]
 
     seconds = {"losses before and after": n_read * (rates["whole"]["read"] + rates["small"]["read"])}
     for name, n_tokens in (("fine-tuning", config.finetune_tokens), ("group lasso", config.lasso_tokens)):

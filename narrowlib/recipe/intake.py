@@ -1,8 +1,13 @@
-"""Documents that a user brings, split by document into training and held-out, and cut into token blocks.
+"""Documents that a user brings, in three splits, cut into token blocks.
+
+Models are trained, units scored and refits computed on ``train``; parameters, refits and the depth of a cut are chosen
+on ``select``; ``held-out`` is only reported.
 
 What counts as a document is decided in `narrowlib.recipe.reading`.  Of equal documents only the first is taken.  The
-documents are put in the order of the sha256 sums of seed and text; the first of them are held out, so that the split
-depends on the texts alone.  Of a data set of the hub whose rows name files, those of Python are taken.
+documents are put in the order of the sha256 sums of seed and text; the first of them are held out, as many of the next
+are for choices, so that the split depends on the texts alone.  Skills and data sets of the hub have held-out documents
+of their own; one in `SELECTED` of the others is for choices.  Of a data set of the hub whose rows name files, those of
+Python are taken.
 """
 
 from __future__ import annotations
@@ -10,14 +15,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from narrowlib.data.documents import SKILLS, Document, hub_documents, package_documents
-from narrowlib.data.tokens import count_tokens, token_blocks
+from narrowlib.data.tokens import TooFewTokensError, token_blocks
 from narrowlib.recipe.reading import STANDARD_INPUT, Reading, read
 
 if TYPE_CHECKING:
@@ -26,12 +31,14 @@ if TYPE_CHECKING:
 
     from narrowlib.recipe.settings import RecipeConfig
 
+SPLITS = ("train", "select", "held-out")
+SELECTED = 10
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True)
 class Texts:
-    """Documents in two splits.
+    """Documents in `SPLITS`.
 
     Parameters
     ----------
@@ -42,11 +49,13 @@ class Texts:
     key : str
         Differs where the documents do.
     documents : callable
-        From ``"train"`` or ``"held-out"`` to documents, as often as it is called.
+        From a split to documents, as often as it is called.
     n_documents : dict of str to int, optional
         By split, where they were counted.
     left_out : dict of str to list of str
         Names of what was not taken, by reason.
+    needs : mapping of str to int, optional
+        Tokens of each split that will be asked for at most: as many are tokenised at the first call, and no more.
     """
 
     argument: str
@@ -55,6 +64,7 @@ class Texts:
     documents: Callable[[str], Iterable[Document]]
     n_documents: dict[str, int] | None = None
     left_out: dict[str, list[str]] = field(default_factory=dict)
+    needs: Mapping[str, int] = field(default_factory=dict)
 
     def blocks(
         self,
@@ -72,16 +82,19 @@ class Texts:
         ValueError
             When the documents do not fill one block.
         """
-        documents = partial(self.documents, split)
-        n_there = count_tokens(tokenizer, documents(), at_most=max(at_most, block_length))
-        if n_there < block_length:
-            raise ValueError(
-                f"{self.argument} is {self.source!r}, whose {split} documents hold {n_there} tokens; they must fill a "
-                f"block of {block_length}"
-            )
-        n_tokens = min(n_there, max(at_most, block_length)) // block_length * block_length
+        n_tokens = max(at_most, self.needs.get(split, 0), block_length) // block_length * block_length
         options = {"name": f"{self.argument}-{split}", "key": [self.key, split], "progress": progress}
-        return token_blocks(tokenizer, documents, n_tokens=n_tokens, block_length=block_length, **options)
+        documents = partial(self.documents, split)
+        try:
+            blocks = token_blocks(
+                tokenizer, documents, n_tokens=n_tokens, block_length=block_length, or_fewer=True, **options
+            )
+        except TooFewTokensError as error:
+            raise ValueError(
+                f"{self.argument} is {self.source!r}, whose {split} documents hold {error.n_there} tokens; they must "
+                f"fill a block of {block_length}"
+            ) from error
+        return blocks.select(range(min(len(blocks), max(1, at_most // block_length))))
 
 
 @dataclass(frozen=True)
@@ -147,6 +160,11 @@ def texts_of(config: RecipeConfig) -> dict[str, Texts | Mixture]:
             for source, weight in map(weighted, named.splitlines())
             if source
         ]
+        total = sum(weight for _, weight in parts)
+        parts = [
+            (replace(text, needs={split: round(n * weight / total) for split, n in config.needs(name).items()}), weight)
+            for text, weight in parts
+        ]
         if parts:
             found[name] = parts[0][0] if len(parts) == 1 else Mixture(name, tuple(parts))
     return found
@@ -196,15 +214,22 @@ def open_texts(
         return _of_files(argument, source, partial(read, path, column=column, include=include, exclude=exclude),
                          held_out_share, seed)  # fmt: skip
     if source in SKILLS:
-        documents = partial(package_documents, source, seed=seed)
+        documents = partial(_parted, partial(package_documents, source, seed=seed))
     elif _HUB_NAME.fullmatch(source) and not path.suffix:
-        documents = partial(hub_documents, source, "python")
+        documents = partial(_parted, partial(hub_documents, source, "python"))
     else:
         raise ValueError(
             f"{argument} is {source!r}, which is not there; it must be a file, a folder, a data set of the hub "
             f"(OWNER/NAME), or one of {', '.join(SKILLS)}"
         )
-    return Texts(argument, source, f"{source} {seed}", documents)
+    return Texts(argument, source, f"{source} {seed} {SELECTED}", documents)
+
+
+def _parted(documents: Callable[[str], Iterable[Document]], split: str) -> Iterator[Document]:
+    """Documents of one of `SPLITS`, of a source that has training and held-out documents."""
+    for document in documents("held-out" if split == "held-out" else "train"):
+        if split == "held-out" or (int(_sum(document.text)[:8], 16) % SELECTED == 0) == (split == "select"):
+            yield document
 
 
 def _of_files(argument: str, source: str, read_all: Callable[[], Reading], held_out_share: float, seed: int) -> Texts:
@@ -220,16 +245,18 @@ def _of_files(argument: str, source: str, read_all: Callable[[], Reading], held_
     for document in found:
         if id(document) not in taken:
             reading.leave("equal to another" if document.text.strip() else "empty", document.name)
-    if len(by_sum) < 2:
+    if len(by_sum) < len(SPLITS):
         left = "".join(f"; {len(names)} left out: {reason}" for reason, names in reading.left_out.items())
         raise ValueError(
-            f"{argument} is {source!r}, which holds {len(by_sum)} documents that differ; it must hold at least 2, so "
-            f"that one can be held out{left}"
+            f"{argument} is {source!r}, which holds {len(by_sum)} documents that differ; it must hold at least 3: "
+            f"to train on, to choose by, and held out{left}"
         )
     order = [by_sum[key] for key in sorted(by_sum)]
-    n_held_out = min(max(1, round(held_out_share * len(order))), len(order) - 1)
-    by_split = {"train": order[n_held_out:], "held-out": order[:n_held_out]}
-    key = _sum(json.dumps([held_out_share, sorted(by_sum)]))
+    n_held_out = min(max(1, round(held_out_share * len(order))), len(order) - 2)
+    n_left_out = n_held_out + min(n_held_out, (len(order) - n_held_out) // 2)
+    parts = (order[n_left_out:], order[n_held_out:n_left_out], order[:n_held_out])
+    by_split = dict(zip(SPLITS, parts, strict=True))
+    key = _sum(json.dumps([SPLITS, held_out_share, sorted(by_sum)]))
     n_documents = {name: len(each) for name, each in by_split.items()}
     return Texts(argument, source, key, by_split.__getitem__, n_documents, reading.left_out)
 

@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from narrowlib.llm.distillation import Distillation
 from narrowlib.llm.export import export_vanilla, sliced
+from narrowlib.llm.gguf_files import check_gguf, write_gguf
 from narrowlib.llm.losses import block_losses
 from narrowlib.llm.models import DEFAULT_NAME, DEFAULT_ON_HUB, LanguageModel, load_causal_lm
 from narrowlib.llm.refit import refit
@@ -29,7 +30,7 @@ from narrowlib.recipe.intake import Mixture, Texts, texts_of
 from narrowlib.recipe.report import Report, losses_of, shape_of, speeds_of, write_report
 from narrowlib.recipe.settings import RecipeConfig
 from narrowlib.store.digests import digest_of
-from narrowlib.store.downloads import UnavailableError
+from narrowlib.store.downloads import UnavailableError, cache_folder
 from narrowlib.store.files import lock_of, replacing
 from narrowlib.store.kept import Kept
 from narrowlib.store.provenance import provenance
@@ -39,10 +40,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _MODEL = "model"
+_SHARED = ("before", "cut-1")  # small results, kept in the cache for runs with other settings of later steps
 T = TypeVar("T")
 Loader = Callable[[], LanguageModel]
 Trained = tuple["PreTrainedModel", pd.DataFrame, dict[str, Any]]  # a model, its losses in training, what else to say
-SELECT_TOKENS = 4_096  # that decide whether a refit is taken
 
 
 def narrow(
@@ -51,9 +52,10 @@ def narrow(
     """Make a smaller model that stays good at some texts, and a report of what it cost.
 
     The steps: losses before; fine-tuning and group lasso where they are asked for; rounds of scoring, cutting and
-    recovery training, each ending with the parameters whose held-out loss was lowest; the checkpoint.  Every finished
-    step is kept in a hidden folder beside ``out`` until all is done, and trainings save checkpoints there: after a
-    kill, the same call continues, to the same result.
+    recovery training, each ending with the parameters whose loss on documents for choices was lowest; the checkpoint.
+    Every finished step is kept in a hidden folder beside ``out`` until all is done, and trainings save checkpoints
+    there: after a kill, the same call continues, to the same result.  Losses before and the first cut are kept in the
+    cache: a call with another ``learning_rate`` takes them from there, and the report says so.
 
     Parameters
     ----------
@@ -89,6 +91,8 @@ def run(config: RecipeConfig, out: str | Path, *, progress: bool = True) -> Repo
             return found
         raise ValueError(f"out is {str(out)!r}, which is there already; it must be a new or an empty folder")
     language_model = load_causal_lm(config.model, device=config.device, block_length=config.block_length)
+    if config.gguf:
+        check_gguf(language_model)
     shares = cut.shares_of(config, language_model.model)
     with _workplace(out) as folder:
         n_small = cut.n_parameters_at(language_model.model, shares, config.multiple_of)
@@ -100,8 +104,16 @@ def run(config: RecipeConfig, out: str | Path, *, progress: bool = True) -> Repo
             raise UnavailableError(
                 f"out is {str(out)!r}, where {free / 1e9:.1f} GB are free; the steps need {needed / 1e9:.1f} GB"
             )
-        store = Kept(folder, [about, digest_of(language_model.model)], device=language_model.model.device)
-        narrowing = _Narrowing(config, language_model, texts, shares, store, progress)
+        model = [about["texts"], digest_of(language_model.model)]
+        stores = {
+            step: Kept(
+                cache_folder() / "narrow" if step in _SHARED else folder,
+                [config.deciding(step), *model],
+                device=language_model.model.device,
+            )
+            for step in (*_SHARED, "")
+        }
+        narrowing = _Narrowing(config, language_model, texts, shares, stores, progress)
         del language_model  # every step loads the model that it works on
         report = narrowing.write(out, about)
         shutil.rmtree(folder, ignore_errors=True)
@@ -125,10 +137,11 @@ class _Narrowing:
         language_model: LanguageModel,
         texts: dict[str, Texts | Mixture],
         shares: dict[str, float],
-        store: Kept,
+        stores: dict[str, Kept],
         progress: bool,
     ) -> None:
-        self.config, self.texts, self.shares, self.store, self.progress = config, texts, shares, store, progress
+        self.config, self.texts, self.shares, self.progress = config, texts, shares, progress
+        self.stores, self.store = stores, stores[""]  # by step, where it is not that of all others
         self.tokenizer = language_model.tokenizer
         stored = language_model.stored or torch.float32
         self.dtypes = {"before": stored, "after": stored if config.dtype == "auto" else getattr(torch, config.dtype)}
@@ -138,6 +151,7 @@ class _Narrowing:
         self.curves: list[dict[str, Any]] = []
         self.rounds: list[dict[str, Any]] = []
         self.seconds: dict[str, float] = {}
+        self.reused: list[str] = []  # steps that an earlier run has taken
         self.about: dict[str, Any] = {}  # of the last change
         self.n_seen = 0  # tokens of training so far
         n_steps = 2 + (config.finetune_tokens > 0) + (config.lasso_tokens > 0) + 2 * config.rounds
@@ -145,12 +159,12 @@ class _Narrowing:
 
     def write(self, out: Path, about: dict[str, Any]) -> Report:
         """Take all steps and leave the result in its folder, with what it was made from."""
-        before = self._step("before", self._losses)
+        before = self._step("before", self._losses_before)
         self._train_whole()
         self._cut_and_recover()
         load = self.load
         self.load = lambda: _rounded(load(), self.dtypes["after"], torch.float32)
-        after = self._step("after", self._losses)
+        after = self._step(f"after in {self.config.dtype}", self._losses)
         self.bar.close()
         model = self.load()
         numbers = {
@@ -160,7 +174,10 @@ class _Narrowing:
                 name: {"source": text.source, "documents": text.n_documents, "left out": text.left_out}
                 for name, text in self.texts.items()
             },
-            "losses": [{**row, "when": when} for when, rows in (("before", before), ("after", after)) for row in rows],
+            "losses": [
+                {**row, "when": when} for when, rows in (("before", before["losses"]), ("after", after)) for row in rows
+            ],
+            "select before": before["select"],
             "shape": {
                 "before": shape_of(self.whole, self.dtypes["before"]),
                 "after": shape_of(model.model, self.dtypes["after"]),
@@ -170,12 +187,20 @@ class _Narrowing:
             "target met": any(each["kept"] for each in self.rounds),
             "curves": self.curves,
             "seconds": self.seconds,
+            "reused": self.reused,
             "provenance": provenance(model.model.device),
         }
         result = self.store.folder / "result"
         with replacing(result) as temporary:
-            export_vanilla(replace(_rounded(model, self.dtypes["after"]), name=self.config.model), {}, temporary)
-            del model
+            result_model = replace(_rounded(model, self.dtypes["after"]), name=self.config.model)
+            export_vanilla(result_model, {}, temporary)
+            if self.config.gguf:
+                file = f"model-{self.config.gguf}.gguf"
+                numbers["gguf"] = {
+                    "file": file,
+                    **write_gguf(replace(result_model, name=str(out)), temporary / file, weights=self.config.gguf),
+                }
+            del model, result_model
             write_report(numbers, temporary)
         result.replace(out)
         return Report(out, numbers)
@@ -207,6 +232,12 @@ class _Narrowing:
             for old in self.store.folder.glob(f"*/recovery-{number - 1}-model"):  # no later step needs it
                 shutil.rmtree(old, ignore_errors=True)
 
+    def _losses_before(self) -> dict[str, Any]:
+        """Those of the report, and of what is kept on the documents that choices are made on."""
+        model = self.load().model
+        select = block_losses(model, self._select, batch_size=4, progress=self.progress).mean().item()
+        return {"losses": losses_of(model, self._held_out, progress=self.progress), "select": select}
+
     def _losses(self) -> list[dict[str, Any]]:
         return losses_of(self.load().model, self._held_out, progress=self.progress)
 
@@ -218,20 +249,14 @@ class _Narrowing:
     def _refitted(self, whole: PreTrainedModel, masks: cut.Masks) -> tuple[PreTrainedModel, dict[str, Any]]:
         """The model without what the masks remove, refitted where that is asked for or lowers the loss, and the losses.
 
-        The losses are read on blocks that neither scores nor the refit have seen; a text of one block has none.
+        The losses are read on documents that neither scores nor the refit have seen.
         """
         plain = sliced(whole, masks)
         if self.config.refit == "off" or not masks:
             return plain, {}
-        blocks = self._blocks("keep", "train", self.config.score_tokens + SELECT_TOKENS)
-        n_blocks = len(blocks)
-        n_fit = min(-(-self.config.score_tokens // self.config.block_length), -(-3 * n_blocks // 4))
         model = sliced(whole, masks)
-        refit(model, whole, masks, blocks.select(range(n_fit)), progress=self.progress)
-        if n_fit == n_blocks:
-            return (model, {}) if self.config.refit == "on" else (plain, {})
-        unseen = blocks.select(range(n_fit, n_blocks))
-        losses = {name: block_losses(each, unseen, batch_size=4, progress=self.progress).mean().item()
+        refit(model, whole, masks, self._blocks("keep", "train", self.config.score_tokens), progress=self.progress)
+        losses = {name: block_losses(each, self._select, batch_size=4, progress=self.progress).mean().item()
                   for name, each in (("plain", plain), ("refit", model))}  # fmt: skip
         takes = self.config.refit == "on" or losses["refit"] < losses["plain"]
         return (model if takes else plain), {**losses, "taken": "refit" if takes else "plain"}
@@ -251,7 +276,7 @@ class _Narrowing:
         config = self.config
         model, about = self._refitted(load().model, masks)
         if not config.recovery_tokens:
-            loss = block_losses(model, self._held_out["keep"], progress=self.progress).mean().item()
+            loss = block_losses(model, self._select, progress=self.progress).mean().item()
             row = {"step": [0], "tokens": [0], "split": ["held out"], "loss": [loss]}
             return model, pd.DataFrame(row), about
         if config.distillation:
@@ -270,7 +295,7 @@ class _Narrowing:
 
         def work(folder: Path) -> dict[str, Any]:
             checkpoint = self.store.checkpoint("training").path.parent
-            options = {"held_out": self._held_out["keep"], "checkpoint": checkpoint, "progress": self.progress}
+            options = {"held_out": self._select, "checkpoint": checkpoint, "progress": self.progress}
             model, curve, about = train(load, **options)
             export_vanilla(LanguageModel(model, self.tokenizer, self.config.model), {}, folder / _MODEL)
             return {"curve": curve.to_dict("records"), "about": about}
@@ -287,9 +312,16 @@ class _Narrowing:
 
     def _step(self, name: str, compute: Callable[[], T]) -> T:
         self.bar.set_description(name)
-        earlier = self.store.seconds
-        found = self.store.keep(name, compute)
-        self.seconds[name] = self.store.seconds - earlier
+        store, is_new = self.stores.get(name, self.store), []
+
+        def computed() -> T:
+            is_new.append(True)
+            return compute()
+
+        earlier = store.seconds
+        found = store.keep(name, computed)
+        self.seconds[name] = store.seconds - earlier
+        self.reused += [] if is_new else [name]
         self.bar.update()
         return found
 
@@ -299,8 +331,12 @@ class _Narrowing:
 
     @cached_property
     def _train(self) -> Dataset:
-        config = self.config
-        return self._blocks("keep", "train", config.finetune_tokens + config.lasso_tokens + config.recovery_tokens)
+        return self._blocks("keep", "train", self.config.n_trained)
+
+    @cached_property
+    def _select(self) -> Dataset:
+        """What choices are made on."""
+        return self._blocks("keep", "select", self.config.held_out_tokens)
 
     @cached_property
     def _held_out(self) -> dict[str, Dataset]:
@@ -311,7 +347,7 @@ class _Narrowing:
 def _workplace(out: Path) -> Iterator[Path]:
     """The hidden folder beside ``out`` in which steps are kept, for one process at a time.
 
-    It is removed when nothing was finished in it.
+    It is removed when nothing was finished in it, and no training left off.
 
     Raises
     ------
@@ -336,7 +372,7 @@ def _workplace(out: Path) -> Iterator[Path]:
             f"command continues from where this one stopped"
         ) from error
     finally:
-        if next(folder.rglob("kept.json"), None) is None:
+        if not any(path.name == "kept.json" or path.suffix == ".safetensors" for path in folder.rglob("*")):
             shutil.rmtree(folder, ignore_errors=True)
         Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()

@@ -141,7 +141,8 @@ def _curves(report: Report) -> str:
         for number, (_, stage) in enumerate(rows.groupby("stage", sort=False)):
             look = {"color": colour, "marker": marker, "markersize": 4}
             ax.plot(stage["tokens"], stage["loss"], label=split if not number else None, **look)
-    ax.axhline(report.losses.loc["keep", "before"], color="#6b6b6b", linestyle="--", label="held out, before")
+    start = report.numbers.get("select before", report.losses.loc["keep", "before"])  # not in older reports
+    ax.axhline(start, color="#6b6b6b", linestyle="--", label="held out, before")
     ax.set(xlabel="training tokens", ylabel="loss on what is kept (nats per token)")
     ax.legend(frameon=False)
     ax.grid(alpha=0.4)

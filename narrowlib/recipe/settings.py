@@ -37,6 +37,11 @@ GROUPS = {  # of the flags, by the first of each
     "seed": "running",
 }
 _TEXTS = {"keep", "lose", "include", "exclude", "model", "column"}
+_OF_RESULT = {"dtype", "gguf"}
+_OF_CUT = {"units", "sparsity", "multiple_of", "target_parameters", "target_loss", "method", "lose_weight", "rounds"}
+_OF_CUT |= {"score_tokens"}
+_OF_TRAINING = {"finetune_tokens", "lasso_tokens", "lasso_strength", "recovery_tokens", "distillation", "temperature"}
+_OF_TRAINING |= {"learning_rate", "warmup_share", "batch_size", "precision", "refit"}
 _SUFFIXES = {"k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9, "%": 0.01}
 _SUFFIXED = re.compile(r"(?<![\w.])(\d+\.?\d*|\.\d+)([kmgb%])(?!\w)", re.I)
 AtLeastTwo = Annotated[int, Field(ge=2)]
@@ -60,7 +65,7 @@ class RecipeConfig(Settings):
     multiple_of: Count | None = Field(
         None,
         description="widths that are cut (neurons, residual dimensions) are multiples of it, and of what heads demand; "
-        "empty for 64, or less in a small model; Q8_0 wants 32",
+        "empty for 64, or less in a small model",
     )
     target_parameters: Count | None = Field(
         None, description="cut equal shares until at most so many parameters are left; not with sparsity"
@@ -90,7 +95,13 @@ class RecipeConfig(Settings):
         "auto",
         description="of the weights that are written; losses are those of weights rounded so; auto: the input's",
     )
-    held_out_share: Part = Field(0.1, description="share of the documents that only losses are measured on")
+    gguf: Literal["", "f32", "f16", "bf16", "q8_0"] = Field(
+        "", description="write the result as a GGUF file for llama.cpp too, with matrices of this type; empty for none"
+    )
+    held_out_share: Part = Field(
+        0.1,
+        description="share of the documents that only the losses of the report are read on; as many are for choices",
+    )
     held_out_tokens: AtLeastTwo = Field(8_192, description="at most so many of their tokens are read at a time")
     seed: Seed = Field(0, description="of the split, the order of blocks and random scores")
     device: Device = Field("auto", description="where it runs")
@@ -154,6 +165,29 @@ class RecipeConfig(Settings):
     def lasting(self) -> dict[str, Any]:
         """Settings that decide the result, as json holds them; the device does not."""
         return self.model_dump(mode="json", exclude={"device"})
+
+    @property
+    def n_trained(self) -> int:
+        """Tokens of all trainings."""
+        return self.finetune_tokens + self.lasso_tokens + self.recovery_tokens
+
+    def needs(self, name: Literal["keep", "lose"]) -> dict[str, int]:
+        """Tokens of each split that a narrowing asks for at most, of what is kept or of what may be lost."""
+        n_read = {"select": self.held_out_tokens, "held-out": self.held_out_tokens}
+        return {"train": self.score_tokens if name == "lose" else max(self.score_tokens, self.n_trained), **n_read}
+
+    def deciding(self, step: str) -> dict[str, Any]:
+        """Settings that a step before the result depends on, as json holds them.
+
+        Losses before do not depend on what is cut and trained, nor does a first cut on training, where nothing was
+        trained before it.
+        """
+        without = set(_OF_RESULT)
+        if step == "before":
+            without |= {*_OF_CUT, *_OF_TRAINING}
+        elif step == "cut-1" and not (self.finetune_tokens or self.lasso_tokens):
+            without |= _OF_TRAINING
+        return {name: value for name, value in self.lasting.items() if name not in without}
 
     def training(self, n_tokens: int, seed: int = 0) -> LLMTrainingConfig:
         """A training over so many tokens, in whole steps."""

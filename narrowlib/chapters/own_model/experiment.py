@@ -92,7 +92,7 @@ def budget_curves(report: Report, *, device: str = "auto", progress: bool = True
     language_model = load_causal_lm(config.model, device=device)
     keep, length = texts_of(config)["keep"], {"block_length": config.block_length, "progress": progress}
     train = keep.blocks(language_model.tokenizer, "train", at_most=config.recovery_tokens, **length)
-    held_out = keep.blocks(language_model.tokenizer, "held-out", at_most=config.held_out_tokens, **length)
+    held_out = keep.blocks(language_model.tokenizer, "select", at_most=config.held_out_tokens, **length)
     curve = report.curves
     frames = [curve[curve["split"] == "held out"].assign(start=NARROWED)]
     counts = report.numbers["rounds"][0]["counts"]

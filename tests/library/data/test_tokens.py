@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+import random
 import re
 import zipfile
 
 import pytest
+from tiny_llamas import Counting
 
 from narrowlib.data import documents, tokens
 from narrowlib.data.documents import SKILLS, SPLITS, Document, package_documents, pinned_sources, sources
@@ -347,3 +349,41 @@ def test_named_folders_decide_alone_what_is_vendored():
     assert not documents._is_wanted("package/src/addon.cc", "c", folders)
     assert not documents._is_wanted("package/vendor/re2/tests/re2.cc", "c", folders)
     assert not documents._is_wanted("package/vendor/re2/re2.cc", "c", ())
+
+
+@pytest.mark.parametrize("splits", ["bytes", "words"])
+def test_little_more_is_tokenised_than_is_needed_and_cuts_change_nothing(tokenizer, fetched, splits):
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    draw = random.Random(0)
+    pieces = ["def", " ", "  ", "\n", "\n    ", ";", "= ", "12", "é", "e\u0301", "\t", " x", "'s", "word", "(", ")\n\n"]
+    texts = ["".join(draw.choices(pieces, k=draw.randint(1, 9_000))) for _ in range(12)]
+    if splits == "words":
+        of_words = Tokenizer(models.BPE())
+        of_words.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        )
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        trainer = trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet, special_tokens=["<|endoftext|>"])
+        of_words.train_from_iterator(texts, trainer)
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=of_words, eos_token="<|endoftext|>")
+    end = end_of_text(tokenizer)
+    expected = [token for text in texts for token in [*tokenizer(text)["input_ids"], end]]
+    read = [Document("p", f"{n}.py", text) for n, text in enumerate(texts)]
+    for n_tokens in (3_000, 20_000):
+        counting = Counting(tokenizer, counted := [])
+        options = {"name": splits, "key": splits, "n_tokens": n_tokens, "block_length": 100, "progress": False}
+        assert ids_of(token_blocks(counting, lambda: read, **options)) == expected[:n_tokens]
+        assert n_tokens <= sum(counted) <= 1.2 * n_tokens
+
+
+def test_as_many_blocks_as_there_are(tokenizer, fetched, tmp_path):
+    options = {"name": "few", "key": "few", "n_tokens": 500, "block_length": 100, "or_fewer": True, "progress": False}
+    blocks = token_blocks(tokenizer, lambda: [Document("p", "a.py", "x" * 250)], **options)
+    assert len(blocks) == 2
+    (file,) = tmp_path.rglob("few*.arrow")
+    file.write_bytes(file.read_bytes()[:-200])  # the disk lost a part
+    assert len(token_blocks(tokenizer, lambda: [Document("p", "a.py", "x" * 250)], **options)) == 2
+    with pytest.raises(tokens.TooFewTokensError, match="holds 51 tokens"):
+        token_blocks(tokenizer, lambda: [Document("p", "a.py", "x" * 50)], **{**options, "key": "none"})

@@ -14,7 +14,7 @@ from tiny_llamas import tiny_tokenizer
 
 from narrowlib.data import documents
 from narrowlib.recipe import reading
-from narrowlib.recipe.intake import open_texts, texts_of, weighted
+from narrowlib.recipe.intake import SPLITS, open_texts, texts_of, weighted
 from narrowlib.recipe.reading import TXT_CHARACTERS
 from narrowlib.recipe.settings import RecipeConfig
 
@@ -23,7 +23,7 @@ DOCUMENTS = [f"document w{number} " * 3 for number in range(20)]
 
 def split(source, **options):
     texts = open_texts("keep", str(source), **options)
-    return {name: {document.text for document in texts.documents(name)} for name in ("train", "held-out")}
+    return {name: {document.text for document in texts.documents(name)} for name in SPLITS}
 
 
 @pytest.fixture
@@ -35,8 +35,8 @@ def rows(tmp_path):
 
 def test_every_document_is_on_one_side_whatever_the_order_and_the_form(rows, tmp_path):
     found = split(rows)
-    assert found["train"] | found["held-out"] == set(DOCUMENTS) and not found["train"] & found["held-out"]
-    assert len(found["held-out"]) == 2
+    assert set.union(*found.values()) == set(DOCUMENTS)
+    assert {name: len(each) for name, each in found.items()} == {"train": 16, "select": 2, "held-out": 2}
     pd.DataFrame({"content": DOCUMENTS[::-1]}).to_parquet(tmp_path / "rows.parquet")
     folder = tmp_path / "sources"
     (folder / "below" / ".hidden").mkdir(parents=True)
@@ -53,7 +53,7 @@ def test_equal_documents_count_once_and_cannot_be_on_both_sides(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join(json.dumps(text) for text in [*DOCUMENTS[:3], *DOCUMENTS[:3]]))
     found = split(path, held_out_share=0.5)
-    assert len(found["train"]) + len(found["held-out"]) == 3 and not found["train"] & found["held-out"]
+    assert sorted(text for each in found.values() for text in each) == sorted(DOCUMENTS[:3])
 
 
 def test_a_text_is_cut_at_blank_lines(tmp_path):
@@ -81,7 +81,7 @@ def test_blocks_are_of_the_split_and_no_more_than_asked_for(tmp_path, monkeypatc
     tokenizer, options = tiny_tokenizer(), {"block_length": 16, "progress": False}
     blocks = {name: texts.blocks(tokenizer, name, at_most=10_000, **options) for name in ("train", "held-out")}
     seen = {name: {token for block in each["input_ids"] for token in block} - {1} for name, each in blocks.items()}
-    assert not seen["train"] & seen["held-out"] and len(blocks["train"]) == 18 * 31 // 16
+    assert not seen["train"] & seen["held-out"] and len(blocks["train"]) == 16 * 31 // 16
     assert len(texts.blocks(tokenizer, "train", at_most=40, **options)) == 2
 
 
@@ -90,15 +90,21 @@ def test_data_set_of_the_hub_is_split_by_repository(monkeypatch):
     asked = []
     monkeypatch.setattr(documents, "_hub_rows", lambda name: asked.append(name) or iter(rows))
     found = split("owner/name")
-    assert asked == ["owner/name"] * 2 and len(found["train"]) + len(found["held-out"]) == 800
+    assert asked == ["owner/name"] * 3 and sum(map(len, found.values())) == 800
     assert 0 < len(found["held-out"]) < 80 and len(found["held-out"]) % 4 == 0
 
 
 def test_a_built_in_skill_has_splits_of_its_own(monkeypatch):
     from narrowlib.recipe import intake as inputs
 
-    monkeypatch.setattr(inputs, "package_documents", lambda skill, split, seed: [documents.Document(skill, "", split)])
-    assert split("english") == {"train": {"train"}, "held-out": {"held-out"}}
+    def documents_of(skill, split, seed):
+        return [documents.Document(skill, "", f"{split} {number}") for number in range(200)]
+
+    monkeypatch.setattr(inputs, "package_documents", documents_of)
+    found = split("english")
+    assert found["held-out"] == {f"held-out {number}" for number in range(200)}
+    assert 10 < len(found["select"]) < 30 and not found["select"] & found["train"]
+    assert found["select"] | found["train"] == {f"train {number}" for number in range(200)}
 
 
 CELLS = pa.StringArray.from_buffers(2, pa.array([0, 1, 3], pa.int32()).buffers()[1], pa.py_buffer(b"a\xff\xfe"))
@@ -123,8 +129,8 @@ def test_text_that_cannot_be_read_is_named_by_file_and_line(tmp_path, name, cont
         path.write_bytes(content)
     with pytest.raises(ValueError, match=f"keep is .*: {re.escape(says)}"):
         open_texts("keep", str(path))
-    (tmp_path / "a.txt").write_text("one")
-    (tmp_path / "b.txt").write_text("two")
+    for word in ("one", "two", "three"):
+        (tmp_path / f"{word}.txt").write_text(word)
     (left,) = open_texts("keep", str(tmp_path)).left_out
     assert left.startswith("cannot be read")
 
@@ -178,9 +184,9 @@ def nasty(tmp_path):
 
 def test_a_nasty_folder_is_taken_apart(nasty):
     texts = open_texts("keep", str(nasty), exclude=["tests/*", "!tests/keep.py"])
-    taken = {document.name.split(":")[0] for split in ("train", "held-out") for document in texts.documents(split)}
+    taken = {document.name.split(":")[0] for split in SPLITS for document in texts.documents(split)}
     assert taken == {name for name, (_, reason) in NASTY.items() if not reason}
-    words = {document.name: document.text for split in ("train", "held-out") for document in texts.documents(split)}
+    words = {document.name: document.text for split in SPLITS for document in texts.documents(split)}
     assert words["src/latin.txt"].startswith("Gr\u00fc\u00dfe") and words["src/wide.txt"] == "wide text"
     assert words["packed.py.gz"] == CODE.format("gz") and words["notes.ipynb"] == "x = 1"
     reasons = {name: reason for reason, names in texts.left_out.items() for name in names}
@@ -209,7 +215,7 @@ def test_chats_go_through_the_template(tmp_path, monkeypatch, template):
     texts = open_texts("keep", str(path))
     found = [
         token
-        for split in ("train", "held-out")
+        for split in SPLITS
         for block in texts.blocks(tokenizer, split, at_most=100, block_length=2, progress=False)["input_ids"]
         for token in block
     ]
@@ -225,7 +231,7 @@ def test_several_sources_are_mixed_by_weight(tmp_path, monkeypatch):
     blocks = texts.blocks(tiny_tokenizer(), "train", at_most=320, block_length=8, progress=False)["input_ids"]
     from_two = [max(block) >= 30 for block in blocks]
     assert sum(from_two) == 30 and len(blocks) == 40 and sum(from_two[:8]) == 6
-    assert texts.n_documents == {"train": 36, "held-out": 4}
+    assert texts.n_documents == {"train": 32, "select": 4, "held-out": 4}
     (tmp_path / "two.txt=3").write_text("w5 w6\nw7 w8\n")  # a file of that name is itself
     assert weighted(f"{tmp_path / 'two.txt'}=3")[1] == 1
 

@@ -12,11 +12,14 @@ import pytest
 import torch
 from bs4 import BeautifulSoup
 from datasets import Dataset
-from tiny_llamas import tiny_llama, tiny_tokenizer
+from tiny_llamas import Counting, tiny_llama, tiny_tokenizer, word_pieces
 from train_tiny_llm import Killed, killed_after
 
+from narrowlib.data import tokens
+from narrowlib.llm.losses import block_losses
 from narrowlib.recipe import cut, narrowing
 from narrowlib.recipe.cli import main
+from narrowlib.recipe.intake import texts_of
 from narrowlib.recipe.narrowing import narrow
 from narrowlib.recipe.report import Report, loss_table
 from narrowlib.recipe.settings import RecipeConfig
@@ -85,9 +88,15 @@ def test_the_checkpoint_is_plain_and_as_good_as_the_report_says(work, done):
     assert model.num_parameters() == done.numbers["shape"]["after"]["parameters"]
     written = model.generate(**tokenizer("w3 w4", return_tensors="pt", return_token_type_ids=False), max_new_tokens=3)
     assert written.shape[1] > 2
+    config = RecipeConfig(**done.numbers["made from"]["settings"])
+    found = {}
+    for split in ("select", "held-out"):
+        blocks = texts_of(config)["keep"].blocks(tokenizer, split, at_most=64, block_length=16, progress=False)
+        found[split] = block_losses(model, blocks, progress=False).mean().item()
     curves = done.curves
     lowest = curves[curves["split"] == "held out"]["loss"].min()
-    assert done.losses.loc["keep", "after"] == pytest.approx(lowest, abs=1e-5)
+    assert found["select"] == pytest.approx(lowest, abs=1e-5)  # chosen by
+    assert found["held-out"] == pytest.approx(done.losses.loc["keep", "after"], abs=1e-5)  # and by nothing
     assert list(work.glob(".done*")) == []  # nothing is left beside it
 
 
@@ -118,7 +127,7 @@ def test_killed_in_training_and_run_again_it_ends_at_the_same_bits(work, done, t
     with pytest.raises(Killed), killed_after(3):
         narrow(**options)
     assert not out.exists()  # nothing half-written
-    assert kept(tmp_path) == ["before", "cut-1"]
+    assert kept(tmp_path) == []  # the steps before it are in the cache
     assert any(file.suffix == ".safetensors" for file in tmp_path.glob("**/*.unfinished/**/*"))  # of the training
     with killed_after(inf) as steps:
         report = narrow(**options)
@@ -267,6 +276,51 @@ def test_widths_are_multiples(shares, multiple_of, neurons, residual):
     sizes = {"hidden_size": 576, "num_attention_heads": 9, "num_key_value_heads": 3, "intermediate_size": 1024}
     found = cut.counts_at(tiny_llama(**sizes), shares, multiple_of)
     assert (found["neurons"], found["residual"]) == (neurons, residual)
+    if multiple_of is None and "residual" in shares:  # Llama alone must have a multiple of its heads
+        assert cut.counts_at(tiny_llama("mistral", **sizes), shares)["residual"] == 448
+
+
+def test_a_changed_learning_rate_repeats_only_recovery(work, tmp_path, monkeypatch, capsys):
+    for number, (rate, reused) in enumerate([("0.01", ""), ("0.02", "before, cut-1"), ("0.02", "before, cut-1")]):
+        if number == 1:
+            monkeypatch.setattr(cut, "masks_for", None)
+        more = ["--sparsity", "0.4", "--dtype", "bfloat16"] if number == 2 else ["--sparsity", "0.4"]
+        assert main(flags(work, *more, "--learning-rate", rate, "--out", str(tmp_path / str(number)))) == 0
+        lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("taken from")]
+        assert number == 0 or lines == [f"taken from an earlier run: {reused}"]
+    assert weights(tmp_path / "0") != weights(tmp_path / "1")
+
+
+def test_no_more_is_tokenised_than_is_needed(tmp_path, monkeypatch):
+    counted, ids = [], tokens._ids
+    monkeypatch.setattr(tokens, "_ids", lambda tokenizer, *rest: ids(Counting(tokenizer, counted), *rest))
+    (tmp_path / "in").mkdir()
+    for number, text in enumerate(texts(3, 30, 12, 20_000)):
+        (tmp_path / "in" / f"{number}.txt").write_text(text)
+    options = {**SMALL, "model": "tiny", "keep": str(tmp_path / "in"), "recovery_tokens": 8_192, "sparsity": 0.5}
+    narrow(**options, out=tmp_path / "out", progress=False)
+    needed = sum(RecipeConfig(**options).needs("keep").values())
+    assert needed <= sum(counted) <= 1.2 * needed
+
+
+def test_gguf_is_written_beside_the_checkpoint_or_refused_before_any_work(work, tmp_path, capsys):
+    folder = tmp_path / "model"
+    tiny_llama(vocab_size=80, max_position_embeddings=128).save_pretrained(folder)
+    word_pieces(80).save_pretrained(folder)
+    (tmp_path / "in").mkdir()
+    for number in range(12):
+        (tmp_path / "in" / f"{number}.txt").write_text(f"def f(x):\n    return x + {number}\n" * 20)
+    options = ["--model", str(folder), "--keep", str(tmp_path / "in"), *FLAGS, "--sparsity", "0.5", "--gguf", "q8_0"]
+    assert main(["run", *options, "--dry-run"]) == 0
+    assert "q8_0, filled with zeros: 12 neurons as 32" in capsys.readouterr().out
+    assert main(["run", "--quiet", *options, "--out", str(tmp_path / "out")]) == 0
+    about, file = Report.read(tmp_path / "out").numbers["gguf"], tmp_path / "out" / "model-q8_0.gguf"
+    assert about["bytes"] == file.stat().st_size and about["filled"] == {"neurons": [12, 32]}
+    assert "in place of 12 neurons" in (tmp_path / "out" / "report.html").read_text()
+    capsys.readouterr()
+    assert main(flags(work, "--sparsity", "0.5", "--gguf", "f16", "--out", str(tmp_path / "no"))) == 2
+    assert "gguf is written with byte-level BPE tokenizers" in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()
 
 
 BAD = {
@@ -277,8 +331,8 @@ BAD = {
     "wrong column": ("rows.jsonl", b'{"text": "w3"}\n', ["--column", "body"], "has not 'body', but text"),
     "no json": ("rows.jsonl", b'{"text": "w3"}\n{"te', [], "line 2 of rows.jsonl is no JSON"),
     "no parquet": ("rows.parquet", b"no", [], "rows.parquet is no parquet file"),
-    "one document": ("rows.jsonl", b'{"text": "w3"}\n', [], "holds 1 documents that differ; it must hold at least 2"),
-    "too short": ("rows.jsonl", b'{"text": "w3"}\n{"text": "w4"}\n', [], "they must fill a block of 16"),
+    "one document": ("rows.jsonl", b'{"text": "w3"}\n', [], "holds 1 documents that differ; it must hold at least 3"),
+    "too short": ("rows.jsonl", b'"w3"\n"w4"\n"w5"\n', [], "they must fill a block of 16"),
     "sparsity": (None, None, ["--sparsity", "1.5"], "sparsity holds 1.5; it must hold numbers above 0 and below 1"),
     "no number": (None, None, ["--sparsity", "half"], "sparsity holds 'half'; it must hold numbers"),
     "two targets": (None, None, ["--target-parameters", "9"], "sparsity and target_parameters are both given"),
