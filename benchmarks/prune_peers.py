@@ -5,8 +5,8 @@ column W_u over calibration tokens, and g gradients of the summed loss:
 
 - *wanda-sp* (An et al., 2024, after Sun et al., 2024): column norm times the norm of its input.
 - *minitron* (Muralidharan et al., 2024): the norm of the unit's activation.
-- *flap* (An et al., 2024): variance of the input times the squared norm of the column; the mean of what went is added as
-  a bias.  It is defined for neurons, not for residual dimensions.
+- *flap* (An et al., 2024): variance of the input times the squared norm of the column; the mean of what went is added
+  as a bias.  It is defined for neurons, not for residual dimensions.
 - *taylor* (Molchanov et al., 2019, as in Torch-Pruning's group importance): sum of absolute weight times gradient over
   all that belongs to the unit, with gradients summed over all tokens.  Torch-Pruning itself is not run.
 """

@@ -292,6 +292,7 @@ def fold_means(state: dict[str, Tensor], model: PreTrainedModel, share: float, s
 
 
 def padded(tensor: Tensor, axis: int, n_zeros: int) -> Tensor:
+    """A tensor with so many zeros more at the end of an axis."""
     return tensor if not n_zeros else F.pad(tensor, [0, 0] * (tensor.ndim - 1 - axis) + [0, n_zeros])
 
 

@@ -9,7 +9,6 @@ from pydantic import Field
 
 from narrowlib.chapters.folders import Folder
 from narrowlib.chapters.language.config import WHERE, TextConfig
-from narrowlib.chapters.language.names import ModelName
 from narrowlib.llm.distillation import Distillation
 from narrowlib.llm.settings import LLMTrainingConfig
 from narrowlib.settings import (
