@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from narrowlib.devices import is_bfloat16
-from narrowlib.llm.export import sliced
+from narrowlib.llm.export import sliced, width_divisor
 from narrowlib.llm.gguf_files import BLOCK, check_gguf, filled_widths
 from narrowlib.llm.losses import next_token_loss
 from narrowlib.llm.models import load_causal_lm
@@ -103,9 +103,13 @@ def _widths(whole: PreTrainedModel, counts: Mapping[str, int], shares: Mapping[s
     """What is kept of every kind that is cut, and the sparsity that it is, beside what was asked for."""
     config = whole.config
     sizes = {"neurons": config.intermediate_size, "heads": config.num_key_value_heads, "residual": config.hidden_size}
+    n_heads = counts["heads"] * (config.num_attention_heads // config.num_key_value_heads)
+    demanded = f"; a multiple of {n_heads} heads, as transformers demands"
+    why = {"residual": demanded} if width_divisor(whole, n_heads) > 1 else {}
     named = {"neurons": "neurons per layer", "heads": "key-value heads per layer", "residual": "residual dimensions"}
     return {
         named[kind]: f"{counts[kind]} of {size}, {1 - counts[kind] / size:.1%} cut of {shares.get(kind, 0):.1%} asked"
+        + why.get(kind, "")
         for kind, size in sizes.items()
         if counts[kind] < size or shares.get(kind)
     }
