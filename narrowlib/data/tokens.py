@@ -196,6 +196,11 @@ def end_of_text(tokenizer: PreTrainedTokenizerBase) -> int:
     return found
 
 
+def count_tokens(tokenizer: PreTrainedTokenizerBase, documents: Iterable[Document], *, at_most: int) -> int:
+    """Tokens of documents, their ends included, up to ``at_most``."""
+    return min(at_most, sum(map(len, _ids(tokenizer, documents, end_of_text(tokenizer), at_most))))
+
+
 def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     """Sum over all that decides how a tokenizer splits text; its vocabulary only, where it is not a fast one."""
     if getattr(tokenizer, "backend_tokenizer", None) is None:

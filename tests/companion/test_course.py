@@ -180,6 +180,10 @@ FORMS = {  # by exercise, answers that are right and that are wrong; names of th
         ["float(bits_left)", "str(bits_left)", "f' {bits_left}.0'"],
         ["bits_left + 1", "3 * bits_left", "bits_left - 0.5"],
     ),
+    "ex-small-count": (
+        ["parameters", "str(parameters)", "f'{parameters:,}'"],
+        ["parameters + 1", "config.vocab_size", "0.99 * parameters"],
+    ),
     "ex-recipe-rounding": (
         ["float(dimensions_left)", "str(dimensions_left)", "f'{dimensions_left:,}'"],
         ["dimensions_left + 1", "dimensions_left + 0.4", "-dimensions_left"],

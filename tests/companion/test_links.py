@@ -63,8 +63,15 @@ def test_what_there_is_not_is_refused(monkeypatch, tmp_path):
     ],
 )
 def test_a_link_to_what_is_absent_becomes_text(text, told):
-    labels = {"fig-here", "eq-here", "claim-h1"}
-    assert links.whole(text, "book/intro", {"book/hierarchy", "book/intro"}, labels) == (text if told is None else told)
+    absent, gone = {"book/mnist"}, {"fig-gone", "claim-m1"}
+    assert links.whole(text, "book/intro", absent, gone) == (text if told is None else told)
+
+
+def test_what_is_left_out_is_known_and_what_never_was_is_not(left_out):
+    absent, gone = links.left_out()
+    assert {f"book/{name}" for name in LEFT_OUT} <= absent and "book/hierarchy" not in absent
+    assert {"fig-mnist-fronts", "claim-m1", "ex-mnist-bill"} <= gone
+    assert not {"fig-hierarchy-curves", "claim-h1", "nowhere"} & gone
 
 
 def test_a_figure_of_an_absent_chapter_goes_with_its_paragraph(left_out):

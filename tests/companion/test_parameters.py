@@ -75,7 +75,7 @@ WRONG += [
     for chapter in WITH_PARAMETERS
     for name, texts in NAMES.items()
     for text in texts
-    if name in parameters.quick(chapter) and chapter != "hierarchy"
+    if name in parameters.quick(chapter)
 ]
 
 

@@ -16,6 +16,7 @@ _LINK = re.compile(r"\[(?P<words>[^\]]*)\]\((?P<target>[^()\s#]+)\.(?:md|ipynb|h
 _LABELS = re.compile(
     r"^\s*\((?P<target>[\w:-]+)\)=|^\s*:(?:label|name): *(?P<option>\S+)|\$\$\s*\((?P<equation>[\w:-]+)\)", re.M
 )
+_FIGURE_NAME = re.compile(r"^\s+name: (\S+)$", re.M)
 _EMPTY = re.compile(r"^(:{3,})\{container\}[^\n]*\n\s*\1\n", re.M)
 _FIGURE = re.compile(r"^% here: figure (\S+)$")
 KINDS = {"numref": "a figure", "eq": "an equation", "ref": "a place"}
@@ -38,26 +39,50 @@ def without_absent_figures(text: str, made: Mapping[str, str]) -> str:
 
 
 def _is_of_absent_chapter(figure: str) -> bool:
-    """Whether a chapter that is there, and not in the book, has a figure of this name; or one that is gone had it."""
-    present = {chapters.source_path(name) for name in chapters.names()}
-    sources = [path for path in chapters.BOOK.rglob("*.md") if path not in present]
-    declared = re.compile(rf"^\s+name: {re.escape(figure)}$", re.M)
-    return any(declared.search(path.read_text(encoding="utf-8")) for path in sources)
+    """Whether a chapter that is there, and not in the book, has a figure of this name."""
+    return any(figure in _FIGURE_NAME.findall(text) for text in _absent().values())
+
+
+def _absent() -> dict[str, str]:
+    """Pages that are there and not in the book, ``book/mnist`` and so on, with their text."""
+    pages = set(chapters.pages())
+    paths = {path.relative_to(chapters.ROOT).with_suffix("").as_posix(): path for path in chapters.BOOK.rglob("*.md")}
+    return {page: path.read_text(encoding="utf-8") for page, path in paths.items() if page not in pages}
+
+
+def left_out() -> tuple[set[str], set[str]]:
+    """Pages that the book leaves out, those of claims whose chapter is gone too, and labels that stand on them."""
+    absent, present = _absent(), set(chapters.names())
+    gone = {name: claim["chapter"] for name, claim in chapters.claims().items() if claim["chapter"] not in present}
+    labels = {f"claim-{name.lower()}" for name in gone}
+    for text in absent.values():
+        labels |= {*_FIGURE_NAME.findall(text), *_labels(text)}
+    return {*absent, *(f"book/{chapter}" for chapter in gone.values())}, labels
+
+
+def _labels(text: str) -> set[str]:
+    return {next(filter(None, found.groups())) for found in _LABELS.finditer(text)}
 
 
 def make_whole(files: dict[Path, Any], figures: Iterable[str]) -> None:
-    """Rewrite the laid out pages so that no link leads to a page, figure or label that is not among them."""
+    """Rewrite the laid out pages so that no link leads to a page, figure or label that the book leaves out.
+
+    What leads to a page or label that never was stays as it is, for Sphinx to refuse.
+    """
+    absent, gone = left_out()
+    if not absent:
+        return
     pages = {
         path: json.loads(text) if path.suffix == ".ipynb" else text for path, text in files.items() if _is_page(path)
     }
     every = [text for page in pages.values() for text in _texts(page)]
-    labels = set(figures) | {next(filter(None, found.groups())) for text in every for found in _LABELS.finditer(text)}
+    gone -= set(figures).union(*map(_labels, every))
     has_glossary = any("{glossary}" in text for text in every)
     for path, page in pages.items():
         name = path.with_suffix("").relative_to(chapters.BUILD / "stage").as_posix()
 
         def mended(text: str, name: str = name) -> str:
-            return whole(text, name, set(chapters.pages()), labels, has_glossary)
+            return whole(text, name, absent, gone, has_glossary)
 
         if isinstance(page, str):
             files[path] = mended(page)
@@ -87,16 +112,16 @@ def _rewrite(page: dict[str, Any], mended: Callable[[str], str]) -> bool:
     return json.dumps(page) != before
 
 
-def whole(text: str, page: str, pages: set[str], labels: set[str], has_glossary: bool = True) -> str:
-    """A text in which only what is in the book is linked.
+def whole(text: str, page: str, absent: set[str], gone: set[str], has_glossary: bool = True) -> str:
+    """A text in which nothing that the book leaves out is linked.
 
     Parameters
     ----------
     text : str
     page : str
         Where it stands, such as ``book/hierarchy``; links are relative to it, or begin with a slash.
-    pages, labels : set of str
-        What is in the book.
+    absent, gone : set of str
+        Pages and labels that the book leaves out.
     has_glossary : bool
     """
 
@@ -110,17 +135,16 @@ def whole(text: str, page: str, pages: set[str], labels: set[str], has_glossary:
         named = re.match(r"^(.*?)\s*<([^<>]+)>$", content)
         words, target = (named[1], named[2]) if named else ("", content)
         if found["role"] == "doc":
-            is_there = place(target) in pages or place(target).startswith("book/appendix/api")
+            is_there = place(target) not in absent
             return found[0] if is_there else f"*{words or myst.title(place(target).removeprefix('book/'))}*"
         if found["role"] == "term":
             return found[0] if has_glossary else words or target
-        if target in labels:
+        if target not in gone:
             return found[0]
         return words if words and "%s" not in words and "{" not in words else f"{KINDS[found['role']]} {LEFT_OUT}"
 
     def link(found: re.Match[str]) -> str:
         target = found["target"]
-        is_ours = ":" not in target and (chapters.ROOT / f"{place(target)}.md").is_file()
-        return found["words"] if is_ours and place(target) not in pages else found[0]
+        return found["words"] if ":" not in target and place(target) in absent else found[0]
 
     return _LINK.sub(link, _ROLE.sub(reference, text))

@@ -8,6 +8,7 @@ from itertools import pairwise
 
 from pydantic import Field
 
+from narrowlib.chapters.folders import Folder
 from narrowlib.cmsp import CMSP, broad_tasks
 from narrowlib.settings import AutoPrecision, Device, Rate, Settings, part
 from narrowlib.stacks.training import TrainingConfig
@@ -77,7 +78,7 @@ class Config(HierarchyConfig):
     """Parameters of the page."""
 
     device: Device = Field("auto", description="where it runs")
-    checkpoints: str = Field("", description="folder to keep results in and resume from; empty for none")
+    checkpoints: Folder = Field("", description="folder to keep results in and resume from; empty for none")
 
     @part
     def experiment(self) -> HierarchyConfig:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from narrowlib.chapters.folders import Folder
 from narrowlib.llm.small_base import NAME, SmallBaseConfig, cached_folder
 from narrowlib.settings import Count, Device
 from narrowlib.store.digests import digest_of
@@ -16,7 +17,7 @@ class Config(SmallBaseConfig):
 
     n_held_out_blocks: Count = Field(128, description="blocks of every skill that losses are read on")
     device: Device = Field("auto", description="where it runs")
-    checkpoints: str = Field("", description="folder where progress is saved and resumed from; empty for the cache")
+    checkpoints: Folder = Field("", description="folder where progress is saved and resumed from; empty for the cache")
 
     @property
     def recipe(self) -> SmallBaseConfig:
