@@ -37,7 +37,7 @@ PAPER = {
     "header_template": "<span></span>",
     "footer_template": FOOTER,
     "outline": True,
-    "scale": 0.76,  # text of 7.7 points
+    "scale": 0.73,  # text of 7.4 points
     "tagged": True,
 }
 STYLE = """

@@ -64,9 +64,11 @@ def learning_curves(
     store = Kept(checkpoints, config, device=where)
     frames = []
     for setting in config.settings:
+        chunks = []
         for seeds in _chunks(setting, config, where):
             name = re.sub(r"\W+", "-", f"{setting.name}-{seeds[0]}-{seeds[-1]}")
-            frames.append(store.keep(name, partial(_train, setting, config, seeds, where, store, progress)))
+            chunks.append(store.keep(name, partial(_train, setting, config, seeds, where, store, progress)))
+        frames.append(pd.concat(chunks).sort_values(["step", "seed"], kind="stable"))  # however they were chunked
     return pd.concat(frames, ignore_index=True)
 
 

@@ -104,6 +104,7 @@ OUT_OF_MEMORY = """
 import resource, sys
 from companion import __main__ as companion, record
 from pathlib import Path
+record.recorded()  # what it imports is no part of what it needs
 held = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (held + 300_000_000,) * 2)
 settings = ["--set", "n_seeds=40 width=4096 batch_size=16"]
