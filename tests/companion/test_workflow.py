@@ -209,6 +209,24 @@ def test_builds_wait_for_each_other_and_for_what_a_killed_one_started(tree):
     assert "value 79" in page(tree, "third")
 
 
+def test_what_a_killed_build_had_begun_and_was_finished_without_it_is_not_executed_again(tree):
+    before = executed(tree)
+    edit(tree / "book" / "third.md", "print('value', n)", "import time; time.sleep(4); print('value', 80)")
+    first = started(tree, "book")
+    while "[third] cell 3" not in first.stderr.readline():
+        pass
+    (snakemake,) = (
+        child for child in psutil.Process(first.pid).children(recursive=True) if "snakemake" in child.cmdline()
+    )
+    for killed in (snakemake.pid, first.pid):  # so that nobody notes the end of the chapter
+        os.kill(killed, signal.SIGKILL)
+    while executed(tree) == before:
+        time.sleep(0.1)
+    second = make_book(tree)
+    assert second.returncode == 0 and "[third]" not in second.stderr
+    assert "value 80" in page(tree, "third")
+
+
 @pytest.mark.parametrize(
     ("own", "says"),
     [

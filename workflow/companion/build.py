@@ -40,7 +40,8 @@ def planned(profile: str) -> dict[str, Any]:
 def run_snakemake(profile: str, cores: str, memory: int) -> None:
     """Execute what is stale and make the site; locks of our own stand in for that of Snakemake.
 
-    Chapters run side by side as far as there are cores, and so many megabytes of memory.
+    Notebooks are put in place whole, so what a killed build left is never incomplete.  Chapters run side by side as
+    far as there are cores, and so many megabytes of memory.
 
     Raises
     ------
@@ -49,7 +50,7 @@ def run_snakemake(profile: str, cores: str, memory: int) -> None:
     """
     command = [sys.executable, "-m", "snakemake", "--cores", cores, "--nolock"]
     command += ["--resources", "gpu=1", f"memory={memory}"]
-    command += ["--rerun-triggers", "input", "--rerun-incomplete", "--logger", "companion"]
+    command += ["--rerun-triggers", "input", "--ignore-incomplete", "--logger", "companion"]
     if subprocess.run([*command, "--config", f"profile={profile}", f"memory={memory}"], cwd=chapters.ROOT).returncode:
         raise NotBuiltError("the book was not built; what went wrong stands above")
 
