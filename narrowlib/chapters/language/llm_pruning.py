@@ -10,6 +10,7 @@ from narrowlib.chapters.language.config import BEFORE, PAPERS_SCORE, RANKED_BY, 
 from narrowlib.chapters.language.config import LLMPruningPage as Config
 from narrowlib.chapters.language.figures.curves import plot_lasso_curves, plot_lasso_recovery, plot_recovery
 from narrowlib.chapters.language.lasso import (
+    FLAT,
     Trained,
     crossing_step,
     flat_sparsities,

@@ -17,7 +17,7 @@ from train_tiny_llm import Killed, killed_after
 
 from narrowlib.data import tokens
 from narrowlib.llm.losses import block_losses
-from narrowlib.recipe import cut, narrowing
+from narrowlib.recipe import cut, narrowing, steps
 from narrowlib.recipe.cli import main
 from narrowlib.recipe.intake import texts_of
 from narrowlib.recipe.narrowing import narrow
@@ -145,12 +145,12 @@ def test_finished_steps_are_not_repeated(work, done, tmp_path, monkeypatch, caps
 
     for name in ("recover", "write_report"):
         with monkeypatch.context() as patched:
-            patched.setattr(narrowing, name, interrupted)
+            patched.setattr(steps, name, interrupted)
             assert main(arguments) == 130
         assert capsys.readouterr().err == "interrupted; the same command continues from here\n"
         assert not (tmp_path / "out").exists()
         monkeypatch.setattr(cut, "masks_for", None)  # nothing is scored a second time
-    monkeypatch.setattr(narrowing, "recover", None)  # nor trained
+    monkeypatch.setattr(steps, "recover", None)  # nor trained
     assert main(arguments) == 0
     assert weights(tmp_path / "out") == weights(done.folder)
 
@@ -175,7 +175,7 @@ def test_rounds_stop_at_the_loss_and_keep_the_last_model_that_held(
     def lost(*_, **__):
         return pd.DataFrame({"step": [1], "tokens": [32], "split": ["held out"], "loss": [next(losses)]})
 
-    monkeypatch.setattr(narrowing, "recover", lost)
+    monkeypatch.setattr(steps, "recover", lost)
     options = {"units": ("neurons", "heads"), "rounds": 3, "sparsity": 0.9, "target_loss": target}
     report = narrow(**given(work, out=tmp_path / "out", **options))
     assert [each["counts"]["neurons"] for each in report.numbers["rounds"]] == [17, 10, 2][: n_kept + 1]
@@ -206,13 +206,13 @@ def test_weights_are_written_in_the_dtype_that_is_asked_for(work, tmp_path):
 
 
 def test_tuning_lasso_and_distillation_take_part(work, tmp_path, monkeypatch):
-    teachers, real = [], narrowing.recover
+    teachers, real = [], steps.recover
 
     def watched(*arguments, teacher=None, **options):
         teachers.append(teacher)
         return real(*arguments, teacher=teacher, **options)
 
-    monkeypatch.setattr(narrowing, "recover", watched)
+    monkeypatch.setattr(steps, "recover", watched)
     options = {"finetune_tokens": 64, "lasso_tokens": 64, "lasso_strength": 0.01, "distillation": 0.5}
     report = narrow(**given(work, out=tmp_path / "out", sparsity=0.5, **options))
     assert report.curves["stage"].unique().tolist() == ["fine-tuning", "group-lasso", "recovery-1"]

@@ -12,7 +12,6 @@ from matplotlib.axes import Axes
 from narrowlib.chapters.style import GREY, METHODS, current_axes, keep_data, label_ends, token_axis
 
 LOUD = {"absolute per token": 0, "signed": 1, "random": 3}  # scores that the question is about: places in the palette
-FLAT = 0.1  # nats that the loss may rise by where it counts as flat
 _HIGHEST = 1.0  # rise that is shown
 
 
@@ -116,7 +115,7 @@ def _plot_lines_with_errors(frame: pd.DataFrame, hue: str, y: str, ax: Axes) -> 
         ax.errorbar(rows["sparsity"], rows[y], yerr=rows["standard_error"].fillna(0), capsize=2, label=name, **look)
 
 
-def plot_lasso_curves(curves: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+def plot_lasso_curves(curves: pd.DataFrame, *, flat: float, ax: Axes | None = None) -> Axes:
     """Rise of a language model's loss against sparsity, a line per strength of the group lasso, up to 1 nat.
 
     The threshold below which a curve counts as flat is drawn, with a dot where each line leaves it.
@@ -126,6 +125,8 @@ def plot_lasso_curves(curves: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     curves : DataFrame
         ``strength`` (not a number for the model as it was, 0 for training without a penalty), ``sparsity``, ``loss``
         and ``standard_error`` (nats per token).
+    flat : float
+        Rise below which a curve counts as flat, nats per token.
     """
     ax = current_axes(ax)
     kept, ends = [], []
@@ -135,14 +136,14 @@ def plot_lasso_curves(curves: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         kept.append(rows)
         colour, dashes = _look(strength, curves)
         ax.plot(rows["sparsity"], rows["rise"], color=colour, linestyle=dashes, linewidth=2)
-        leaves = _crossing(rows, FLAT)
-        ax.plot([leaves], [FLAT], "o", color=colour, markersize=6, zorder=4)
+        leaves = _crossing(rows, flat)
+        ax.plot([leaves], [flat], "o", color=colour, markersize=6, zorder=4)
         out = _crossing(rows, _HIGHEST)
         ends.append((out if out == out else rows["sparsity"].iloc[-1], _HIGHEST, _label(strength), colour))
     keep_data(ax, pd.concat(kept)[["strength", "sparsity", "loss", "rise", "standard_error"]])
-    ax.axhline(FLAT, color=GREY, linewidth=1.0, linestyle=(0, (1, 1.5)))
+    ax.axhline(flat, color=GREY, linewidth=1.0, linestyle=(0, (1, 1.5)))
     place = {"xytext": (0, 3), "textcoords": "offset points", "ha": "right", "va": "bottom", "fontsize": 8}
-    ax.annotate(f"flat below {FLAT:g} nats", (0.995, FLAT), xycoords=("axes fraction", "data"), color=GREY, **place)
+    ax.annotate(f"flat below {flat:g} nats", (0.995, flat), xycoords=("axes fraction", "data"), color=GREY, **place)
     ax.set(
         ylim=(-0.08, _HIGHEST), xlabel="share of neurons removed", ylabel="rise of the held-out loss\n(nats per token)"
     )
