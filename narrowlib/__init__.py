@@ -15,7 +15,7 @@ A map of the house, from the ground up; a room imports from the rooms below it o
 `store`                      files, records, results kept between runs, downloads, provenance
 `data`                       MNIST digits, documents, blocks of tokens, facts
 `stacks`                     many small networks trained side by side
-`llm`                        language models of the Llama family: scores, ablation, training, exact export
+`llm`                        language models built like Llama: scores, ablation, training, exact export
 `recipe`                     the command ``narrow``: from documents to a smaller checkpoint
 `chapters`                   the experiments and figures of the book, a package for each chapter or pair of chapters
 ===========================  ===========================================================================================

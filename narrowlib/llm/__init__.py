@@ -1,1 +1,1 @@
-"""Language models of the Llama family: units, scores, ablation, training, students, exact export."""
+"""Language models built like Llama: units, scores, ablation, training, students, exact export."""

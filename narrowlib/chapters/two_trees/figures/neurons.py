@@ -178,7 +178,7 @@ def draw_first_weights(edges: pd.DataFrame, ax: Axes) -> Axes:
     groups = first.drop_duplicates("source").sort_values("source")["group"].reset_index(drop=True)
     table = first.pivot(index="target", columns="source", values="weight").abs()
     table = table / max(table.to_numpy().max(), 1e-30)
-    centre = (table**2 * range(table.shape[1])).sum(axis=1) / (table**2).sum(axis=1)
+    centre = (table**2 * np.arange(table.shape[1])).sum(axis=1) / (table**2).sum(axis=1)
     shown = table.loc[centre.sort_values(kind="stable").index]
     ax.pcolormesh(shown.to_numpy(), cmap="mako_r", vmin=0, vmax=1, rasterized=True)
     starts = groups.index[groups != groups.shift()].tolist()
