@@ -36,6 +36,14 @@
     }
   });
 })();
+// An exercise says how long it takes.
+document.addEventListener("DOMContentLoaded", () => {
+  for (const exercise of document.querySelectorAll("div.exercise[class*=minutes-]")) {
+    const told = document.createElement("span"), [, minutes] = exercise.className.match(/minutes-(\d+)/);
+    Object.assign(told, { className: "minutes", textContent: `about ${minutes} minutes` });
+    exercise.querySelector(".admonition-title").append(told);
+  }
+});
 // Blocks that tell one thing twice, from the record and from this page's run, become tabs.
 (() => {
   const panelsOf = runs => [...runs.querySelectorAll(":scope > .run")];

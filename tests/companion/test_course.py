@@ -266,7 +266,7 @@ def test_the_teachers_notebook_gets_full_marks(notebooks, tmp_path, monkeypatch)
     assert row.reason == "" and not errors
     expected = []
     for one in exercises.read_exercises(chapter):
-        expected += [(one.label, 1.0 if one.is_checked else None)]
+        expected += [(one.label, one.points_in_code if one.is_checked else None)]
         expected += [(f"{one.label}-words", None)] if one.is_checked and one.asks_for_words else []
     assert [(mark.exercise, mark.points) for mark in marks] == expected
 
@@ -275,7 +275,22 @@ BROKEN = {
     "needs a label": "```{exercise} One\nText\n```",
     "has no solution": "```{exercise} One\n:label: a\nText\n```",
     "belongs to no exercise": "```{solution} b\nText\n```",
+    "is worth 0 points; it must be at least 1": (
+        "```{exercise} One\n:label: a\n:class: points-0\nText\n```\n\n```{solution} a\nText\n```"
+    ),
 }
+
+
+@pytest.mark.parametrize("chapter", chapters.names())
+def test_points_are_shared_between_code_and_words_and_told_with_the_minutes(chapter):
+    cells = course.teachers_notebook(chapter, "smoke").cells
+    worth = [cell.metadata.get("nbgrader", {}).get("points", 0) for cell in cells]
+    found = exercises.read_exercises(chapter)
+    assert sum(worth) == sum(one.points for one in found)
+    assert f"{sum(worth)} points, about {sum(one.minutes for one in found)} minutes" in cells[0].source or not found
+    for one in found:
+        said = f"{one.points} point{'s' * (one.points > 1)}, about {one.minutes} minutes"
+        assert any(f"*{said}*" in cell.source for cell in cells), said
 
 
 @pytest.mark.parametrize("says", BROKEN)

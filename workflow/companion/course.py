@@ -17,7 +17,6 @@ from companion import chapters, exercises, myst, notebooks, parameters
 FOLDER = chapters.BUILD / "course"
 PROFILE = "course"  # what a student's notebook is run with; the defaults where no such file is
 SCHEMA = 3  # of nbgrader's metadata
-POINTS = 1
 PARAMETERS = "parameters"  # the locked cell of them
 SOLUTION = ("### BEGIN SOLUTION", "### END SOLUTION")
 HIDDEN = ("### BEGIN HIDDEN TESTS", "### END HIDDEN TESTS")
@@ -25,7 +24,7 @@ CODE_STUB = "# your code"
 TEXT_STUB = "*Your answer, in words.*"
 INSTRUCTIONS = """# Before you begin
 
-- Run the notebook from the top; that takes about a minute. Then come the exercises; each answer is worth {points}.
+- Run the notebook from the top; that takes about a minute. Then come the exercises: {points}{minutes}.
 - Where a cell says `= None  # your answer`, replace `None`, or add code below that sets the name. The cell after it
   only sees whether there is an answer; whether it is right is checked when the notebook is graded, with the parameters
   as they are here. An answer is a number, a text, or a list of them.
@@ -43,17 +42,17 @@ c.ExecutePreprocessor.timeout = 600
 """
 
 
-def metadata(grade_id: str, *, grade: bool = False, solution: bool = False, locked: bool = False) -> dict[str, Any]:
-    """What nbgrader reads of a cell."""
+def metadata(grade_id: str, *, solution: bool = False, locked: bool = False, points: int = 0) -> dict[str, Any]:
+    """What nbgrader reads of a cell; one with points is graded."""
     found = {
         "schema_version": SCHEMA,
         "grade_id": grade_id,
-        "grade": grade,
+        "grade": points > 0,
         "solution": solution,
         "locked": locked,
         "task": False,
     }
-    return {**found, "points": POINTS} if grade else found
+    return {**found, "points": points} if points else found
 
 
 def marked(cell: Any, **nbgrader: Any) -> Any:
@@ -71,11 +70,12 @@ def teachers_cells(exercise: exercises.Exercise, chapter: str) -> list[Any]:
     """An exercise as the teacher has it."""
     label = exercise.label
     heading = myst.exercise_heading(myst.Directive("exercise", exercise.title, {"label": label}, ""), chapter)
-    question = myst.markdown_cell(heading + myst.plain_all(exercise.question, chapter), label)
+    question = myst.markdown_cell(heading + _worth(exercise) + myst.plain_all(exercise.question, chapter), label)
     cells = [marked(question, grade_id=label, locked=True)]
     words = myst.plain_all(exercise.words if exercise.is_checked else exercise.solution, chapter)
     name = f"{label}-words-answer" if exercise.is_checked else f"{label}-answer"
-    text = marked(myst.markdown_cell(between(SOLUTION, words), name), grade_id=name, grade=True, solution=True)
+    in_words = exercise.points - exercise.points_in_code
+    text = marked(myst.markdown_cell(between(SOLUTION, words), name), grade_id=name, points=in_words, solution=True)
     if not exercise.is_checked:
         return [*cells, text]
     in_code = "" if exercise.asks_for_words else _commented(words)
@@ -86,9 +86,22 @@ def teachers_cells(exercise: exercises.Exercise, chapter: str) -> list[Any]:
     return [
         *cells,
         marked(answer, grade_id=f"{label}-answer", solution=True),
-        marked(check, grade_id=f"{label}-check", grade=True, locked=True),
+        marked(check, grade_id=f"{label}-check", points=exercise.points_in_code, locked=True),
         *([text] if exercise.asks_for_words else []),
     ]
+
+
+def _worth(exercise: exercises.Exercise) -> str:
+    """``*3 points, about 20 minutes*``, and an empty line."""
+    return f"*{_counted(exercise.points, 'point')}{_about(exercise.minutes)}*\n\n"
+
+
+def _counted(n: int, what: str) -> str:
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
+
+
+def _about(minutes: int | None) -> str:
+    return f", about {_counted(minutes, 'minute')}" if minutes else ""
 
 
 def _commented(words: str) -> str:
@@ -130,7 +143,8 @@ def _instructions(chapter: str, found: list[exercises.Exercise], values: dict[st
     checked = sum(exercise.is_checked for exercise in found)
     written = sum(exercise.asks_for_words or not exercise.is_checked for exercise in found)
     text = INSTRUCTIONS.format(
-        points="one point" if POINTS == 1 else f"{POINTS} points",
+        points=_counted(sum(exercise.points for exercise in found), "point"),
+        minutes=_about(sum(exercise.minutes or 0 for exercise in found)),
         stub=TEXT_STUB.strip("*"),
         checked=checked,
         written=written,

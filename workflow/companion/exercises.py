@@ -2,18 +2,21 @@
 
 A checked exercise is an ``exercise`` directive, a cell tagged ``exercise`` that sets the reader's names to None, a cell
 tagged ``check`` that asserts on them, and a ``solution`` directive whose Python blocks, run in the answer cell's place,
-set those names.  An exercise without the two cells is answered in words; one of the
-class ``words`` asks for both.
+set those names.  An exercise without the two cells is answered in words; one of the class ``words`` asks for both.
+Classes ``points-3`` and ``minutes-20`` say what it is worth and how long it takes.
 """
 
 from __future__ import annotations
 
 import ast
+import re
 import textwrap
 from dataclasses import dataclass, replace
 from typing import Any
 
 from companion import chapters, myst
+
+AMOUNTS = re.compile(r"\b(points|minutes)-(\d+)\b")  # among the classes of an exercise
 
 
 class ExerciseError(ValueError):
@@ -22,7 +25,10 @@ class ExerciseError(ValueError):
 
 @dataclass(frozen=True)
 class Exercise:
-    """One exercise; ``answer`` and ``check`` are its cells, None where it is answered in words."""
+    """One exercise; ``answer`` and ``check`` are its cells, None where it is answered in words.
+
+    Its points are those of code and words together, by default one for each; minutes are what to expect.
+    """
 
     label: str
     title: str
@@ -31,6 +37,18 @@ class Exercise:
     answer: Any = None
     check: Any = None
     asks_for_words: bool = False
+    minutes: int | None = None
+    given_points: int | None = None
+
+    @property
+    def points(self) -> int:
+        """What code and words are worth together."""
+        return self.given_points or 1 + (self.is_checked and self.asks_for_words)
+
+    @property
+    def points_in_code(self) -> int:
+        """What is given by the check: all but one point for words."""
+        return self.points - self.asks_for_words if self.is_checked else 0
 
     @property
     def is_checked(self) -> bool:
@@ -95,8 +113,7 @@ def read_exercises(chapter: str) -> list[Exercise]:
                     last = piece.options.get("label", "")
                     if not last or last in found:
                         raise ExerciseError(f"{chapter}: exercise {piece.argument!r} needs a label of its own")
-                    in_words = "words" in piece.options.get("class", "").split()
-                    found[last] = Exercise(last, piece.argument, piece.body, asks_for_words=in_words)
+                    found[last] = _begun(last, piece)
                 elif isinstance(piece, myst.Directive) and piece.name == "solution":
                     if piece.argument not in found:
                         raise ExerciseError(f"{chapter}: solution {piece.argument!r} belongs to no exercise before it")
@@ -106,12 +123,29 @@ def read_exercises(chapter: str) -> list[Exercise]:
     return list(found.values())
 
 
+def _begun(label: str, directive: myst.Directive) -> Exercise:
+    """An exercise as its directive has it."""
+    classes = directive.options.get("class", "")
+    amounts = {name: int(number) for name, number in AMOUNTS.findall(classes)}
+    return Exercise(
+        label,
+        directive.argument,
+        directive.body,
+        asks_for_words="words" in classes.split(),
+        minutes=amounts.get("minutes"),
+        given_points=amounts.get("points"),
+    )
+
+
 def _check_form(chapter: str, exercise: Exercise) -> None:
     where = f"{chapter}: {exercise.label}"
     if not exercise.solution:
         raise ExerciseError(f"{where} has no solution")
     if (exercise.answer is None) != (exercise.check is None):
         raise ExerciseError(f"{where} has only one of the cells tagged exercise and check; it needs both or none")
+    least = 1 + (exercise.is_checked and exercise.asks_for_words)
+    if exercise.points < least or exercise.given_points == 0:
+        raise ExerciseError(f"{where} is worth {exercise.given_points} points; it must be at least {least}")
     if not exercise.is_checked:
         return
     if not exercise.names:

@@ -262,7 +262,7 @@ def read_marks() -> dict[tuple[str, ...], float]:
     found = {}
     for row in read_table(MARKS):
         if (row.get("points") or "").strip():
-            key, most = tuple(row.get(name) or "" for name in KEY), float(row.get("of") or course.POINTS)
+            key, most = tuple(row.get(name) or "" for name in KEY), float(row.get("of") or 1)
             try:
                 found[key] = float(row["points"])
             except ValueError:
