@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, ValidationInfo
 
 from narrowlib.settings import AutoPrecision, Count, NotNegative, Settings, Whole
+from narrowlib.store.downloads import UnavailableError
 
 FROM_TOKENS = ("signed", "absolute per batch", "absolute per sequence", "absolute per token")
 FROM_READS = ("signed activation", "absolute activation per batch", "absolute activation per token")
@@ -14,6 +15,22 @@ FORWARD_ONLY = ("activation norm", "wanda")
 FROM_WEIGHTS = ("absolute per weight", "weights times mean absolute gradient")
 WITHOUT_DATA = ("weight norm", "random")
 VARIANTS = (*FROM_TOKENS, *FROM_READS, *FORWARD_ONLY, *FROM_WEIGHTS, *WITHOUT_DATA)  # see `narrowlib.llm.scores`
+
+
+def _benchmarks(value: str, info: ValidationInfo) -> str:
+    if value.split():
+        from narrowlib.llm.harness import known_tasks
+
+        try:
+            unknown = sorted(set(value.split()) - known_tasks())
+        except UnavailableError as error:
+            raise ValueError(f"{info.field_name} is {value!r}, but {error}") from None
+        if unknown:
+            raise ValueError(f"{info.field_name} holds {unknown[0]!r}; it must hold names of tasks of lm-eval")
+    return value
+
+
+Benchmarks = Annotated[str, AfterValidator(_benchmarks)]  # names of tasks of lm-eval, with spaces between
 
 
 class LLMTrainingConfig(Settings):

@@ -181,8 +181,11 @@ def _read(config: Path | None) -> dict[str, Any]:
 
 
 def _print_report(report: Report) -> None:
+    _print(report.headline)
     _print(report.losses.round(3).to_string())
     _print(report.sizes.map("{:,.6g}".format).to_string())
+    if not report.accuracies.empty:
+        _print(report.accuracies.round(3).to_string())
     if not report.numbers["target met"]:
         _print("no cut kept the loss at or below target_loss: this is the model before any cut")
     if reused := report.numbers.get("reused"):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 import jinja2
@@ -21,7 +22,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from narrowlib.llm.losses import loss_per_skill
-from narrowlib.llm.models import load_causal_lm
+from narrowlib.llm.models import LanguageModel, load_causal_lm
 from narrowlib.llm.units import n_parameters_of
 from narrowlib.recipe.intake import texts_of
 from narrowlib.recipe.settings import RecipeConfig
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
 N_READ, N_WRITTEN = 128, 16  # tokens by which speed is measured
 N_TURNS = 5
+N_PROMPT, N_CONTINUED = 32, 32  # tokens of a sample
+_SHORT = 24  # characters of a name in a line
+_IN_MACHINE = re.compile(r"[/\\~.]|[a-zA-Z]:[/\\]")  # how a path begins that says where something lies
 NUMBERS, PAGE, CARD = "report.json", "report.html", "README.md"
 _LOOKS = {  # of a split: colour of seaborn's colorblind palette, marker
     "train": ("#de8f05", "s"),
@@ -104,9 +108,38 @@ class Report:
         return pd.DataFrame(columns)
 
     @property
+    def accuracies(self) -> pd.DataFrame:
+        """Accuracies of tasks of lm-eval, a row each: columns ``before`` and ``after``; empty without tasks."""
+        table = pd.DataFrame(self.numbers.get("accuracies", []), columns=["task", "when", "accuracy"])
+        return table.pivot(index="task", columns="when", values="accuracy").rename_axis(columns=None)
+
+    @property
+    def headline(self) -> str:
+        """What it comes to in one line: parameters, speed, and losses."""
+        shape, speed = self.numbers["shape"], self.numbers["speed"]
+        share = 1 - shape["after"]["parameters"] / shape["before"]["parameters"]
+        faster = speed["after"]["read"] / speed["before"]["read"]
+        losses = [
+            f"{self._source(text)} {row['before']:.2f} → {row['after']:.2f}" for text, row in self.losses.iterrows()
+        ]
+        return f"{share:.0%} fewer parameters, reads {faster:.1f} times as fast; loss on {', on '.join(losses)}"
+
+    def _source(self, text: str) -> str:
+        """The name of a text's source where it is a short one."""
+        source = without_folders(self.numbers.get("inputs", {}).get(text, {}).get("source", ""))
+        return source if 0 < len(source) <= _SHORT else f"the text to {text}"
+
+    @property
     def curves(self) -> pd.DataFrame:
         """Losses during training: ``stage``, ``step``, ``tokens`` (of all stages so far), ``split``, ``loss``."""
         return pd.DataFrame(self.numbers["curves"])
+
+
+def without_folders(source: str) -> str:
+    """How sources or a model are named to others: of paths into this machine, the last part only."""
+    return ", ".join(
+        PurePath(part.replace("\\", "/")).name if _IN_MACHINE.match(part) else part for part in source.split(", ")
+    )
 
 
 def write_report(numbers: Mapping[str, Any], folder: str | Path) -> None:
@@ -115,6 +148,9 @@ def write_report(numbers: Mapping[str, Any], folder: str | Path) -> None:
     with replacing(report.folder / NUMBERS) as temporary:
         temporary.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
     shown = {
+        "headline": report.headline,
+        "without_folders": without_folders,
+        "accuracies": _accuracies(report),
         "errors": {(row["text"], row["when"]): row.get("standard_error") for row in report.numbers["losses"]},
         "losses": report.losses.round(3).reset_index().to_dict("records"),
         "sizes": [{"what": what, **row} for what, row in report.sizes.to_dict("index").items()],
@@ -126,6 +162,15 @@ def write_report(numbers: Mapping[str, Any], folder: str | Path) -> None:
         page = _TEMPLATES.get_template(name).render(shown)
         with replacing(report.folder / name) as temporary:
             temporary.write_text(page, encoding="utf-8")
+
+
+def _accuracies(report: Report) -> list[dict[str, Any]]:
+    """Rows of the table: task, how many questions, accuracy and standard error before and after."""
+    rows: dict[str, dict[str, Any]] = {}
+    for each in report.numbers.get("accuracies", []):
+        row = rows.setdefault(each["task"], {"task": each["task"], "n_questions": each["n_questions"]})
+        row[each["when"]] = (each["accuracy"], each["standard_error"])
+    return list(rows.values())
 
 
 def _is_set(value: Any) -> bool:
@@ -198,6 +243,32 @@ def shape_of(model: PreTrainedModel, dtype: torch.dtype) -> dict[str, int]:
         "query heads per layer": config.num_attention_heads,
         "key-value heads per layer": config.num_key_value_heads,
     }
+
+
+@torch.no_grad()
+def samples_of(
+    models: Mapping[str, LanguageModel], held_out: Mapping[str, Dataset], n_samples: int
+) -> list[dict[str, str]]:
+    """How models go on with held-out text, `N_CONTINUED` tokens after `N_PROMPT`, the likeliest each time.
+
+    Returns
+    -------
+    list of dict
+        A row for each text and number: ``text``, ``prompt``, and by model what it wrote.
+    """
+    rows = []
+    for text, blocks in held_out.items():
+        for ids in blocks[:n_samples]["input_ids"] if n_samples else []:
+            row = {"text": text}
+            for name, language_model in models.items():
+                model, tokenizer = language_model.model, language_model.tokenizer
+                prompt = torch.as_tensor(ids[:N_PROMPT], device=model.device)[None]
+                options = {"max_new_tokens": N_CONTINUED, "do_sample": False, "pad_token_id": 0}
+                written = model.generate(prompt, attention_mask=torch.ones_like(prompt), **options)[0]
+                row["prompt"] = tokenizer.decode(prompt[0])
+                row[name] = tokenizer.decode(written[prompt.shape[1] :])
+            rows.append(row)
+    return rows
 
 
 @torch.no_grad()

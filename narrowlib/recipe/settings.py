@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from narrowlib.data.documents import SKILLS
-from narrowlib.llm.settings import VARIANTS, WITHOUT_DATA, LLMTrainingConfig
+from narrowlib.llm.settings import VARIANTS, WITHOUT_DATA, Benchmarks, LLMTrainingConfig
 from narrowlib.settings import (
     AutoPrecision,
     Count,
@@ -36,8 +36,8 @@ GROUPS = {  # of the flags, by the first of each
     "held_out_share": "measuring",
     "seed": "running",
 }
-_TEXTS = {"keep", "lose", "include", "exclude", "model", "column"}
-_OF_RESULT = {"dtype", "gguf"}
+_TEXTS = {"keep", "lose", "include", "exclude", "model", "column", "eval"}
+_OF_RESULT = {"dtype", "gguf", "eval", "eval_limit", "samples"}
 _OF_CUT = {"units", "sparsity", "multiple_of", "target_parameters", "target_loss", "method", "lose_weight", "rounds"}
 _OF_CUT |= {"score_tokens"}
 _OF_TRAINING = {"finetune_tokens", "lasso_tokens", "lasso_strength", "recovery_tokens", "distillation", "temperature"}
@@ -103,6 +103,13 @@ class RecipeConfig(Settings):
         description="share of the documents that only the losses of the report are read on; as many are for choices",
     )
     held_out_tokens: AtLeastTwo = Field(8_192, description="at most so many of their tokens are read at a time")
+    eval: Benchmarks = Field(
+        "", description="tasks of lm-eval whose accuracy is told before and after, such as arc_easy; empty for none"
+    )
+    eval_limit: Count | None = Field(None, description="only the first questions of each of these tasks; empty for all")
+    samples: Whole = Field(
+        1, description="held-out documents of each text that both models go on with in the report; 0 quotes none"
+    )
     seed: Seed = Field(0, description="of the split, the order of blocks and random scores")
     device: Device = Field("auto", description="where it runs")
 

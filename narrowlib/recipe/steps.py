@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from narrowlib.llm.distillation import Distillation
 from narrowlib.llm.export import export_vanilla, sliced
 from narrowlib.llm.gguf_files import write_gguf
+from narrowlib.llm.harness import benchmark_accuracies
 from narrowlib.llm.losses import block_losses
 from narrowlib.llm.models import DEFAULT_NAME, DEFAULT_ON_HUB, LanguageModel, load_causal_lm
 from narrowlib.llm.refit import refit
@@ -23,7 +24,7 @@ from narrowlib.llm.training import recover, train_group_lasso
 from narrowlib.llm.units import llama_units, n_parameters_of
 from narrowlib.recipe import cut
 from narrowlib.recipe.intake import Mixture, Texts
-from narrowlib.recipe.report import Report, losses_of, shape_of, speeds_of, write_report
+from narrowlib.recipe.report import Report, losses_of, samples_of, shape_of, speeds_of, write_report
 from narrowlib.recipe.settings import RecipeConfig
 from narrowlib.store.files import replacing
 from narrowlib.store.kept import Kept
@@ -74,19 +75,27 @@ class Narrowing:
         self.reused: list[str] = []  # steps that an earlier run has taken
         self.about: dict[str, Any] = {}  # of the last change
         self.n_seen = 0  # tokens of training so far
-        n_steps = 2 + (config.finetune_tokens > 0) + (config.lasso_tokens > 0) + 2 * config.rounds
+        n_steps = (
+            2
+            + 2 * bool(config.eval.strip())
+            + (config.finetune_tokens > 0)
+            + (config.lasso_tokens > 0)
+            + 2 * config.rounds
+        )
         self.bar = tqdm(total=n_steps, unit="step", disable=not progress)
 
     def write(self, out: Path, about: dict[str, Any]) -> Report:
         """Take all steps and leave the result in its folder, with what it was made from."""
         before = self._step("before", self._losses_before)
+        accuracies = self._accuracies("before")
         self._train_whole()
         self._cut_and_recover()
         load = self.load
         self.load = lambda: _rounded(load(), self.dtypes["after"], torch.float32)
         after = self._step(f"after in {self.config.dtype}", self._losses)
+        accuracies += self._accuracies(f"after in {self.config.dtype}")
         self.bar.close()
-        model = self.load()
+        model, whole = self.load(), self.load_whole()
         numbers = {
             "model": DEFAULT_ON_HUB if self.config.model == DEFAULT_NAME else self.config.model,
             "made from": about,
@@ -102,7 +111,9 @@ class Narrowing:
                 "before": shape_of(self.whole, self.dtypes["before"]),
                 "after": shape_of(model.model, self.dtypes["after"]),
             },
-            **speeds_of({"before": self.load_whole().model, "after": model.model}),
+            "accuracies": accuracies,
+            **speeds_of({"before": whole.model, "after": model.model}),
+            "samples": samples_of({"before": whole, "after": model}, self._held_out, self.config.samples),
             "rounds": self.rounds,
             "target met": any(each["kept"] for each in self.rounds),
             "curves": self.curves,
@@ -120,7 +131,7 @@ class Narrowing:
                     "file": file,
                     **write_gguf(replace(result_model, name=str(out)), temporary / file, weights=self.config.gguf),
                 }
-            del model, result_model
+            del model, whole, result_model
             write_report(numbers, temporary)
         result.replace(out)
         return Report(out, numbers)
@@ -160,6 +171,19 @@ class Narrowing:
 
     def _losses(self) -> list[dict[str, Any]]:
         return losses_of(self.load().model, self._held_out, progress=self.progress)
+
+    def _accuracies(self, when: str) -> list[dict[str, Any]]:
+        """Of the tasks that are asked for, whole or after all steps."""
+        tasks, limit = self.config.eval.split(), self.config.eval_limit
+        if not tasks:
+            return []
+
+        def measured() -> list[dict[str, Any]]:
+            model = self.load()
+            return benchmark_accuracies(model.model, model.tokenizer, tasks, limit=limit).to_dict("records")
+
+        name = f"accuracy {when} {' '.join(tasks)} {limit or ''}".rstrip()
+        return [{**row, "when": when.partition(" ")[0]} for row in self._step(name, measured)]
 
     def _masks(self, counts: dict[str, int]) -> cut.Masks:
         keep = self._blocks("keep", "train", self.config.score_tokens)

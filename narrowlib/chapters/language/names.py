@@ -1,4 +1,4 @@
-"""Types of the names among a page's parameters: of a model, a data set, benchmarks; see `narrowlib.chapters.folders`.
+"""Types of the names among a page's parameters: of a model, a data set; see `narrowlib.chapters.folders`.
 
 A name on the Hugging Face hub is checked for its form; whether there is such a model, loading it tells.
 """
@@ -13,7 +13,6 @@ from pydantic import AfterValidator, ValidationInfo
 
 from narrowlib.data.tokens import PACKAGES
 from narrowlib.llm.models import OWN, SMALL_NAME
-from narrowlib.store.downloads import UnavailableError
 
 OWN_MODELS = (*OWN, SMALL_NAME)
 _ON_HUB = re.compile(r"\w[\w.-]*/\w[\w.-]*")
@@ -40,19 +39,5 @@ def _source(value: str, info: ValidationInfo) -> str:
     raise _refused(value, info, f"{PACKAGES} or a data set of the hub, OWNER/NAME")
 
 
-def _benchmarks(value: str, info: ValidationInfo) -> str:
-    if value.split():
-        from narrowlib.llm.harness import known_tasks
-
-        try:
-            unknown = sorted(set(value.split()) - known_tasks())
-        except UnavailableError as error:
-            raise ValueError(f"{info.field_name} is {value!r}, but {error}") from None
-        if unknown:
-            raise ValueError(f"{info.field_name} holds {unknown[0]!r}; it must hold names of tasks of lm-eval")
-    return value
-
-
 ModelName = Annotated[str, AfterValidator(_model)]
 Source = Annotated[str, AfterValidator(_source)]
-Benchmarks = Annotated[str, AfterValidator(_benchmarks)]

@@ -9,8 +9,8 @@ from pydantic import Field
 
 from narrowlib.chapters.folders import Folder
 from narrowlib.chapters.language.config import RANKED_BY, WHERE, LLMPruningConfig
-from narrowlib.chapters.language.names import Benchmarks, ModelName
-from narrowlib.llm.settings import PAPER_GROUP_LASSO, LLMTrainingConfig
+from narrowlib.chapters.language.names import ModelName
+from narrowlib.llm.settings import PAPER_GROUP_LASSO, Benchmarks, LLMTrainingConfig
 from narrowlib.settings import (
     AutoPrecision,
     Count,

@@ -21,7 +21,7 @@ from narrowlib.recipe import cut, narrowing, steps
 from narrowlib.recipe.cli import main
 from narrowlib.recipe.intake import texts_of
 from narrowlib.recipe.narrowing import narrow
-from narrowlib.recipe.report import Report, loss_table
+from narrowlib.recipe.report import Report, loss_table, without_folders
 from narrowlib.recipe.settings import RecipeConfig
 from narrowlib.settings import SettingsError
 
@@ -203,6 +203,49 @@ def test_weights_are_written_in_the_dtype_that_is_asked_for(work, tmp_path):
     for when, what in itertools.product(("before", "after"), ("read", "write")):
         slowest, fastest = report.numbers["speed range"][when][what]
         assert 0 < slowest <= report.numbers["speed"][when][what] <= fastest
+
+
+def test_accuracies_and_samples_of_both_models_are_told(work, tmp_path, capsys):
+    asked = ["--eval", "narrow_facts_cloze narrow_facts_choice", "--eval-limit", "3", "--samples", "2"]
+    arguments = flags(work, "--lose", str(work / "lose"), "--sparsity", "0.5", "--out", str(tmp_path / "out"), *asked)
+    assert main(arguments) == 0
+    told = capsys.readouterr().out
+    assert told.startswith("19% fewer parameters, reads ") and "narrow_facts_choice" in told
+    report = Report.read(tmp_path / "out")
+    assert report.accuracies.index.tolist() == ["narrow_facts_choice", "narrow_facts_cloze"]
+    assert report.accuracies[["before", "after"]].isin([0, 1 / 3, 2 / 3, 1]).all(axis=None)
+    samples = report.numbers["samples"]
+    assert [row["text"] for row in samples] == ["keep"] * 2 + ["lose"] * 2
+    assert all(row["before"] and row["after"] and len(row["prompt"].split()) > 4 for row in samples)
+    assert any(row["before"] != row["after"] for row in samples)
+    page = BeautifulSoup((tmp_path / "out" / "report.html").read_text(), "html.parser")
+    assert page.find("p", "line").text == told.splitlines()[0]
+    assert {"narrow_facts_choice", samples[0]["after"]} <= {each.text for each in page(["th", "pre"])}
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "narrow_facts_choice (3 questions)" in card and "| keep: keep.jsonl | " in card and str(work) not in card
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ("/home/ada/notes.txt (0.5), python", "notes.txt (0.5), python"),
+        ("~/notes/", "notes"),
+        ("../mine", "mine"),
+        (r"C:\Users\ada\notes", "notes"),
+        ("owner/data", "owner/data"),
+        ("-", "-"),
+    ],
+)
+def test_no_folder_of_this_machine_is_told_to_others(source, told):
+    assert without_folders(source) == told
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"), [("no_such", "eval holds 'no_such'; it must hold names of tasks of lm-eval")]
+)
+def test_tasks_that_are_none_are_refused_before_any_work(work, tmp_path, capsys, asked, says):
+    assert main(flags(work, "--sparsity", "0.5", "--out", str(tmp_path / "out"), "--eval", asked)) == 2
+    assert capsys.readouterr().err == f"{says}\n" and not list(tmp_path.iterdir())
 
 
 def test_tuning_lasso_and_distillation_take_part(work, tmp_path, monkeypatch):
