@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from narrowlib import __version__
-from narrowlib.recipe.settings import GROUPS, RecipeConfig
+from narrowlib.recipe.settings import GROUPS, HOW_MUCH, RecipeConfig
 from narrowlib.settings import SettingsError, add_flags, read_yaml
 from narrowlib.store.downloads import UnavailableError
 
@@ -33,6 +33,7 @@ EXAMPLES = {
 
 Numbers may end in k, M, G (thousands) or %.""",
     "scores": "example:\n  narrow scores --keep my-sources/ --method wanda --out scores.csv",
+    "sweep": "example:\n  narrow sweep --keep my-sources/ --sparsities 25%,50%,75% --out sweep",
     "evaluate": "example:\n  narrow evaluate narrow-model --lose english",
     "init": "example:\n  narrow init narrow.yaml && narrow run --config narrow.yaml",
 }
@@ -66,6 +67,10 @@ def _parser() -> _Parser:
     out = {"type": Path, "help": "new or empty folder for the checkpoint and its report"}
     table = {"type": Path, "required": True, "help": "table to write, .parquet or .csv"}
     command(_run, tuple(RecipeConfig.model_fields), out=out, config=config, dry_run=dry_run, quiet=quiet)
+    swept = tuple(name for name in RecipeConfig.model_fields if name not in HOW_MUCH)
+    several = {"required": True, "help": "shares of the units to cut, a model for each: 25%%,50%%,75%%"}
+    into = {"type": Path, "required": True, "help": "folder for a model of each, a table and a figure"}
+    command(_sweep, swept, sparsities=several, out=into, config=config, quiet=quiet)
     command(_scores, FOR_SCORES, out=table, config=config, quiet=quiet)
     command(_evaluate, FOR_LOSSES, folder=folder, quiet=quiet)
     command(_report, folder=folder)
@@ -92,6 +97,15 @@ def _run(values: dict[str, Any], out: Path | None, config: Path | None, dry_run:
     from narrowlib.recipe.narrowing import run
 
     _print_report(run(chosen, out, progress=not quiet))
+
+
+def _sweep(values: dict[str, Any], sparsities: str, out: Path, config: Path | None, quiet: bool) -> None:
+    """Cut a model down to several sizes, and compare them; after a kill, the same command continues."""
+    from narrowlib.recipe.sweep import configs_of, sweep
+
+    configs = configs_of({**_read(config), **values}, sparsities)
+    table = sweep(configs, out, progress=not quiet)
+    _print(table.round(3).to_string(index=False))
 
 
 def _scores(values: dict[str, Any], out: Path, config: Path | None, quiet: bool) -> None:

@@ -178,7 +178,7 @@ def _is_set(value: Any) -> bool:
 
 
 def _curves(report: Report) -> str:
-    """The course of the losses as an svg element, the same bytes for the same numbers."""
+    """The course of the losses as an svg element."""
     figure = Figure(figsize=(8, 3.6), layout="constrained")
     ax = figure.add_subplot()
     for split, rows in report.curves.groupby("split", sort=False):
@@ -191,12 +191,16 @@ def _curves(report: Report) -> str:
     ax.set(xlabel="training tokens", ylabel="loss on what is kept (nats per token)")
     ax.legend(frameon=False)
     ax.grid(alpha=0.4)
+    words = "Loss on what is kept against training tokens, held out and in training"
+    return svg_of(figure).replace("<svg", f'<svg role="img" aria-label="{words}"', 1)
+
+
+def svg_of(figure: Figure) -> str:
+    """A figure as an svg element, the same bytes for the same numbers."""
     drawn = io.StringIO()
     with rc_context({"svg.hashsalt": "narrowlib"}):
         FigureCanvasSVG(figure).print_svg(drawn, metadata={"Date": None})
-    element = drawn.getvalue()[drawn.getvalue().index("<svg") :]
-    words = "Loss on what is kept against training tokens, held out and in training"
-    return element.replace("<svg", f'<svg role="img" aria-label="{words}"', 1)
+    return drawn.getvalue()[drawn.getvalue().index("<svg") :]
 
 
 def losses_of(

@@ -36,6 +36,7 @@ GROUPS = {  # of the flags, by the first of each
     "held_out_share": "measuring",
     "seed": "running",
 }
+HOW_MUCH = ("sparsity", "target_parameters", "target_loss")  # is cut; a sweep says it itself
 _TEXTS = {"keep", "lose", "include", "exclude", "model", "column", "eval"}
 _OF_RESULT = {"dtype", "gguf", "eval", "eval_limit", "samples"}
 _OF_CUT = {"units", "sparsity", "multiple_of", "target_parameters", "target_loss", "method", "lose_weight", "rounds"}
