@@ -1,8 +1,9 @@
 """The exercises of a chapter, read from its one source: question, answer cell, check cell, solution.
 
-A checked exercise is an ``exercise`` directive, a cell tagged ``exercise`` that sets the reader's names to None, a cell
-tagged ``check`` that asserts on them, and a ``solution`` directive whose Python blocks, run in the answer cell's place,
-set those names.  Hints, admonitions of the class ``hint``, stand below the question.  An exercise without the two cells is answered in words; one of the class ``words`` asks for both.
+A checked exercise is an ``exercise`` directive, a cell tagged ``exercise`` that sets the reader's names to None, a
+cell tagged ``check`` that asserts on them, and a ``solution`` directive whose Python blocks, run in the answer cell's
+place, set those names.  Hints, admonitions of the class ``hint``, stand below the question.  An exercise without the
+two cells is answered in words; one of the class ``words`` asks for both.
 Classes ``points-3`` and ``minutes-20`` say what it is worth and how long it takes.
 """
 
