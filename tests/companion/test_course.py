@@ -275,6 +275,7 @@ BROKEN = {
     "needs a label": "```{exercise} One\nText\n```",
     "has no solution": "```{exercise} One\n:label: a\nText\n```",
     "belongs to no exercise": "```{solution} b\nText\n```",
+    "stands between no question and its answer": "```{admonition} First hint\n:class: dropdown hint\nText\n```",
     "is worth 0 points; it must be at least 1": (
         "```{exercise} One\n:label: a\n:class: points-0\nText\n```\n\n```{solution} a\nText\n```"
     ),
@@ -291,6 +292,17 @@ def test_points_are_shared_between_code_and_words_and_told_with_the_minutes(chap
     for one in found:
         said = f"{one.points} point{'s' * (one.points > 1)}, about {one.minutes} minutes"
         assert any(f"*{said}*" in cell.source for cell in cells), said
+
+
+@pytest.mark.parametrize("chapter", COURSE)
+def test_a_checked_exercise_has_two_folded_hints_below_its_question(chapter, notebooks):
+    cells = {cell.id: cell.source for cell in notebooks[chapter][1].cells}
+    for one in exercises.read_exercises(chapter):
+        wanted = ["First hint", "Second hint"] if one.is_checked else []
+        assert [hint.argument for hint in one.hints] == wanted, one.label
+        assert re.findall(r"<details>\n<summary>(.+)</summary>", cells[one.label]) == wanted, one.label
+        others = [source for name, source in cells.items() if name != one.label]
+        assert not any(myst.plain(hint, chapter) in source for hint in one.hints for source in others), one.label
 
 
 @pytest.mark.parametrize("says", BROKEN)

@@ -116,6 +116,12 @@ def test_roles(text, plain):
     assert re.sub(r"\[(Michaud[^]]*)\]\([^)]*\)", r"\1", myst.plain_text(text, "methods")) == plain
 
 
+def test_hints_are_folded():
+    text = "```{admonition} First hint\n:class: dropdown hint\nSee {doc}`mnist`.\n```"
+    folded = "<details>\n<summary>First hint</summary>\n\nSee [" + myst.title("mnist") + "](mnist.ipynb).\n\n</details>"
+    assert myst.plain_all(text, "methods") == folded
+
+
 def test_nested_fences():
     (piece,) = myst.pieces("````{solution} a\n:class: dropdown\n\n```python\nx = 1\n```\nwords\n````")
     assert (piece.name, piece.argument, piece.options) == ("solution", "a", {"class": "dropdown"})

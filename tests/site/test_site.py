@@ -61,7 +61,7 @@ def test_on_paper_the_text_stands_alone_and_unfolded(visit, page):
     for selector in (".bd-sidebar-primary", ".bd-header-article", ".toggle-button", ".copybtn"):
         shown = tab.locator(selector)
         assert not any(shown.nth(number).is_visible() for number in range(shown.count())), selector
-    folded = tab.locator(".dropdown:not(.parameters) p")
+    folded = tab.locator(".dropdown:not(.parameters, .hint) p")
     assert all(folded.nth(number).is_visible() for number in range(folded.count()))
     tab.wait_for_function("document.documentElement.dataset.theme == 'light'", timeout=3000)
     assert tab.evaluate("getComputedStyle(document.querySelector('article')).color") == "rgb(0, 0, 0)"

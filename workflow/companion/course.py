@@ -70,7 +70,8 @@ def teachers_cells(exercise: exercises.Exercise, chapter: str) -> list[Any]:
     """An exercise as the teacher has it."""
     label = exercise.label
     heading = myst.exercise_heading(myst.Directive("exercise", exercise.title, {"label": label}, ""), chapter)
-    question = myst.markdown_cell(heading + _worth(exercise) + myst.plain_all(exercise.question, chapter), label)
+    asked = [myst.plain_all(exercise.question, chapter), *(myst.plain(hint, chapter) for hint in exercise.hints)]
+    question = myst.markdown_cell(heading + _worth(exercise) + "\n\n".join(asked), label)
     cells = [marked(question, grade_id=label, locked=True)]
     words = myst.plain_all(exercise.words if exercise.is_checked else exercise.solution, chapter)
     name = f"{label}-words-answer" if exercise.is_checked else f"{label}-answer"
@@ -133,7 +134,7 @@ def _prose_and_exercises(cell: Any, chapter: str, found: dict[str, exercises.Exe
     for number, piece in enumerate(myst.pieces(cell.source)):
         if isinstance(piece, myst.Directive) and piece.name == "exercise":
             cells += teachers_cells(found[piece.options["label"]], chapter)
-        elif not (isinstance(piece, myst.Directive) and piece.name == "solution"):
+        elif not myst.is_hint(piece) and not (isinstance(piece, myst.Directive) and piece.name == "solution"):
             text = myst.plain(piece, chapter)
             cells += [myst.markdown_cell(text, f"{cell['id']}-{number}")] if text.strip() else []
     return cells

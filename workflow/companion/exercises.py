@@ -1,8 +1,9 @@
 """The exercises of a chapter, read from its one source: question, answer cell, check cell, solution.
 
-A checked exercise is an ``exercise`` directive, a cell tagged ``exercise`` that sets the reader's names to None, a cell
-tagged ``check`` that asserts on them, and a ``solution`` directive whose Python blocks, run in the answer cell's place,
-set those names.  An exercise without the two cells is answered in words; one of the class ``words`` asks for both.
+A checked exercise is an ``exercise`` directive, a cell tagged ``exercise`` that sets the reader's names to None, a
+cell tagged ``check`` that asserts on them, and a ``solution`` directive whose Python blocks, run in the answer cell's
+place, set those names.  Hints, admonitions of the class ``hint``, stand below the question.  An exercise without the
+two cells is answered in words; one of the class ``words`` asks for both.
 Classes ``points-3`` and ``minutes-20`` say what it is worth and how long it takes.
 """
 
@@ -39,6 +40,7 @@ class Exercise:
     asks_for_words: bool = False
     minutes: int | None = None
     given_points: int | None = None
+    hints: tuple[myst.Directive, ...] = ()
 
     @property
     def points(self) -> int:
@@ -114,6 +116,10 @@ def read_exercises(chapter: str) -> list[Exercise]:
                     if not last or last in found:
                         raise ExerciseError(f"{chapter}: exercise {piece.argument!r} needs a label of its own")
                     found[last] = _begun(last, piece)
+                elif myst.is_hint(piece):
+                    if not last or found[last].answer is not None or found[last].solution:
+                        raise ExerciseError(f"{chapter}: {piece.argument!r} stands between no question and its answer")
+                    found[last] = replace(found[last], hints=(*found[last].hints, piece))
                 elif isinstance(piece, myst.Directive) and piece.name == "solution":
                     if piece.argument not in found:
                         raise ExerciseError(f"{chapter}: solution {piece.argument!r} belongs to no exercise before it")

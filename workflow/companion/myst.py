@@ -210,6 +210,16 @@ def quoted(text: str) -> str:
     return "\n".join(f"> {line}".rstrip() for line in text.splitlines())
 
 
+def is_hint(piece: Piece) -> bool:
+    """Whether a piece is a hint to an exercise."""
+    return isinstance(piece, Directive) and "hint" in piece.options.get("class", "").split()
+
+
+def folded(heading: str, body: str) -> str:
+    """Text that is shown when its heading is clicked."""
+    return f"<details>\n<summary>{heading}</summary>\n\n{body}\n\n</details>"
+
+
 def plain(piece: Piece, chapter: str) -> str:
     """One piece in plain Markdown."""
     if isinstance(piece, Block):
@@ -220,7 +230,9 @@ def plain(piece: Piece, chapter: str) -> str:
     if piece.name == "exercise":
         return exercise_heading(piece, chapter) + body
     if piece.name == "solution":
-        return f"<details>\n<summary>Solution</summary>\n\n{body}\n\n</details>"
+        return folded("Solution", body)
+    if is_hint(piece):
+        return folded(piece.argument, body)
     if piece.name == "math":
         return f"$$\n{piece.body}\n$$"
     if piece.name in ("raw", "bibliography"):
