@@ -24,6 +24,7 @@ import difflib
 import re
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path, PurePath
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar, Union, get_args, get_origin
@@ -36,8 +37,9 @@ T = TypeVar("T")
 S = TypeVar("S", bound="Settings")
 _LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below", "multiple_of": "divisible by"}
 _KINDS = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
-# Octal, hexadecimal, base 60, dates, truth values, and what YAML 1.1 has no reader for.
-_SURPRISES = re.compile(r"[-+]?0[\dxb_].*|.*:.*|\d+-\d+-\d.*|yes|no|on|off|=", re.I)
+# Octal, hexadecimal, base 60, dates, truth values, digits in groups, and what YAML 1.1 has no reader for.
+_SURPRISES = re.compile(r"[-+]?0[\dxb].*|.*[:_].*|\d+-\d+-\d.*|yes|no|on|off|=|<<", re.I)
+_NO_CHARACTERS = re.compile("[\0\ud800-\udfff]")  # bytes of another encoding in the arguments, too
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 80
 
@@ -102,6 +104,8 @@ class Settings(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _read_text(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, str) and (wrong := _NO_CHARACTERS.search(value)):
+            raise ValueError(f"{info.field_name} holds {wrong[0]!a}; it must hold characters that a file can hold")
         return _read(value, cls.model_fields[info.field_name].annotation)
 
     @classmethod
@@ -181,7 +185,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     """Values by name from a YAML file; ``-`` in a name counts as ``_``.
 
     Numbers are decimal, ``010`` is text as well as ``12:30``, and only ``true`` and ``false`` are truth values: what
-    YAML 1.1 makes of them, 8, 750 and False of ``no``, nobody means.
+    YAML 1.1 makes of them, 8, 750 and False of ``no``, nobody means.  Tags, which would say so (``!!int 010``), are
+    refused.
 
     Raises
     ------
@@ -205,6 +210,11 @@ class _Loader(yaml.SafeLoader):
         tag = super().resolve(kind, value, implicit)
         is_surprise = kind is yaml.ScalarNode and not tag.endswith(("str", "null")) and _SURPRISES.fullmatch(value)
         return f"{tag.rpartition(':')[0]}:str" if is_surprise else tag
+
+    def compose_node(self, parent: Any, index: Any) -> yaml.Node | None:
+        if tag := getattr(self.peek_event(), "tag", None):
+            raise ValueError(f"it holds the tag {tag.replace('tag:yaml.org,2002:', '!!')}; values have no tags here")
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         names = [str(self.construct_object(name, deep=True)).replace("-", "_") for name, _ in node.value]
@@ -257,13 +267,19 @@ def _read(value: Any, kind: Any) -> Any:
         values = value if isinstance(value, (list, tuple)) else [value]
         return tuple(_read(each, get_args(kind)[0]) for each in values)
     if isinstance(value, str) and kind in _READERS:
-        with contextlib.suppress(ValueError, KeyError):
+        with contextlib.suppress(ValueError, KeyError, ArithmeticError):
             return _READERS[kind](value)
     return str(value) if isinstance(value, PurePath) and kind is str else value
 
 
+def _whole(text: str) -> int:
+    """A whole number, also of text such as ``1e3``; nothing is rounded."""
+    is_exact = "e" in text.lower() and float(text).is_integer() and Decimal(text) == float(text)
+    return int(float(text) if is_exact else text)
+
+
 _READERS = {
-    int: lambda text: int(float(text) if "e" in text.lower() and float(text).is_integer() else text),
+    int: _whole,
     float: float,
     bool: lambda text: {"true": True, "false": False}[text.lower()],
 }
