@@ -240,7 +240,7 @@ def _ids(
     options = {"add_special_tokens": False, "truncation": False, "verbose": False, "return_attention_mask": False}
     can_cut, n_tokens, n_characters = _splits_at_spaces(tokenizer), 0, 0
     for is_chat, group in groupby(documents, lambda document: document.package == CHAT):
-        texts = (_chat(tokenizer, document.text) if is_chat else document.text for document in group)
+        texts = (_chat(tokenizer, document) if is_chat else document.text for document in group)
         rest: str | None = None  # of a document that was cut
         while n_tokens < n_needed:
             room = (n_needed - n_tokens) * max(n_characters, 1) // max(n_tokens, 1) + _LEAST_CHARACTERS
@@ -296,11 +296,16 @@ def _is_between(text: str, place: int) -> bool:
     return text[place] == " " and not text[place - 1].isspace()
 
 
-def _chat(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+def _chat(tokenizer: PreTrainedTokenizerBase, document: Document) -> str:
     """Messages as the tokenizer's template writes them, or with their roles before them where it has none."""
-    messages = json.loads(text)
+    from jinja2 import TemplateError
+
+    messages = json.loads(document.text)
     if tokenizer.chat_template:
-        return tokenizer.apply_chat_template(messages, tokenize=False)
+        try:
+            return tokenizer.apply_chat_template(messages, tokenize=False)
+        except TemplateError as error:  # roles that the model does not know, or in another order
+            raise ValueError(f"the chat {document.name} does not fit the template of the model: {error}") from error
     return "\n\n".join(f"{each['role']}: {each['content']}" for each in messages)
 
 

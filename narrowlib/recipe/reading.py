@@ -14,6 +14,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 import reprlib
 import sys
@@ -30,6 +31,8 @@ COLUMNS = ("text", "content", "code")  # looked for in this order where no colum
 TXT_CHARACTERS = 2_000
 STANDARD_INPUT = "-"
 _ROWS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+_MARKS = {b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+_MARKS |= {b"\xef\xbb\xbf": "utf-8-sig"}
 _COMPRESSED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 _ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant"}  # of ShareGPT
 
@@ -77,7 +80,7 @@ def _read_folder(folder: Path, column: str, include: Sequence[str], exclude: Seq
         if not path.is_file():
             continue
         n_files += 1
-        name = path.relative_to(folder).as_posix()
+        name = os.fsencode(path.relative_to(folder).as_posix()).decode(errors="backslashreplace")
         reason = why_not(path, name, ignored, wanted if include else None, unwanted)
         if reason:
             reading.leave(reason, name)
@@ -136,7 +139,7 @@ def _file(path: Path, column: str, reading: Reading, *, shown: str = "", is_alon
     text = decoded(content)
     if text is None:
         if is_alone:
-            raise ValueError("the file is binary; it must be UTF-8 text or of another encoding, or parquet named so")
+            raise ValueError("the file is binary, or UTF-16 without its mark; it must be text, or parquet named so")
         reading.leave("not text", shown)
         return
     if is_input and text.lstrip()[:1] in ("{", "["):
@@ -153,29 +156,41 @@ def _file(path: Path, column: str, reading: Reading, *, shown: str = "", is_alon
 
 
 def decoded(content: bytes) -> str | None:
-    """Text in the encoding that it seems to be in; None for what is no text."""
-    from charset_normalizer import from_bytes
+    """Text in the encoding that it seems to be in; None for what is no text.
 
-    if content.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
-        encodings = ("utf-32",)
-    elif content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        encodings = ("utf-16",)
-    elif b"\0" in content:
+    Raises
+    ------
+    ValueError
+        For a line that is not in the encoding of the others.
+    """
+    marked = next((encoding for mark, encoding in _MARKS.items() if content.startswith(mark)), None)
+    if marked is None and b"\0" in content:
         return None
-    else:
-        encodings = ("utf-8-sig",)
-    for encoding in encodings:
-        try:
-            return content.decode(encoding).replace("\r\n", "\n")
-        except UnicodeDecodeError:
-            pass
-    best = from_bytes(content[:100_000], threshold=0.1).best()
-    if best is None:
-        return None
+    encoding = marked or "utf-8"
     try:
-        return content.decode(best.encoding).replace("\r\n", "\n")
+        return content.decode(encoding).replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        if marked or _is_mostly_utf8(content):
+            number = content[: error.start].decode(encoding, "replace").count("\n") + 1
+            raise ValueError(f"line {number} is not {encoding.upper()}, as the other lines are") from error
+    encoding = _guessed(content)
+    try:
+        return content.decode(encoding).replace("\r\n", "\n") if encoding else None
     except UnicodeDecodeError:
         return None
+
+
+def _is_mostly_utf8(content: bytes) -> bool:
+    """Whether more than half of what is not ASCII are characters, and not single bytes: by chance it is a tenth."""
+    others = re.findall(r"[^\0-\x7f]", content.decode("utf-8", "surrogateescape"))
+    return sum(not "\udc80" <= each <= "\udcff" for each in others) > len(others) / 2
+
+
+def _guessed(content: bytes) -> str | None:
+    from charset_normalizer import from_bytes
+
+    best = from_bytes(content[:100_000], threshold=0.1).best()
+    return best.encoding if best else None
 
 
 def _rows(text: str, suffix: str, name: str) -> list[tuple[str, Any]] | None:
@@ -188,8 +203,11 @@ def _rows(text: str, suffix: str, name: str) -> list[tuple[str, Any]] | None:
             dialect = csv.excel_tab if suffix == ".tsv" else csv.Sniffer().sniff(text[:20_000], delimiters=",;\t")
         except csv.Error:
             dialect = csv.excel
-        rows = csv.DictReader(io.StringIO(text), dialect=dialect)
-        return [(f"row {number} of {name}", row) for number, row in enumerate(rows, 1)]
+        rows = csv.DictReader(io.StringIO(text, newline=""), dialect=dialect)
+        try:
+            return [(f"row {number} of {name}", row) for number, row in enumerate(rows, 1)]
+        except csv.Error as error:
+            raise ValueError(f"line {rows.line_num} of {name} is no CSV ({error})") from error
     if suffix == ".json":
         try:
             found = json.loads(text)
@@ -230,7 +248,9 @@ def _has_text(rows: list[tuple[str, Any]], column: str) -> bool:
 
 def _documents(rows: list[tuple[str, Any]], column: str, name: str, reading: Reading) -> Iterator[Document]:
     for number, (where, row) in enumerate(rows):
-        if isinstance(row, dict) and not column and (messages := messages_of(row)):
+        if isinstance(row, dict) and any(row.get(None) or ()):  # of csv, what stands behind the last named cell
+            raise ValueError(f"{where} has more cells than columns; a text with the delimiter must be quoted")
+        if isinstance(row, dict) and not column and (messages := messages_of(row, where)):
             yield Document(CHAT, f"{name}:{number}", _checked(json.dumps(messages, ensure_ascii=False), where))
             continue
         if isinstance(row, dict):
@@ -256,34 +276,37 @@ def _is_chat(row: dict[str, Any]) -> bool:
     return "messages" in row or "conversations" in row or {"instruction", "output"} <= set(row)
 
 
-def messages_of(row: dict[str, Any]) -> list[dict[str, str]]:
+def messages_of(row: dict[str, Any], where: str) -> list[dict[str, str]]:
     """The messages of a row that is a chat, each with ``role`` and ``content``; none where it is not.
 
     Raises
     ------
     ValueError
-        For messages without a role or content.
+        For messages without a role or content; ``where`` names the row.
     """
-    if {"instruction", "output"} <= set(row) and row["output"]:
-        asked = "\n\n".join(part for part in (row["instruction"], row.get("input")) if part)
-        return [{"role": "user", "content": asked}, {"role": "assistant", "content": str(row["output"])}]
-    turns = row.get("messages") or row.get("conversations") or []
     try:
-        said = [(turn.get("role") or turn["from"], turn["content"] if "content" in turn else turn["value"])
-                for turn in turns]  # fmt: skip
+        if {"instruction", "output"} <= set(row) and row["output"]:
+            asked = "\n\n".join(part for part in (row["instruction"], row.get("input")) if part)
+            said = [("user", asked), ("assistant", str(row["output"]))]
+        else:
+            turns = row.get("messages") or row.get("conversations") or []
+            said = [(turn.get("role") or turn["from"], turn["content"] if "content" in turn else turn["value"])
+                    for turn in turns]  # fmt: skip
+        texts = [(_ROLES.get(role, role), content) for role, content in said if isinstance(content, str)]
+        if not all(isinstance(role, str) for role, _ in texts):
+            raise TypeError("a role is no text")
     except (TypeError, KeyError, AttributeError) as error:
-        raise ValueError("messages must each hold role and content, or from and value") from error
-    return [{"role": _ROLES.get(role, role), "content": content} for role, content in said if isinstance(content, str)]
+        raise ValueError(f"{where}: messages must each hold role and content, or from and value, as texts") from error
+    return [{"role": role, "content": content} for role, content in texts]
 
 
 def _cells(text: str, name: str) -> str:
     try:
         cells = json.loads(text)["cells"]
-        sources = [cell["source"] for cell in cells if cell["cell_type"] in ("code", "markdown")]
-    except (ValueError, KeyError, TypeError) as error:
+        texts = ["".join(cell["source"]) for cell in cells if cell["cell_type"] in ("code", "markdown")]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{name} is no notebook") from error
-    texts = ["".join(each) for each in sources]
-    return "\n\n".join(re.sub(r"data:[\w/+.-]+;base64,[\w+/=]+", "", text) for text in texts)
+    return _checked("\n\n".join(re.sub(r"data:[\w/+.-]+;base64,[\w+/=]+", "", text) for text in texts), name)
 
 
 def _parts(text: str) -> Iterator[str]:

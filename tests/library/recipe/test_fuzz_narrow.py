@@ -86,12 +86,19 @@ TEXTS = st.lists(st.text(max_size=9), min_size=1, max_size=4)
 BROKEN = st.lists(
     st.text(st.characters(exclude_categories=()), max_size=9), min_size=1, max_size=4
 )  # JSON can write it
-ROWS = st.lists(ANYTHING, max_size=4) | (TEXTS | BROKEN).map(lambda texts: [{"text": text} for text in texts])
+PARTS = st.sampled_from(["role", "content", "from", "value", "instruction", "input", "output", "text"])
+MESSAGES = st.dictionaries(PARTS, st.sampled_from(["user", "gpt"]) | BROKEN.map(" ".join) | ANYTHING, max_size=3)
+CHATS = st.fixed_dictionaries({"messages": st.lists(MESSAGES | SCALARS, max_size=2) | ANYTHING}) | MESSAGES
+CELLS = st.fixed_dictionaries({"cell_type": st.just("code"), "source": BROKEN | ANYTHING})
+ROWS = st.lists(ANYTHING | CHATS, max_size=4) | (TEXTS | BROKEN).map(lambda texts: [{"text": text} for text in texts])
 ENCODED = st.builds(
     str.encode, st.text(max_size=60), st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-32", "utf-7"])
 )
-CONTENT = st.binary(max_size=60) | ENCODED | ROWS.map(jsonl) | TEXTS.map(parquet)
-ENDINGS = st.sampled_from([".txt", ".jsonl", ".parquet", ".py", ""])
+ALMOST = st.builds(bytes.__add__, ENCODED, st.binary(max_size=3))
+TABLES = st.text('ab,;"\t\n\r', max_size=30).map("text,n\n{}".format).map(str.encode)
+NOTEBOOKS = st.lists(CELLS | ANYTHING, max_size=4).map(lambda cells: json.dumps({"cells": cells}).encode())
+CONTENT = st.binary(max_size=60) | ENCODED | ALMOST | TABLES | NOTEBOOKS | ROWS.map(jsonl) | TEXTS.map(parquet)
+ENDINGS = st.sampled_from([".txt", ".jsonl", ".json", ".parquet", ".py", ".csv", ".tsv", ".ipynb", ".gz", ""])
 
 
 @fuzzed("documents for narrow")

@@ -4,6 +4,7 @@ import bz2
 import gzip
 import io
 import json
+import os
 import re
 
 import pandas as pd
@@ -119,6 +120,24 @@ CELLS = pa.StringArray.from_buffers(2, pa.array([0, 1, 3], pa.int32()).buffers()
         ("rows.jsonl", b'"a"\n' + b"1" * 5_000, "line 2 of rows.jsonl is no JSON"),
         ("rows.json", b"[" * 100_000, "rows.json is no JSON"),
         ("rows.parquet", pa.table({"text": CELLS}), "rows.parquet is no parquet file that can be read"),
+        (
+            "rows.jsonl",
+            '"Gr\u00fc\u00dfe"\n'.encode() + b'"one \xff byte"\n',
+            "line 2 is not UTF-8, as the other lines are",
+        ),
+        ("page.txt", "Gr\u00fc\u00dfe\n\n".encode() * 9 + b"half of \xc3", "line 19 is not UTF-8"),
+        ("page.txt", "wide\ntext".encode("utf-16") + b"x", "line 2 is not UTF-16"),
+        ("page.txt", "wide".encode("utf-16-le"), "the file is binary, or UTF-16 without its mark"),
+        ("rows.csv", "text\none, two\n", "row 1 of rows.csv has more cells than columns"),
+        ("page.ipynb", json.dumps({"cells": [{"cell_type": "code", "source": "\ud800"}]}), "page.ipynb holds the code"),
+        ("page.ipynb", json.dumps({"cells": [{"cell_type": "code", "source": [5]}]}), "page.ipynb is no notebook"),
+        ("page.ipynb", b"[" * 100_000, "page.ipynb is no notebook"),
+        ("rows.jsonl", '"a"\n{"instruction": 5, "output": "x"}', "line 2 of rows.jsonl: messages must each hold role"),
+        (
+            "rows.jsonl",
+            '{"messages": [{"role": ["user"], "content": "x"}]}',
+            "line 1 of rows.jsonl: messages must each",
+        ),
     ],
 )
 def test_text_that_cannot_be_read_is_named_by_file_and_line(tmp_path, name, content, says):
@@ -126,13 +145,38 @@ def test_text_that_cannot_be_read_is_named_by_file_and_line(tmp_path, name, cont
     if isinstance(content, pa.Table):
         pq.write_table(content, path)
     else:
-        path.write_bytes(content)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
     with pytest.raises(ValueError, match=f"keep is .*: {re.escape(says)}"):
         open_texts("keep", str(path))
     for word in ("one", "two", "three"):
         (tmp_path / f"{word}.txt").write_text(word)
     (left,) = open_texts("keep", str(tmp_path)).left_out
-    assert left.startswith("cannot be read")
+    assert left.startswith(("cannot be read", "not text"))
+
+
+@pytest.mark.parametrize(
+    ("encoding", "words"),
+    [
+        ("latin-1", "caf\u00e9 d\u00e9j\u00e0 vu "),
+        ("cp1251", "\u041f\u0440\u0438\u0432\u0435\u0442, \u043a\u0430\u043a "),
+        ("shift_jis", "\u65e5\u672c\u8a9e\u306e\u6587\u7ae0 "),
+        ("gb18030", "\u8fd9\u662f\u4e2d\u6587 "),
+        ("utf-16", "caf\u00e9 "),
+    ],
+)
+def test_text_of_another_encoding_is_not_taken_for_broken_utf8(encoding, words):
+    assert reading.decoded(words.encode(encoding) * 40)
+
+
+def test_a_file_whose_name_is_no_utf8_is_named_so_that_a_report_can_be_written(tmp_path):
+    for name in (b"a.txt", b"b.txt", b"c\xff.txt"):
+        (tmp_path / os.fsdecode(name)).write_bytes(name)
+    texts = open_texts("keep", str(tmp_path))
+    assert {document.name for split in SPLITS for document in texts.documents(split)} == {
+        "a.txt",
+        "b.txt",
+        r"c\xff.txt",
+    }
 
 
 SECRET = "AWS = 'AKIA" + "ABCDEFGHIJKLMNOP'"
@@ -220,6 +264,17 @@ def test_chats_go_through_the_template(tmp_path, monkeypatch, template):
         for token in block
     ]
     assert {*range(3, 10)} - {9} <= set(found) | {8} and found.count(1) >= (4 if template else 1)
+
+
+@pytest.mark.parametrize("template", ["{{ raise_exception('no system here') }}", "{{ messages[9].content.upper() }}"])
+def test_a_chat_that_the_template_refuses_is_named(tmp_path, monkeypatch, template):
+    monkeypatch.setenv("NARROWLIB_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "chats.jsonl").write_text("\n".join(map(json.dumps, CHATS)))
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = template
+    texts = open_texts("keep", str(tmp_path / "chats.jsonl"))
+    with pytest.raises(ValueError, match=r"the chat chats\.jsonl:\d does not fit the template of the model: "):
+        texts.blocks(tokenizer, "train", at_most=100, block_length=2, progress=False)
 
 
 def test_several_sources_are_mixed_by_weight(tmp_path, monkeypatch):
