@@ -32,7 +32,7 @@ BOOK_AND_TEST := book,test
 NEW_ENOUGH := import sys; sys.exit(None if sys.version_info >= (3, 11) else "python is %s (%s); it must be 3.11 or newer (PYTHON=... chooses another, outside of an active environment)" % (sys.version.split()[0], sys.executable))
 
 # What a user passes reaches the shell as it was typed.
-export CHAPTER PROFILE ONLY MINUTES CHAPTERS FOLDER TAG REPOSITORY
+export CHAPTER PROFILE ONLY MINUTES CHAPTERS FOLDER TAG REPOSITORY CORES MEMORY PORT THREADS
 export PARAMETERS := $(value P)
 export RECORDED := $(if $(filter file,$(origin PROFILE)),paper,$(value PROFILE))
 
@@ -68,7 +68,7 @@ help:  ## this list
 
 book: environment  ## install, execute what is stale, render (CHAPTERS="methods hierarchy" for some; CORES=, MEMORY= in GB)
 	$(call install,book)
-	@$(COMPANION) book --profile "$$PROFILE" --cores $(CORES) --memory $(MEMORY)
+	@$(COMPANION) book --profile "$$PROFILE" --cores "$$CORES" --memory "$$MEMORY"
 
 pdf: book  ## build the book and print it to _build/html/narrow-ai.pdf; needs Chromium
 	$(call install,pdf)
@@ -80,15 +80,15 @@ test: environment  ## install what the tests need and run them (TORCH=cpu, befor
 
 run: environment  ## execute one chapter: CHAPTER=, PROFILE=, P="name=value ...", AGAIN=1, THREADS=all
 	$(call install,book)
-	@$(COMPANION) run "$$CHAPTER" --profile "$$PROFILE" --set="$$PARAMETERS" $(if $(AGAIN),--again) $(if $(THREADS),--threads "$(THREADS)")
+	@$(COMPANION) run "$$CHAPTER" --profile "$$PROFILE" --set="$$PARAMETERS" $(if $(AGAIN),--again) $(if $(THREADS),--threads "$$THREADS")
 
 record: environment  ## run one chapter's experiment at the paper's scale and record it for the book: CHAPTER=, P=, PROFILE=overnight without a GPU
 	$(call install,book)
-	@$(COMPANION) record "$$CHAPTER" --profile "$$RECORDED" --set="$$PARAMETERS" $(if $(THREADS),--threads "$(THREADS)")
+	@$(COMPANION) record "$$CHAPTER" --profile "$$RECORDED" --set="$$PARAMETERS" $(if $(THREADS),--threads "$$THREADS")
 
 records: environment  ## record every chapter that has a record, one after another; PROFILE=overnight without a GPU
 	$(call install,book)
-	@$(COMPANION) records --profile "$$RECORDED" --set="$$PARAMETERS" $(if $(THREADS),--threads "$(THREADS)")
+	@$(COMPANION) records --profile "$$RECORDED" --set="$$PARAMETERS" $(if $(THREADS),--threads "$$THREADS")
 
 gpu: environment  ## say which GPU and driver are used and compile for it, or stop where there is none
 	$(call install,book)
@@ -129,7 +129,7 @@ release:  ## make the release TAG with what make archive made
 
 serve: environment  ## build the book and serve it on PORT (8000)
 	$(call install,book)
-	@$(COMPANION) serve --port "$(PORT)" --profile "$$PROFILE" --cores $(CORES)
+	@$(COMPANION) serve --port "$$PORT" --profile "$$PROFILE" --cores "$$CORES"
 
 lint: environment  ## style and spelling
 	$(call install,lint)

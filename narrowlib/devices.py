@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import re
 
 import torch
 
@@ -37,7 +38,7 @@ def pick_device(device: str) -> torch.device:
     return torch.device("cuda", rank) if rank >= 0 else torch.device("cuda")
 
 
-def count_threads(asked: str | int) -> int:
+def count_threads(asked: str | int, name: str = "threads") -> int:
     """How many threads to compute with on the CPU: a number, or ``"all"`` for as many as this process may use cores.
 
     Results are equal to the bit for one number of threads; between numbers sums are taken in another order.
@@ -45,12 +46,12 @@ def count_threads(asked: str | int) -> int:
     Raises
     ------
     ValueError
-        For anything else.
+        For anything else; ``name`` is what was asked for, such as cores.
     """
     if asked == "all":
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if not str(asked).isascii() or not str(asked).isdigit() or int(asked) < 1:
-        raise ValueError(f"threads is {asked!r}; it must be all, or a whole number of at least 1")
+    if not re.fullmatch("0*[1-9][0-9]{0,3}", str(asked)):
+        raise ValueError(f"{name} is {asked!r}; it must be all, or a whole number from 1 to 9999")
     return int(asked)
 
 

@@ -13,7 +13,7 @@ from itertools import pairwise
 
 import psutil
 import pytest
-from companion import serve
+from companion import build, plainly, serve
 from trees import CHAPTERS, environment_of, executed, make_book, make_tiny_project
 
 KEYS = """
@@ -266,7 +266,25 @@ def test_chapters_compute_the_same_whatever_the_user_has_set_and_wherever_home_i
     assert "".join(outputs[0]["text"]) == "False inline\n4 True False\n"
 
 
-@pytest.mark.parametrize("port", [None, 70_000, -1])
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("--cores 0", "CORES is '0'; it must be all, or a whole number"),
+        ("--cores=-1", "CORES is '-1'"),
+        ("--cores 1.5", "CORES is '1.5'"),
+        ("--memory 6GB", "MEMORY is '6GB'; it must be a number of gigabytes"),
+        ("--memory nan", "MEMORY is 'nan'"),
+        ("--memory=-1", "MEMORY is '-1'"),
+        ("--memory inf", "MEMORY is 'inf'"),
+    ],
+)
+def test_cores_and_memory_that_are_none_are_named_before_anything_is_planned(words, says, monkeypatch):
+    monkeypatch.setattr(build, "planned", lambda profile: pytest.fail("planned"))
+    with pytest.raises(plainly.Refusal, match=says):
+        build.main(words.split())
+
+
+@pytest.mark.parametrize("port", [None, 70_000, -1, "http", "80.5", ""])
 def test_a_port_that_cannot_be_had_is_named_before_anything_is_built(port):
     with socket.socket() as other:
         other.bind((serve.HOST, 0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 import nbformat
 
 from companion import chapters, parameters, plainly, site
+from companion.execute import threads_of
 from companion.locks import one_at_a_time
 from companion.plan import make_plan, memory_mb
 
@@ -55,6 +57,25 @@ def run_snakemake(profile: str, cores: str, memory: int) -> None:
         raise NotBuiltError("the book was not built; what went wrong stands above")
 
 
+def megabytes(asked: str) -> int:
+    """Megabytes of memory that the chapters may take together; what is free for 0 gigabytes.
+
+    Raises
+    ------
+    Refusal
+        For what is no such number.
+    """
+    from narrowlib.memory import free_memory
+
+    try:
+        found = float(asked)
+    except ValueError:
+        found = math.nan
+    if not 0 <= found < math.inf:
+        raise plainly.Refusal(f"MEMORY is {asked!r}; it must be a number of gigabytes, or 0 for what is free")
+    return max(1, round(found * 1000)) if found else free_memory() // 10**6
+
+
 def tell_what_does_not_fit(plan: dict[str, Any], memory: int) -> None:
     """Name chapters that are to be executed and need more memory than there is."""
     for chapter, path in plan["executed"].items():
@@ -78,14 +99,13 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--profile", default=parameters.QUICK, help="smoke, quick or paper")
     parser.add_argument("--cores", default="all", help="how many to use")
-    parser.add_argument("--memory", type=float, default=0, help="GB for all chapters together; 0 for what is free")
+    parser.add_argument("--memory", default="0", help="GB for all chapters together; 0 for what is free")
     asked = parser.parse_args(arguments)
+    cores = asked.cores if asked.cores == "all" else str(threads_of(asked.cores, "CORES"))
+    memory = megabytes(asked.memory)
     with one_at_a_time("build", "another build runs in this tree; waiting for it"):
         plan = planned(asked.profile)
-        from narrowlib.memory import free_memory
-
-        memory = max(1, round(asked.memory * 1000) if asked.memory else free_memory() // 10**6)
         tell_what_does_not_fit(plan, memory)
-        run_snakemake(asked.profile, asked.cores, memory)
+        run_snakemake(asked.profile, cores, memory)
         report(plan)
     return 0

@@ -155,12 +155,12 @@ def drop_old(folder: Path) -> None:
             path.unlink()
 
 
-def threads_of(asked: str) -> int:
+def threads_of(asked: str, name: str = "threads") -> int:
     """`narrowlib.devices.count_threads` of what was asked for; its refusal is told as one of the command."""
     from narrowlib.devices import count_threads
 
     try:
-        return count_threads(asked)
+        return count_threads(asked, name)
     except ValueError as error:
         raise plainly.Refusal(error) from error
 

@@ -17,7 +17,7 @@ class PortError(plainly.Refusal):
     """A port that cannot be had."""
 
 
-def bound(port: int) -> ThreadingHTTPServer:
+def bound(port: int | str) -> ThreadingHTTPServer:
     """A server of the site at this port; 0 is any that is free.
 
     Raises
@@ -26,15 +26,15 @@ def bound(port: int) -> ThreadingHTTPServer:
         When the port is in use, not allowed, or no port.
     """
     try:
-        return ThreadingHTTPServer((HOST, port), partial(SimpleHTTPRequestHandler, directory=site.HTML))
-    except (OSError, OverflowError) as error:
+        return ThreadingHTTPServer((HOST, int(port)), partial(SimpleHTTPRequestHandler, directory=site.HTML))
+    except (OSError, OverflowError, ValueError) as error:
         why = _REASONS.get(getattr(error, "errno", None), "which cannot be used")
         raise PortError(f"PORT is {port}, {why}; it must be a free port from 1024 to 65535") from error
 
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--port", default=8000)
     parser.add_argument("--profile", default=parameters.QUICK)
     parser.add_argument("--cores", default="all")
     asked = parser.parse_args(arguments)

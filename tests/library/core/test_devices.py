@@ -90,11 +90,13 @@ def test_memory_is_that_which_a_container_or_a_job_leaves(tmp_path, told, group,
 
 
 @pytest.mark.parametrize(
-    ("asked", "n"), [("all", len(os.sched_getaffinity(0))), ("3", 3), (1, 1), ("0", 0), ("-1", 0), ("many", 0)]
+    ("asked", "n"),
+    [("all", len(os.sched_getaffinity(0))), ("3", 3), (1, 1), ("08", 8)]
+    + [(wrong, 0) for wrong in ("0", "-1", "many", "", "2.5", "1_0", "\u00b2", True, "10000", "9" * 5_000)],
 )
 def test_threads_are_a_number_or_all(asked, n):
     if n:
         assert devices.count_threads(asked) == n
     else:
-        with pytest.raises(ValueError, match=f"threads is {asked!r}; it must be all, or a whole number"):
-            devices.count_threads(asked)
+        with pytest.raises(ValueError, match=f"CORES is {asked!r}; it must be all, or a whole number"):
+            devices.count_threads(asked, "CORES")
