@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from narrowlib.store.files import is_stray
+
 _SKIPPED_FOLDERS = {"node_modules", "__pycache__", "venv", "build", "dist"}
 _WRITTEN_BY_TOOLS = re.compile(
     r".*\.lock|.*-lock\.(json|yaml)|go\.sum|npm-shrinkwrap\.json|.*\.min\.(js|css)|.*\.map|.*_pb2(_grpc)?\.py", re.I
@@ -42,8 +44,8 @@ def ignored_by(folder: Path) -> dict[str, Any]:
 def why_not(path: Path, name: str, ignored: dict[str, Any], wanted: Any, unwanted: Any) -> str:
     """The reason for which a file of a folder is left out, by its name and place; empty where there is none."""
     parts = name.split("/")
-    if any(part.startswith(".") for part in parts):
-        return "hidden"
+    if is_stray(Path(name)):
+        return "hidden or a backup"
     if _SKIPPED_FOLDERS & set(parts[:-1]):
         return "built or installed"
     if unwanted.match_file(name) or (wanted is not None and not wanted.match_file(name)):

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from narrowlib.recipe.narrowing import run
 from narrowlib.recipe.report import Report, svg_of
 from narrowlib.recipe.settings import HOW_MUCH, RecipeConfig
-from narrowlib.store.files import replacing
+from narrowlib.store.files import is_stray, replacing
 
 TABLE, FIGURE = "sweep.csv", "sweep.svg"
 
@@ -78,7 +78,11 @@ def sweep(configs: Sequence[RecipeConfig], out: str | Path, *, progress: bool = 
 
 
 def _is_of_sweep(name: str) -> bool:
-    return name in (TABLE, FIGURE) or name.removeprefix(".").startswith(("sparsity-", *(f"{TABLE}.", f"{FIGURE}.")))
+    return (
+        name in (TABLE, FIGURE)
+        or is_stray(Path(name))
+        or name.removeprefix(".").startswith(("sparsity-", *(f"{TABLE}.", f"{FIGURE}.")))
+    )
 
 
 def _row(report: Report, when: str, sparsity: float) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -21,6 +22,7 @@ from pathlib import Path
 from filelock import FileLock
 
 _WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # what some network file systems answer
+_STRAY = re.compile(r"\..*|#.*#|.*~|thumbs\.db|desktop\.ini", re.I)
 SECONDS_TO_WRITE = 86_400.0  # what a killed run left half-written is older than that when it is removed
 
 
@@ -95,14 +97,17 @@ def _has_locks(folder: Path) -> bool:
 
 
 def visible_files(folder: str | Path, pattern: str = "**/*") -> list[Path]:
-    """Files of a folder in the order of their names, without hidden ones such as ``.ipynb_checkpoints/curves.json``."""
+    """Files of a folder in the order of their names, without those that `is_stray` names."""
     found = (path for path in Path(folder).glob(pattern) if path.is_file())
-    return sorted(path for path in found if not is_hidden(path.relative_to(folder)))
+    return sorted(path for path in found if not is_stray(path.relative_to(folder)))
 
 
-def is_hidden(path: Path) -> bool:
-    """Whether a file, or a folder on the way to it, has a name that begins with a dot."""
-    return any(part.startswith(".") for part in path.parts)
+def is_stray(path: Path) -> bool:
+    """Whether a file, or a folder on the way to it, is hidden or left there by an editor or a file manager.
+
+    Such as ``.ipynb_checkpoints/curves.json``, ``.nfs01``, ``curves.json~``, ``#curves.json#`` and ``Thumbs.db``.
+    """
+    return any(_STRAY.fullmatch(part) for part in path.parts)
 
 
 def sha256_of(path: str | Path) -> str:

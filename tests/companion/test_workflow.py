@@ -93,6 +93,12 @@ EDITS = [
     ("results/paper/second/curves.json", "", "{}", {"second"}),
     ("results/paper/second/.DS_Store", "", "hidden", set()),
     ("results/paper/second/.ipynb_checkpoints/curves.json", "", "hidden", set()),
+    ("results/paper/second/curves.json~", "", "a backup", set()),
+    ("results/paper/second/Thumbs.db", "", "of Windows", set()),
+    ("results/paper/second/.nfs0001.x", "", "removed while it was open", set()),
+    ("narrowlib/.ipynb_checkpoints/upper-checkpoint.py", "", "ONE = = 1", set()),
+    ("narrowlib/upper.py~", "", "ONE = = 1", set()),
+    ("book/.ipynb_checkpoints/first-checkpoint.md", "", "# hidden", set()),
 ]
 
 

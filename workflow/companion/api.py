@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from companion import chapters
+from narrowlib.store.files import visible_files
 
 INDEX = "book/appendix/api"  # the page above them; without it in the table of contents there are none
 PACKAGE = "narrowlib"
@@ -29,7 +30,7 @@ PAGE = """% made from {digest}
 @cache
 def modules() -> dict[str, Path]:
     """Files of the public modules of the library, those of a folder after the others."""
-    files = sorted((chapters.ROOT / PACKAGE).rglob("*.py"), key=lambda path: (len(path.parts), path.name))
+    files = sorted(visible_files(chapters.ROOT / PACKAGE, "**/*.py"), key=lambda path: (len(path.parts), path.name))
     named = {".".join(path.relative_to(chapters.ROOT).with_suffix("").parts): path for path in files}
     return {module: path for module, path in named.items() if "._" not in module}
 

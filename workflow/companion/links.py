@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from companion import chapters, myst
+from narrowlib.store.files import visible_files
 
 _ROLE = re.compile(r"\{(?P<role>doc|numref|eq|ref|term)\}`(?P<text>[^`]+)`")
 _LINK = re.compile(r"\[(?P<words>[^\]]*)\]\((?P<target>[^()\s#]+)\.(?:md|ipynb|html)(?:#[^()\s]*)?\)")
@@ -46,7 +47,10 @@ def _is_of_absent_chapter(figure: str) -> bool:
 def _absent() -> dict[str, str]:
     """Pages that are there and not in the book, ``book/mnist`` and so on, with their text."""
     pages = set(chapters.pages())
-    paths = {path.relative_to(chapters.ROOT).with_suffix("").as_posix(): path for path in chapters.BOOK.rglob("*.md")}
+    paths = {
+        path.relative_to(chapters.ROOT).with_suffix("").as_posix(): path
+        for path in visible_files(chapters.BOOK, "**/*.md")
+    }
     return {page: path.read_text(encoding="utf-8") for page, path in paths.items() if page not in pages}
 
 

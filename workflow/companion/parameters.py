@@ -12,6 +12,7 @@ import shlex
 from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -20,6 +21,7 @@ from pydantic import create_model
 from companion import chapters
 from companion.plainly import Refusal
 from narrowlib.settings import Settings, SettingsError, read_yaml
+from narrowlib.store.files import is_stray
 
 PROFILES = chapters.BOOK / "profiles"
 QUICK, PAPER = "quick", "paper"  # the values of the parameters cells, and those of the models
@@ -70,7 +72,7 @@ def model(chapter: str) -> type[Settings]:
 
 def profile_names() -> list[str]:
     """Names of the profiles: the values of the pages, those of the paper, and a folder each."""
-    folders = {path.name for path in PROFILES.glob("*") if path.is_dir() and path.name[0] != "."}
+    folders = {path.name for path in PROFILES.glob("*") if path.is_dir() and not is_stray(Path(path.name))}
     return [QUICK, PAPER, *sorted(folders - {PAPER})]
 
 

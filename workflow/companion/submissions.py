@@ -14,6 +14,7 @@ from typing import Any
 import nbformat
 
 from companion import course, myst
+from narrowlib.store.files import is_stray
 
 MOST_BYTES = 50_000_000  # of a notebook, and of the answers in it
 
@@ -40,7 +41,7 @@ def files_in(folder: Path) -> Iterator[tuple[str, Path]]:
     for at, inner, files in os.walk(root):
         inner[:] = sorted(name for name in inner if not name.startswith((".", "__")))
         where = Path(at).relative_to(root).parts
-        handed_in = sorted(name for name in files if not name.startswith(".") and name != "timestamp.txt")
+        handed_in = sorted(name for name in files if not is_stray(Path(name)) and name != "timestamp.txt")
         yield from ((where[0] if where else Path(name).stem, Path(at, name)) for name in handed_in)
         if where and not inner and not handed_in:
             yield where[0], Path(at)

@@ -14,6 +14,7 @@ from narrowlib.llm.losses import block_losses
 from narrowlib.llm.models import LanguageModel, load_causal_lm
 from narrowlib.llm.small_base import TRAINED, WEIGHTS, different_blocks, held_out_blocks, start_of, train_small_base
 from narrowlib.llm.trigram import Trigram
+from narrowlib.store.files import visible_files
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -60,7 +61,7 @@ def tables(config: Config, *, progress: bool = True) -> dict[str, pd.DataFrame]:
 def files(config: Config) -> dict[str, Path]:
     """Files that belong to the record, by their name in its folder: weights, and what transformers reads besides."""
     folder = config.folder / TRAINED
-    return {f"{WEIGHTS}/{path.name}": path for path in sorted(folder.iterdir()) if path.is_file()}
+    return {f"{WEIGHTS}/{path.name}": path for path in visible_files(folder, "*")}
 
 
 def _ids(blocks: Dataset) -> np.ndarray:

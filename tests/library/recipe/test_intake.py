@@ -193,6 +193,9 @@ NASTY = {  # what a folder may hold: content, and why it is left out, "" where i
     "notes.ipynb": (json.dumps({"cells": [{"cell_type": "code", "source": ["x = 1"], "outputs": ["iVBORw0K"]}]}), ""),
     ".env": ("A=1", "hidden"),
     ".git/config": ("x", "hidden"),
+    "a.py~": (CODE.format("a before"), "hidden or a backup"),
+    "src/Thumbs.db": ("x", "hidden or a backup"),
+    "src/#draft.txt#": ("x", "hidden or a backup"),
     "secret.py": (SECRET, "may hold a secret"),
     "server.pem": ("x", "may hold a secret"),
     "package-lock.json": ("{}", "written by tools"),
@@ -235,7 +238,7 @@ def test_a_nasty_folder_is_taken_apart(nasty):
     assert words["packed.py.gz"] == CODE.format("gz") and words["notes.ipynb"] == "x = 1"
     reasons = {name: reason for reason, names in texts.left_out.items() for name in names}
     assert reasons.pop("rows.csv:1") == reasons.pop("list.json:1") == "rows without text"
-    assert reasons.pop(".gitignore") == reasons.pop("src/.gitignore") == "hidden"
+    assert reasons.pop(".gitignore") == reasons.pop("src/.gitignore") == "hidden or a backup"
     assert set(reasons) == {name for name, (_, reason) in NASTY.items() if reason}
     assert {name: reasons[name] for name in reasons if not reasons[name].startswith(NASTY[name][1])} == {}
     only = open_texts("keep", str(nasty), include=["*.py"])

@@ -40,6 +40,8 @@ def test_every_sparsity_has_a_model_and_a_row(arguments, tmp_path, monkeypatch, 
     monkeypatch.setattr(
         sweeping, "run", lambda config, out, **how: new.append(out.exists()) or real(config, out, **how)
     )
+    for stray in (".DS_Store", "sweep.csv~"):  # a folder that was looked into
+        (out / stray).write_text("")
     assert main([*arguments, "--sparsities", "25% 50% 75%"]) == 0
     assert new == [True, False, True] and (out / "sweep.svg").read_text() != drawn
 

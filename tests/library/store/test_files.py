@@ -69,8 +69,12 @@ def test_without_locks_in_a_file_system_those_of_the_machine_serve(tmp_path, mon
         assert not list(tmp_path.glob("*.lock"))
 
 
-@pytest.mark.parametrize("stray", [".ipynb_checkpoints/curves.json", ".DS_Store", "deep/.git/x.json", ".#lock"])
-def test_hidden_files_do_not_count(tmp_path, stray):
+HIDDEN = [".ipynb_checkpoints/curves.json", ".DS_Store", "deep/.git/x.json", ".#lock", ".nfs0001.x"]
+BACKUPS = ["curves.json~", "#curves.json#", "Thumbs.db", "deep/desktop.ini"]
+
+
+@pytest.mark.parametrize("stray", [*HIDDEN, *BACKUPS])
+def test_hidden_files_and_backups_do_not_count(tmp_path, stray):
     (tmp_path / stray).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / stray).write_text("")
     (tmp_path / "curves.json").write_text("")
