@@ -85,12 +85,13 @@ def median(values: Any) -> Interval:
 
 
 def share(are: Any, confidence: float = CONFIDENCE) -> Interval:
-    """Share of true values, with its Wilson interval."""
-    are = np.asarray(are, bool)
-    if not are.size:
+    """Share of true values, with its Wilson interval; nothing where one of them is NaN, which is neither."""
+    are = np.asarray(are, float)
+    if not are.size or np.isnan(are).any():
         return Interval(math.nan)
-    bounds = binomtest(int(are.sum()), are.size).proportion_ci(confidence, "wilson")
-    return Interval(float(are.mean()), bounds.low, bounds.high)
+    n_true = int((are != 0).sum())
+    bounds = binomtest(n_true, are.size).proportion_ci(confidence, "wilson")
+    return Interval(n_true / are.size, float(bounds.low), float(bounds.high))
 
 
 def least(intervals: list[Interval]) -> Interval:
@@ -138,8 +139,11 @@ def largest(intervals: list[Interval]) -> Interval:
 
 
 def share_above(intervals: list[Interval], bound: float = 1.0) -> Interval:
-    """Share of values above a bound: at least those whose whole interval is, at most those with a part of it above."""
-    if not intervals:
+    """Share of values above a bound: at least those whose whole interval is, at most those with a part of it above.
+
+    Nothing where a value is NaN.
+    """
+    if not intervals or any(math.isnan(each.value) for each in intervals):
         return Interval(math.nan)
     columns = np.array(intervals)
     shares = (columns > bound).mean(0)

@@ -72,6 +72,8 @@ def keep_masks(
     if not scores:
         raise ValueError("scores is empty; it must hold at least one group")
     for name, values in scores.items():
+        if not isinstance(values, Tensor) or not values.ndim or values.is_complex():
+            raise ValueError(f"scores of {name!r} are {values!r}; they must be a tensor with a number for every unit")
         if values.isnan().any():
             raise ValueError(f"scores of {name!r} hold {int(values.isnan().sum())} NaN; every unit needs a number")
     if scope == "per_layer" or isinstance(n_kept, Mapping):

@@ -16,6 +16,12 @@ def test_values_and_bounds():
     assert math.isnan(mean([]).value) and math.isnan(share([]).value) and math.isnan(mean([1.0]).low)
 
 
+@pytest.mark.parametrize("values", [[math.nan, 1, 1], [0, 0, math.nan], [None, 1]])
+def test_what_holds_a_nan_has_no_value(values):
+    for of in (mean, median, share):
+        assert all(map(math.isnan, of(values)))
+
+
 def test_few_values_are_covered_as_often_as_is_said():
     rng = np.random.default_rng(0)
     found = [mean(rng.normal(size=6)) for _ in range(400)]
@@ -40,4 +46,6 @@ def test_together():
     two = [Interval(2, 1.5, 3), Interval(1.2, 0.8, 4)]
     assert least(two) == (1.2, 0.8, 3) and largest(two) == (2, 1.5, 4)
     assert share_above(two) == (1, 0.5, 1) and share_above([Interval(2)]).value == 1
+    unknown = Interval(math.nan)
+    assert math.isnan(share_above([*two, unknown]).value) and math.isnan(least([*two, unknown]).value)
     assert math.isnan(share_above([]).value) and math.isnan(least([]).value)

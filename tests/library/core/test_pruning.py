@@ -54,6 +54,14 @@ def test_counts_are_kept_as_they_are_asked_for(n_a, n_b):
         assert (scores[name].where(mask, 0).sort(1).values == scores[name].sort(1).values).sum(1).ge(n_b).all()
 
 
+@pytest.mark.parametrize("n_kept", [0, 1, 3, 4])
+def test_any_number_is_kept_of_scores_that_are_tied_or_infinite(n_kept):
+    for scores in (torch.zeros(4), torch.tensor([float("inf"), -float("inf"), float("inf"), 0.0])):
+        (mask,) = keep_masks({"a": scores}, n_kept=n_kept).values()
+        assert mask.sum() == n_kept
+        assert n_kept in (0, 4) or scores[mask].min() >= scores[~mask].max()
+
+
 def test_of_equal_scores_the_earlier_goes_first():
     masks = keep_masks({"a": torch.ones(300), "b": torch.tensor([0.0, 1.0])}, 100 / 302)
     assert not masks["a"][:99].any() and masks["a"][99:].all()
@@ -74,6 +82,9 @@ def test_every_run_ranks_its_own():
     ("scores", "options", "says"),
     [
         ({"a": torch.tensor([1.0, float("nan")])}, {}, "'a' hold 1 NaN"),
+        ({"a": [1.0, 2.0]}, {}, "'a' are \\[1.0, 2.0\\]; they must be a tensor with a number for every unit"),
+        ({"a": torch.tensor(1.0)}, {}, "'a' are .*; they must be a tensor"),
+        ({"a": torch.tensor([1j])}, {}, "'a' are .*; they must be a tensor"),
         ({"a": torch.ones(2)}, {"n_kept": 1}, "exactly one of them"),
         ({"a": torch.ones(2)}, {"sparsity": None}, "exactly one of them"),
         ({"a": torch.ones(2)}, {"sparsity": None, "n_kept": 3}, "n_kept is 3; .* from 0 to 2"),
