@@ -1,7 +1,10 @@
 """Records come back as they were, or not at all."""
 
 import json
+import os
+import shutil
 import subprocess
+from functools import partial
 
 import pandas as pd
 import pytest
@@ -61,13 +64,14 @@ def test_provenance_is_json_and_says_where():
     assert about["device"] and about["n_threads"] >= 1
 
 
+def git_in(folder, *words):
+    identity = ["-c", "user.name=t", "-c", "user.email=t@localhost", "-c", "protocol.file.allow=always"]
+    subprocess.run(["git", "-C", folder, *identity, *words], check=True, capture_output=True)
+
+
 def test_the_commit_is_that_of_this_checkout_only(tmp_path, monkeypatch):
     """A tarball unpacked inside another repository must not take that repository's commit for its own."""
-
-    def git(*words):
-        identity = ["-c", "user.name=t", "-c", "user.email=t@localhost"]
-        subprocess.run(["git", "-C", tmp_path, *identity, *words], check=True, capture_output=True)
-
+    git = partial(git_in, tmp_path)
     nothing, ours = {"commit": None, "dirty": None}, tmp_path / "narrowlib" / "__init__.py"
     for folder in ("unpacked", "narrowlib"):
         (tmp_path / folder).mkdir()
@@ -85,6 +89,26 @@ def test_the_commit_is_that_of_this_checkout_only(tmp_path, monkeypatch):
     assert git_state(tmp_path)["dirty"] is True
     monkeypatch.setenv("GIT_DIR", str(tmp_path / ".git"))  # as a hook of another repository has it
     assert git_state(tmp_path / "unpacked") == nothing
+
+
+@pytest.mark.parametrize("kind", ["shallow", "linked", "\u00fcber uns", "of another owner"])
+def test_a_checkout_of_any_kind_knows_its_commit(tmp_path, monkeypatch, kind):
+    first, other = tmp_path / "first", tmp_path / kind
+    (first / "narrowlib").mkdir(parents=True)
+    (first / "narrowlib" / "__init__.py").write_text("")
+    git_in(first, "init")
+    git_in(first, "add", "narrowlib")
+    git_in(first, "commit", "-m", "one")
+    git_in(first, "commit", "--allow-empty", "-m", "two")
+    git_in(first, *(("worktree", "add") if kind == "linked" else ("clone", "--depth", "1", first.as_uri())), other)
+    if kind == "of another owner":
+        (tmp_path / "bin").mkdir()
+        (tmp_path / "bin" / "git").write_text(
+            f'#!/bin/sh\nGIT_TEST_ASSUME_DIFFERENT_OWNER=1 {shutil.which("git")} "$@"\n'
+        )
+        (tmp_path / "bin" / "git").chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    assert git_state(other) == git_state(first) and len(git_state(first)["commit"]) == 40
 
 
 def test_origin_names_what_made_a_record_and_where_it_departs():
