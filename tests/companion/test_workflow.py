@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from itertools import pairwise
+from unittest.mock import MagicMock
 
 import psutil
 import pytest
@@ -288,6 +289,17 @@ def test_cores_and_memory_that_are_none_are_named_before_anything_is_planned(wor
     monkeypatch.setattr(build, "planned", lambda profile: pytest.fail("planned"))
     with pytest.raises(plainly.Refusal, match=says):
         build.main(words.split())
+
+
+@pytest.mark.parametrize("name", ["SNAKEMAKE_PROFILE", "SNAKEMAKE_OUTPUT_CACHE"])
+def test_what_a_user_has_set_for_snakemake_does_not_count(name, monkeypatch):
+    monkeypatch.setenv(name, "/no/such/folder")
+    given = []
+    monkeypatch.setattr(
+        build.subprocess, "run", lambda command, **how: given.append(how["env"]) or MagicMock(returncode=0)
+    )
+    build.run_snakemake("quick", "1", 1_000)
+    assert given and name not in given[0] and "PATH" in given[0]
 
 
 @pytest.mark.parametrize("port", [None, 70_000, -1, "http", "80.5", ""])

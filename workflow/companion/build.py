@@ -53,7 +53,9 @@ def run_snakemake(profile: str, cores: str, memory: int) -> None:
     command = [sys.executable, "-m", "snakemake", "--cores", cores, "--nolock"]
     command += ["--resources", "gpu=1", f"memory={memory}"]
     command += ["--rerun-triggers", "input", "--ignore-incomplete", "--logger", "companion"]
-    if subprocess.run([*command, "--config", f"profile={profile}", f"memory={memory}"], cwd=chapters.ROOT).returncode:
+    command += ["--config", f"profile={profile}", f"memory={memory}"]
+    own = {name: value for name, value in os.environ.items() if not name.startswith("SNAKEMAKE")}  # a user's cluster
+    if subprocess.run(command, cwd=chapters.ROOT, env=own).returncode:
         raise NotBuiltError("the book was not built; what went wrong stands above")
 
 
