@@ -1,10 +1,12 @@
 """Any value for any parameter of any chapter: taken, or refused in a sentence."""
 
+from decimal import Decimal
+
 import pytest
 import yaml
 from companion import chapters, parameters
 from companion.parameters import ParameterError
-from fuzzing import CASES, fuzzed
+from fuzzing import CASES, ODD_NUMBERS, fuzzed
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,6 +27,7 @@ def values_for(default):
     near = st.just(default) | st.sampled_from([0, 1, -1, 0.5, 1.0])
     if isinstance(default, (int, float)):
         near |= st.integers(-2, 40) | st.floats(-1, 2)
+    near |= ODD_NUMBERS
     return near | near.map(str) | ANYTHING
 
 
@@ -58,9 +61,19 @@ def test_any_settings_are_taken_or_refused_in_a_sentence(chapter):
     check()
 
 
+NAMES = st.sampled_from(["n_seeds", "n_steps", "leave_below", "precision", "no_such"])
+
+
+def number_in(line):
+    """What stands for a number in a line, as a reader sees it."""
+    return line.partition(": ")[2].partition("#")[0].removeprefix("&a").strip(" '\"")
+
+
 @fuzzed("files of profiles")
-@given(ANYTHING.map(yaml.safe_dump) | st.text(max_size=40))
-def test_any_file_of_a_profile_is_taken_or_refused_in_a_sentence(tmp_path_factory, text):
+@given(
+    ANYTHING.map(yaml.safe_dump) | st.text(max_size=40) | st.builds("{}: {}".format, NAMES, ODD_NUMBERS | st.text()),
+)
+def test_any_file_of_a_profile_is_taken_as_meant_or_refused_in_a_sentence(tmp_path_factory, text):
     folder = tmp_path_factory.getbasetemp() / "profiles"
     (folder / "mine").mkdir(parents=True, exist_ok=True)
     (folder / "mine" / "hierarchy.yaml").write_text(text, encoding="utf-8")
@@ -72,7 +85,10 @@ def test_any_file_of_a_profile_is_taken_or_refused_in_a_sentence(tmp_path_factor
             assert str(error) and "\n" not in str(error)
         else:
             assert set(taken) <= set(parameters.quick("hierarchy"))
+            value = next(iter(taken.values()), "")
+            if isinstance(value, int | float):
+                assert value == (Decimal if isinstance(value, int) else float)(number_in(text))
 
 
-def test_there_are_two_thousand_cases():
-    assert sum(CASES.values()) >= 2_000
+def test_there_are_five_thousand_cases():
+    assert sum(CASES.values()) >= 5_000

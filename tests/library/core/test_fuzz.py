@@ -1,6 +1,5 @@
 """Any claim, record, pin, group of units or mask: taken and right, or refused in a sentence."""
 
-import copy
 import hashlib
 import json
 import math
@@ -8,7 +7,7 @@ import math
 import pandas as pd
 import torch
 import yaml
-from fuzzing import fuzzed
+from fuzzing import fuzzed, paths, replaced
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,23 +27,6 @@ BOOK = claims.load_claims()
 
 def assert_one_line(error):
     assert str(error) and "\n" not in str(error)
-
-
-def replaced(value, path, new):
-    """A deep copy with what lies at a path of keys replaced."""
-    changed = copy.deepcopy(value)
-    inner = changed
-    for key in path[:-1]:
-        inner = inner[key]
-    inner[path[-1]] = new
-    return changed
-
-
-def paths(value, path=()):
-    """The path of keys to everything in nested mappings."""
-    for key, inner in value.items() if isinstance(value, dict) else ():
-        yield (*path, key)
-        yield from paths(inner, (*path, key))
 
 
 ONE_CLAIM = {"H1": BOOK["H1"]}

@@ -6,7 +6,7 @@ import json
 import pandas as pd
 import pytest
 import yaml
-from fuzzing import fuzzed
+from fuzzing import ODD_NUMBERS, fuzzed
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,7 +20,10 @@ SCALARS = st.none() | st.booleans() | st.integers(-2, 10**7) | st.floats() | st.
 ANYTHING = st.recursive(
     SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner), max_leaves=5
 )
-WORDS = st.sampled_from(["neurons", "neurons,heads", "0.5", "0.5,0.2", "1e6", "random", "cpu", "1", "-1", "nan", ""])
+WORDS = (
+    st.sampled_from(["neurons", "neurons,heads", "0.5", "0.5,0.2", "1e6", "random", "cpu", "1", "-1", "nan", ""])
+    | ODD_NUMBERS
+)
 FLAGS = st.sampled_from([f"--{name.replace('_', '-')}" for name in NAMES_LEGAL])
 NAMES = st.sampled_from([*NAMES_LEGAL, "no_such_name", "out"])
 SETTINGS = st.dictionaries(NAMES, ANYTHING | WORDS, max_size=5)
