@@ -160,7 +160,8 @@ environment:
 	if [ "$(ENV)" = .venv ] && { [ -e .venv/.installing ] || ! $(PY) -c 'from pip._internal.cli.main import main'; } 2>/dev/null; then \
 	    $(PYTHON) -c '$(NEW_ENOUGH)'; \
 	    [ ! -e .venv ] || echo ".venv is half-made; it is made anew" >&2; \
-	    $(PYTHON) -m venv --clear .venv || { echo ".venv could not be made; $(PYTHON) says why above (Debian: apt install python3-venv)" >&2; exit 1; }; \
+	    rm -rf .venv; \
+	    $(PYTHON) -m venv .venv || { echo ".venv could not be made; $(PYTHON) says why above (Debian: apt install python3-venv)" >&2; exit 1; }; \
 	fi; \
 	$(PY) -c '' 2>/dev/null || { echo "the active environment $(ENV) has no Python that works; deactivate it or make it anew" >&2; exit 1; }; \
 	$(PY) -c '$(NEW_ENOUGH)'
