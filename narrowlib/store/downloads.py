@@ -85,7 +85,7 @@ def fetch(archive: Archive) -> Path:
         When it cannot be fetched or is not the pinned file.
     """
     path = cache_folder() / "archives" / archive.filename
-    with _locked(path):
+    with _usable(path.parent), _locked(path):
         if path.is_file() and sha256_of(path) == archive.sha256:
             return path
         with replacing(path) as temporary:
@@ -107,11 +107,12 @@ def made(path: Path, make: Callable[[Path], None]) -> Path:
     make : callable
         Gets a path that does not exist yet and writes a file or folder there.
     """
-    if not path.exists():
-        with _locked(path):
-            if not path.exists():
-                with replacing(path) as temporary:
-                    make(temporary)
+    with _usable(path.parent):
+        if not path.exists():
+            with _locked(path):
+                if not path.exists():
+                    with replacing(path) as temporary:
+                        make(temporary)
     return path
 
 
@@ -134,11 +135,8 @@ def members(archive: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str,
 @contextmanager
 def replacing(path: Path, remedy: str = _CHOOSE_CACHE) -> Iterator[Path]:
     """`narrowlib.store.files.replacing`, with an `UnavailableError` that says ``remedy`` where it cannot be written."""
-    try:
-        with files.replacing(path) as temporary:
-            yield temporary
-    except OSError as error:
-        raise _unwritable(path.parent, error, remedy) from error
+    with _usable(path.parent, remedy), files.replacing(path) as temporary:
+        yield temporary
 
 
 @contextmanager
@@ -148,14 +146,19 @@ def _locked(path: Path) -> Iterator[None]:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             stack.enter_context(lock_of(path.with_name(f".{path.name}.lock")))
-        except OSError as error:
+        except OSError:
             if not path.exists():
-                raise _unwritable(path.parent, error) from error
+                raise
         yield
 
 
-def _unwritable(folder: Path, error: OSError, remedy: str = _CHOOSE_CACHE) -> UnavailableError:
-    return UnavailableError(f"{folder} cannot be written ({error.strerror or error}); {remedy}")
+@contextmanager
+def _usable(folder: Path, remedy: str = _CHOOSE_CACHE) -> Iterator[None]:
+    """Name the folder where the system refuses it, as one of another user whose files nobody else may read."""
+    try:
+        yield
+    except OSError as error:
+        raise UnavailableError(f"{folder} cannot be written ({error.strerror or error}); {remedy}") from error
 
 
 def _download(archive: Archive, folder: Path) -> Path:

@@ -1,6 +1,9 @@
 """Fetching: verified, whole or not at all, and a clear sentence when it cannot be."""
 
+import errno
 import hashlib
+import os
+from pathlib import Path
 
 import pytest
 
@@ -45,6 +48,22 @@ def test_an_archive_with_another_sum_is_refused_and_not_kept(cache, monkeypatch)
     with pytest.raises(UnavailableError, match="sha256"):
         fetch(ARCHIVE)
     assert [path.name for path in (cache / "archives").iterdir() if not path.name.endswith(".lock")] == []
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.ESTALE, errno.EIO])
+def test_a_cache_that_cannot_be_looked_into_is_named_with_a_remedy(cache, monkeypatch, code):
+    """That of another user with umask 077, or on a network file system that is gone."""
+
+    def refuse(path, **_):
+        raise OSError(code, os.strerror(code), str(path))
+
+    for name in ("exists", "is_file"):
+        monkeypatch.setattr(Path, name, refuse)
+    for use in (lambda: fetch(ARCHIVE), lambda: downloads.made(cache / "archives" / "tokens", pytest.fail)):
+        with pytest.raises(
+            UnavailableError, match=rf"archives cannot be written \({os.strerror(code)}\); set NARROWLIB_C"
+        ):
+            use()
 
 
 @pytest.mark.parametrize(
