@@ -171,10 +171,11 @@ def losses_without_neurons(
     ValueError
         When the shapes do not fit.
     """
-    if x.ndim != 3 or (x.shape[0], x.shape[2]) != (stack.n_runs, stack.sizes[0]) or labels.shape != x.shape[:2]:
+    fits = x.ndim == 3 and (x.shape[0], x.shape[2]) == (stack.n_runs, stack.sizes[0]) and labels.shape == x.shape[:2]
+    if not fits or not labels.numel():
         raise ValueError(
             f"x has shape {tuple(x.shape)} and labels {tuple(labels.shape)}; they must be ({stack.n_runs}, n_samples, "
-            f"{stack.sizes[0]}) and ({stack.n_runs}, n_samples)"
+            f"{stack.sizes[0]}) and ({stack.n_runs}, n_samples) with at least one sample"
         )
     sums = {group.name: torch.zeros(stack.n_runs, group.n_units, device=x.device) for group in stack.units}
     block_bytes = CPU_BLOCK_BYTES if x.device.type == "cpu" else GPU_BLOCK_BYTES

@@ -78,5 +78,7 @@ def test_losses_without_neurons_are_those_of_zeroing(sizes, many_at_once, monkey
 
 def test_losses_without_neurons_names_wrong_shapes():
     stack = MLPStack((6, 8, 2), make_generators(range(2), "cpu"))
+    with pytest.raises(ValueError, match=r"x has shape \(2, 0, 6\).* with at least one sample"):
+        losses_without_neurons(stack, torch.ones(2, 0, 6), torch.ones(2, 0), cross_entropy)
     with pytest.raises(ValueError, match=r"x has shape \(1, 5, 6\).* must be \(2, n_samples, 6\)"):
         losses_without_neurons(stack, torch.ones(1, 5, 6), torch.ones(1, 5), cross_entropy)
