@@ -140,7 +140,7 @@ def _file(path: Path, column: str, reading: Reading, *, shown: str = "", is_alon
     text = decoded(content)
     if text is None:
         if is_alone:
-            raise ValueError("the file is binary, or UTF-16 without its mark; it must be text, or parquet named so")
+            raise ValueError("the file is binary; it must be UTF-8 text, of another encoding, or parquet named so")
         reading.leave("not text", shown)
         return
     if is_input and text.lstrip()[:1] in ("{", "["):

@@ -127,7 +127,7 @@ CELLS = pa.StringArray.from_buffers(2, pa.array([0, 1, 3], pa.int32()).buffers()
         ),
         ("page.txt", "Gr\u00fc\u00dfe\n\n".encode() * 9 + b"half of \xc3", "line 19 is not UTF-8"),
         ("page.txt", "wide\ntext".encode("utf-16") + b"x", "line 2 is not UTF-16"),
-        ("page.txt", "wide".encode("utf-16-le"), "the file is binary, or UTF-16 without its mark"),
+        ("page.txt", "wide".encode("utf-16-le"), "the file is binary; it must be UTF-8 text"),
         ("rows.csv", "text\none, two\n", "row 1 of rows.csv has more cells than columns"),
         ("page.ipynb", json.dumps({"cells": [{"cell_type": "code", "source": "\ud800"}]}), "page.ipynb holds the code"),
         ("page.ipynb", json.dumps({"cells": [{"cell_type": "code", "source": [5]}]}), "page.ipynb is no notebook"),
