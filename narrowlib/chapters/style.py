@@ -36,6 +36,7 @@ class Look(NamedTuple):
 
 
 PALETTE = list(sns.color_palette("colorblind"))
+PALETTE[8] = (0.2, 0.2, 0.2)  # in place of a yellow that white swallows
 METHODS = {  # ways to a narrow network, in the order of every figure, by the name that tables have for them
     method: Look(name, PALETTE[place], marker, dashes)
     for method, name, place, marker, dashes in (
