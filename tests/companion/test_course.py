@@ -7,6 +7,7 @@ import sys
 import matplotlib
 import matplotlib.pyplot as plt
 import nbformat
+import numpy as np
 import pytest
 from companion import chapters, course, exercises, grade, myst, parameters
 from trees import ROOT
@@ -216,7 +217,7 @@ def test_every_checked_exercise_has_three_right_and_three_wrong_forms():
 @pytest.mark.book
 @pytest.mark.parametrize("chapter", COURSE)
 def test_no_wrong_answer_passes_and_no_right_one_fails(chapter, capsys):
-    """All cells of the chapter at smoke scale in this process; at each check, answers of every form."""
+    """All cells of the chapter at smoke scale in this process; at each check, answers of every form and variant."""
     checked = {one.check.id: one for one in exercises.read_exercises(chapter) if one.is_checked}
     names = {"__name__": "__main__", "display": lambda *_: None}
     for cell in chapters.code_cells(chapter):
@@ -233,6 +234,13 @@ def test_no_wrong_answer_passes_and_no_right_one_fails(chapter, capsys):
                 assert said_of(cell, solved, asked + form, capsys) == "wrong", form
             for form in NEVER:
                 assert said_of(cell, solved, f"{' = '.join(exercise.names)} = {form}", capsys) == "wrong", form
+            for variant in one_change_each(exercise):
+                other = dict(names)
+                exec(f"{variant.answer.source}\n{variant.code}", other)
+                assert said_of(cell, other, "", capsys) == "right", variant.answer.source
+                book = {name: solved[name] for name in exercise.names}
+                if is_far([solved[name] for name in exercise.names], [other[name] for name in exercise.names]):
+                    assert said_of(cell, other | book, "", capsys) == "wrong", variant.answer.source
         exec(chapters.without_magics(cell.source), names)
         if exercises.has_tag(cell, "check"):
             assert capsys.readouterr().out == "no answer yet\n"
@@ -241,6 +249,19 @@ def test_no_wrong_answer_passes_and_no_right_one_fails(chapter, capsys):
         capsys.readouterr()
     plt.close("all")
     assert not checked
+
+
+def one_change_each(exercise):
+    """The exercise with each of its variants of one given value, the others as in the book."""
+    for name, legal in exercise.variants.items():
+        yield from (exercise.with_values({name: value}) for value in legal)
+
+
+def is_far(first, second):
+    """Whether answers differ by more than any question lets round away; texts count where there is nothing else."""
+    pairs = list(zip(first, second))
+    values = [(np.array(one, float), np.array(two, float)) for one, two in pairs if not isinstance(one, str)]
+    return any((abs(one - two) > 0.01 * (1 + abs(one))).any() for one, two in values) if values else first != second
 
 
 def said_of(check, names, answer, capsys):

@@ -170,6 +170,16 @@ def test_feedback_holds_no_check_and_no_script(students):
     assert "alert(1)</script>" not in shown and "minimise distance" not in shown
 
 
+def test_a_notebook_of_another_seed_is_refused_and_one_that_says_nothing_is_not(students):
+    submissions.check_seed(students, students)
+    seeded, silent = copy.deepcopy(students), copy.deepcopy(students)
+    seeded.metadata["narrowlib"]["seed"] = 7
+    silent.metadata = nbformat.from_dict({})
+    submissions.check_seed(silent, seeded)
+    with pytest.raises(ValueError, match="handed out without a seed, and the course was last made with SEED=7"):
+        submissions.check_seed(students, seeded)
+
+
 def test_answers_leave_as_plain_data():
     from fractions import Fraction
 

@@ -130,7 +130,7 @@ def test_a_seed_changes_given_values_the_parameter_seed_and_what_the_top_says_al
     expected = {f"{label}-{part}" for label in varied for part in ("answer", "check")} | {"instructions"}
     has_seed = "seed" in parameters.quick(chapter)
     assert changed == expected | ({"parameters"} if has_seed else set())
-    assert "Variant 7 of this course: Exercise " in seeded.cells[0].source
+    assert "Variant 7 of this course, checked with `" in seeded.cells[0].source
     assert ("`seed=7`" in seeded.cells[0].source) == has_seed
     students = course.students_notebook(seeded)
     for label in varied:

@@ -183,8 +183,8 @@ def _given_values(chapter: str, found: list[exercises.Exercise], seed: int | Non
     """A paragraph of the instructions on what a seed has changed; empty without a seed."""
     if seed is None:
         return ""
-    said = [f"{myst.numbers(chapter).find(one.label)}: {_as_code(one)}" for one in found if one.variants]
-    return f"\n\nVariant {seed} of this course{': ' if said else ''}{'; '.join(said)}."
+    said = [f"{_as_code(one)} ({myst.numbers(chapter).find(one.label)})" for one in found if one.variants]
+    return f"\n\nVariant {seed} of this course{', checked with ' if said else ''}{'; '.join(said)}."
 
 
 def _as_code(exercise: exercises.Exercise) -> str:
