@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import os
 
 import torch
 
@@ -35,23 +34,6 @@ def pick_device(device: str) -> torch.device:
         return torch.device("cpu")
     rank = torch.distributed.get_node_local_rank(fallback_rank=-1) if torch.distributed.is_available() else -1
     return torch.device("cuda", rank) if rank >= 0 else torch.device("cuda")
-
-
-def count_threads(asked: str | int) -> int:
-    """How many threads to compute with on the CPU: a number, or ``"all"`` for as many as this process may use cores.
-
-    Results are equal to the bit for one number of threads; between numbers sums are taken in another order.
-
-    Raises
-    ------
-    ValueError
-        For anything else.
-    """
-    if asked == "all":
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if not str(asked).isascii() or not str(asked).isdigit() or int(asked) < 1:
-        raise ValueError(f"threads is {asked!r}; it must be all, or a whole number of at least 1")
-    return int(asked)
 
 
 def pick_dtype(precision: str, device: torch.device) -> torch.dtype:

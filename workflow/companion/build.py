@@ -82,7 +82,7 @@ def main(arguments: list[str]) -> int:
     asked = parser.parse_args(arguments)
     with one_at_a_time("build", "another build runs in this tree; waiting for it"):
         plan = planned(asked.profile)
-        from narrowlib.memory import free_memory
+        from narrowlib.machine import free_memory
 
         memory = max(1, round(asked.memory * 1000) if asked.memory else free_memory() // 10**6)
         tell_what_does_not_fit(plan, memory)

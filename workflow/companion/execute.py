@@ -158,8 +158,8 @@ def drop_old(folder: Path) -> None:
 
 
 def threads_of(asked: str | int) -> int:
-    """`narrowlib.devices.count_threads` of what was asked for; its refusal is told as one of the command."""
-    from narrowlib.devices import count_threads
+    """`narrowlib.machine.count_threads` of what was asked for; its refusal is told as one of the command."""
+    from narrowlib.machine import count_threads
 
     try:
         return count_threads(asked)

@@ -1,8 +1,9 @@
-"""How much main memory is left to this process, whoever limits it."""
+"""What this process may take of its machine: main memory and threads, whoever limits them."""
 
 from __future__ import annotations
 
 import math
+import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -35,6 +36,23 @@ def free_memory(control_groups: Path = Path("/sys/fs/cgroup"), process: Path = P
             group = top / own.lstrip("/")
             found += [_left_in(each, *names) for each in (group, *group.parents) if each.is_relative_to(top)]
     return max(0, int(min(found)))
+
+
+def count_threads(asked: str | int) -> int:
+    """How many threads to compute with on the CPU: a number, or ``"all"`` for as many as this process may use cores.
+
+    Results are equal to the bit for one number of threads; between numbers sums are taken in another order.
+
+    Raises
+    ------
+    ValueError
+        For anything else.
+    """
+    if asked == "all":
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if not str(asked).isascii() or not str(asked).isdigit() or int(asked) < 1:
+        raise ValueError(f"threads is {asked!r}; it must be all, or a whole number of at least 1")
+    return int(asked)
 
 
 def _left_in(group: Path, limit: str, used: str) -> float:
