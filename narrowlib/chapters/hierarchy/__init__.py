@@ -12,10 +12,12 @@ from narrowlib.chapters.hierarchy.experiment import (
 from narrowlib.chapters.hierarchy.figures import plot_composite_curves, plot_converged, plot_task_curves
 from narrowlib.chapters.hierarchy.outcomes import (
     breadth_outcome,
+    breadth_said,
     composite_times,
     depth_outcome,
     depth_said,
     order_outcome,
+    order_said,
     outcome,
 )
 from narrowlib.chapters.style import book_theme

@@ -6,9 +6,11 @@ import math
 
 import numpy as np
 import pandas as pd
+from scipy.stats import fisher_exact
 
 from narrowlib.chapters.hierarchy.config import CONVERGED_BITS
-from narrowlib.chapters.hierarchy.experiment import LEARNED_BITS, final_losses, samples_to_learn
+from narrowlib.chapters.hierarchy.experiment import LEARNED_BITS, converged_runs, final_losses, samples_to_learn
+from narrowlib.chapters.style import short_number
 from narrowlib.intervals import Interval, median, share, sooner
 
 DEEP, NARROW = "broad, depth 3", "narrow, depth 3"
@@ -73,6 +75,30 @@ def chance_to_tell(n_runs: int, shares: tuple[float, float], *, n_simulated: int
     return float(np.mean([sooner(*each, until=1.0).low > 0 for each in times]))
 
 
+def order_said(curves: pd.DataFrame) -> str:
+    """What stands behind the verdict on H1, in a sentence."""
+    ratio = samples_to_learn(curves)["ratio"]
+    samples = short_number(float(curves.loc[curves["setting"] == DEEP, "n_samples"].max()))
+    n_learned, n_last = ratio.count(), (ratio > 1).sum()
+    return (
+        f"Order: {n_learned} of {len(ratio)} runs learn every task within {samples} samples; in {n_last} of these "
+        f"{n_learned} the composite comes last. A run that does not arrive counts against H1."
+    )
+
+
+def breadth_said(curves: pd.DataFrame) -> str:
+    """What stands behind the verdict on H2, in a sentence."""
+    counts = converged_runs(curves).set_index("setting").loc[[DEEP, NARROW], ["converged", "n_seeds"]]
+    (broad, n_broad), (narrow, n_narrow) = counts.to_numpy().tolist()
+    p_value = fisher_exact([[broad, n_broad - broad], [narrow, n_narrow - narrow]]).pvalue
+    seen = curves.groupby("setting")["n_composite_samples"].max()
+    return (
+        f"Breadth: {broad} of {n_broad} broad runs converge on the composite, and {narrow} of {n_narrow} narrow ones, "
+        f"which see {seen[NARROW] / seen[DEEP]:.0f} times as many samples of it (Fisher's exact test that both have the "
+        f"same chance: p = {p_value:.2g})."
+    )
+
+
 def depth_said(curves: pd.DataFrame, papers: pd.DataFrame) -> str:
     """What the record can tell of depth: its log-rank statistics, and the chance that such a record tells.
 
@@ -90,7 +116,7 @@ def depth_said(curves: pd.DataFrame, papers: pd.DataFrame) -> str:
         told, told_theirs = (chance_to_tell(n, chances) for n in (n_runs, n_theirs))
         value = found[name]
         parts.append(
-            f"Depth 3 against {setting.removeprefix('broad, ')}: log-rank {value.value:.1f} [{value.low:.1f}, "
+            f"Depth: 3 against {setting.removeprefix('broad, depth ')}, log-rank {value.value:.1f} [{value.low:.1f}, "
             f"{value.high:.1f}]. If runs learned with the paper's chances, {chances[0]:.0%} and {chances[1]:.0%}, "
             f"{told:.0%} of records with {n_runs} runs would tell, and {told_theirs:.0%} of those with {n_theirs}."
         )

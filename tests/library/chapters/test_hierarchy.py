@@ -16,7 +16,13 @@ from narrowlib.chapters.hierarchy.experiment import (
     learning_curves,
     samples_to_learn,
 )
-from narrowlib.chapters.hierarchy.outcomes import chance_to_tell, composite_times, depth_said
+from narrowlib.chapters.hierarchy.outcomes import (
+    breadth_said,
+    chance_to_tell,
+    composite_times,
+    depth_said,
+    order_said,
+)
 
 TINY = HierarchyConfig(
     n_subtasks=2, subset_size=2, n_task_bits=6, n_seeds=3, width=16, batch_size=16, n_steps=40, learning_rate=1e-2
@@ -142,4 +148,17 @@ def test_what_a_record_can_tell_of_depth_is_said(curves):
     papers = counted_runs({"broad, depth 3": (27, 40), "broad, depth 2": (19, 40), "broad, depth 2, wide": (16, 40)})
     lines = depth_said(curves, papers).splitlines()
     assert len(lines) == 2 and all("log-rank" in line and "of records with 3 runs would tell" in line for line in lines)
-    assert "68% and 48%" in lines[0] and "depth 2, wide" in lines[1]
+    assert "68% and 48%" in lines[0] and "against 2, wide, log-rank" in lines[1]
+
+
+def test_what_stands_behind_order_and_breadth_is_said(curves):
+    some = curves.assign(loss=1.0)
+    deep = some["setting"] == "broad, depth 3"
+    learned = deep & (some["seed"] == 0) & (some["step"] > some["step"].min() * (1 + (some["kind"] == "composite")))
+    some.loc[learned, "loss"] = 0.0
+    assert order_said(some).startswith("Order: 1 of 3 runs learn every task within")
+    assert "in 1 of these 1 the composite comes last" in order_said(some)
+    assert "1 of 3 broad runs converge on the composite, and 0 of 3 narrow ones, which see 3 times" in breadth_said(
+        some
+    )
+    assert "p = 1)" in breadth_said(some)
