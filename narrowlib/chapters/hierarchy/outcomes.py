@@ -94,8 +94,8 @@ def breadth_said(curves: pd.DataFrame) -> str:
     seen = curves.groupby("setting")["n_composite_samples"].max()
     return (
         f"Breadth: {broad} of {n_broad} broad runs converge on the composite, and {narrow} of {n_narrow} narrow ones, "
-        f"which see {seen[NARROW] / seen[DEEP]:.0f} times as many samples of it (Fisher's exact test that both have the "
-        f"same chance: p = {p_value:.2g})."
+        f"which see {seen[NARROW] / seen[DEEP]:.0f} times as many samples of it (Fisher's exact test that both have "
+        f"the same chance: p = {p_value:.2g})."
     )
 
 
