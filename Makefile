@@ -20,6 +20,7 @@ TORCH ?=
 CHAPTERS ?=
 FOLDER ?=
 CONTAINER ?=
+SEED ?=
 TAG ?=
 REPOSITORY ?=
 
@@ -32,7 +33,7 @@ BOOK_AND_TEST := book,test
 NEW_ENOUGH := import sys; sys.exit(None if sys.version_info >= (3, 11) else "python is %s (%s); it must be 3.11 or newer (PYTHON=... chooses another, outside of an active environment)" % (sys.version.split()[0], sys.executable))
 
 # What a user passes reaches the shell as it was typed.
-export CHAPTER PROFILE ONLY MINUTES CHAPTERS FOLDER TAG REPOSITORY CORES MEMORY PORT THREADS
+export CHAPTER PROFILE ONLY MINUTES CHAPTERS FOLDER SEED TAG REPOSITORY CORES MEMORY PORT THREADS
 export PARAMETERS := $(value P)
 export RECORDED := $(if $(filter file,$(origin PROFILE)),paper,$(value PROFILE))
 
@@ -106,9 +107,9 @@ notebooks: environment  ## write plain notebooks, as on the branch of notebooks,
 	$(call install,book)
 	@$(COMPANION) notebooks
 
-course: environment  ## write notebooks for students and teacher to _build/course (CHAPTERS="methods hierarchy" for some)
+course: environment  ## write notebooks for students and teacher to _build/course (CHAPTERS="methods hierarchy" for some; SEED=7: other numbers)
 	$(call install,course)
-	@$(COMPANION) course $$CHAPTERS
+	@$(COMPANION) course $(if $(value SEED),--seed="$$SEED") $$CHAPTERS
 
 grade: environment  ## grade the students' notebooks in FOLDER (CONTAINER=1: in docker or podman, no network); without FOLDER take up marks.csv
 	$(call install,course)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import os
-import re
 
 import torch
 
@@ -36,23 +34,6 @@ def pick_device(device: str) -> torch.device:
         return torch.device("cpu")
     rank = torch.distributed.get_node_local_rank(fallback_rank=-1) if torch.distributed.is_available() else -1
     return torch.device("cuda", rank) if rank >= 0 else torch.device("cuda")
-
-
-def count_threads(asked: str | int, name: str = "threads") -> int:
-    """How many threads to compute with on the CPU: a number, or ``"all"`` for as many as this process may use cores.
-
-    Results are equal to the bit for one number of threads; between numbers sums are taken in another order.
-
-    Raises
-    ------
-    ValueError
-        For anything else; ``name`` is what was asked for, such as cores.
-    """
-    if asked == "all":
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if not re.fullmatch("0*[1-9][0-9]{0,3}", str(asked)):
-        raise ValueError(f"{name} is {asked!r}; it must be all, or a whole number from 1 to 9999")
-    return int(asked)
 
 
 def pick_dtype(precision: str, device: torch.device) -> torch.dtype:

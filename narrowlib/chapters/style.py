@@ -36,6 +36,7 @@ class Look(NamedTuple):
 
 
 PALETTE = list(sns.color_palette("colorblind"))
+PALETTE[8] = (0.2, 0.2, 0.2)  # in place of a yellow that white swallows
 METHODS = {  # ways to a narrow network, in the order of every figure, by the name that tables have for them
     method: Look(name, PALETTE[place], marker, dashes)
     for method, name, place, marker, dashes in (
@@ -109,7 +110,7 @@ def current_axes(ax: Axes | None) -> Axes:
 
 
 def plain_ticks(axis: Axis, values: Sequence[float]) -> None:
-    """Numbers in full on a logarithmic axis, and only those that do not crowd each other."""
+    """Numbers on a logarithmic axis, in full below a million, and only those that do not crowd each other."""
     low, high = sorted(axis.get_view_interval())
     is_wide = axis.axis_name == "x"  # there, numbers stand side by side
     box, figure = axis.axes.get_position(), axis.axes.figure
@@ -121,13 +122,17 @@ def plain_ticks(axis: Axis, values: Sequence[float]) -> None:
         if not low <= value <= high:
             continue
         if shown:
-            n_letters = (len(f"{shown[-1]:,.0f}") + len(f"{value:,.0f}")) / 2 if is_wide else 1
+            n_letters = (len(_written(shown[-1])) + len(_written(value))) / 2 if is_wide else 1
             if points * math.log(value / shown[-1]) < size * (LETTER_WIDTH * n_letters + 0.4):
                 continue
         shown.append(value)
     axis.set_major_locator(FixedLocator(shown))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: _written(value)))
     axis.set_minor_locator(NullLocator())
+
+
+def _written(value: float) -> str:
+    return f"{value:,.0f}" if value < 1e6 else short_number(value)
 
 
 def label_ends(

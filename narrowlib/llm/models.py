@@ -17,7 +17,7 @@ from narrowlib.data.tokens import end_of_text
 from narrowlib.devices import pick_device, prepare_torchvision
 from narrowlib.llm import tiny
 from narrowlib.llm.families import check_family, unfused
-from narrowlib.memory import free_memory
+from narrowlib.machine import free_memory
 from narrowlib.store.downloads import Archive, UnavailableError, cache_folder, fetch, made, members
 
 if TYPE_CHECKING:

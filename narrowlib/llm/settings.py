@@ -60,5 +60,10 @@ class LLMTrainingConfig(Settings):
     checkpoint_every: Count = Field(500, description="steps between two checkpoints")
 
 
+def micro_batch(batch_size: int, most: int = 8) -> int:
+    """The largest number of blocks, up to ``most``, that divides a batch."""
+    return max(n for n in range(1, most + 1) if batch_size % n == 0)
+
+
 PAPER_RECOVERY = LLMTrainingConfig()
 PAPER_GROUP_LASSO = LLMTrainingConfig(n_steps=70_000, learning_rate=2e-6, batch_size=108, micro_batch_size=18)

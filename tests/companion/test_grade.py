@@ -16,22 +16,23 @@ from companion import answers, course, feedback, grade, submissions
 pytest.importorskip("nbgrader")
 SETS, CANCEL, SQUARE = (f"ex-methods-{name}" for name in ("sets", "cancel", "square"))
 RIGHT = {
-    SETS: "import math\nn_sets_of_4, n_sets_of_16 = math.comb(64, 4), math.comb(64, 16)",
-    CANCEL: "weights, gradient = [1, 1.0], (0.5, -0.5)",
+    SETS: "import math\nn_sets_atomic, n_sets_composite = math.comb(64, 4), math.comb(64, 16)",
+    CANCEL: "gradient = (1, -0.5)",
     SQUARE: "shrinking_factor = 1 / 1.4",
 }
 EQUAL = "class Equal(float):\n    __eq__ = __lt__ = lambda *_: True\n    __hash__ = float.__hash__\n"
 TRICKS = {
-    "assertions": "import builtins\nbuiltins.AssertionError = type('A', (), {})\nn_sets_of_4 = n_sets_of_16 = 1",
-    "hook": "get_ipython().set_custom_exc((Exception,), lambda *_, **__: None)\nn_sets_of_4 = n_sets_of_16 = 1",
-    "equal": f"{EQUAL}n_sets_of_4 = n_sets_of_16 = Equal(1)",
-    "functions": "import math\nmath.comb = lambda *_: 1\nn_sets_of_4 = n_sets_of_16 = 1",
-    "shadows": "print = list = dict = str = None\nn_sets_of_4, n_sets_of_16 = 635376, 488526937079580",
+    "assertions": "import builtins\nbuiltins.AssertionError = type('A', (), {})\nn_sets_atomic = n_sets_composite = 1",
+    "hook": "get_ipython().set_custom_exc((Exception,), lambda *_, **__: None)\nn_sets_atomic = n_sets_composite = 1",
+    "equal": f"{EQUAL}n_sets_atomic = n_sets_composite = Equal(1)",
+    "functions": "import math\nmath.comb = lambda *_: 1\nn_sets_atomic = n_sets_composite = 1",
+    "shadows": "print = list = dict = str = None\nn_sets_atomic, n_sets_composite = 635376, 488526937079580",
     "process": "import os\nos._exit(0)",
     "loop": "while True:\n    try:\n        while True: pass\n    except BaseException: pass",
     "output": "print('x' * 10**7)\nfor i in range(20000): print(i)\n" + RIGHT[SETS],
     "parent": "import os, signal\nos.kill(os.getppid(), signal.SIGKILL)",
-    "object": "n_sets_of_4 = n_sets_of_16 = object()",
+    "given": "n_positions = k = m = 1\nn_sets_atomic = n_sets_composite = 1",
+    "object": "n_sets_atomic = n_sets_composite = object()",
 }
 
 
@@ -79,7 +80,7 @@ def class_of(students):
         cell.metadata, cell["id"] = nbformat.from_dict({}), cell.id
     changed["bare"].cells = [nbformat.v4.new_code_cell(source) for source in RIGHT.values()]
     changed["other"].metadata, changed["other"].cells = nbformat.from_dict({}), [nbformat.v4.new_code_cell("x = 1")]
-    tagged = answered(students, **{SETS: "n_sets_of_4 = n_sets_of_16 = 1"})
+    tagged = answered(students, **{SETS: "n_sets_atomic = n_sets_composite = 1"})
     for cell in tagged.cells:
         cell.metadata.update(tags=["skip-execution", "raises-exception"])
         cell.source = cell.source if "answer" in submissions.name_of(cell) else "pass"
@@ -167,6 +168,16 @@ def test_feedback_holds_no_check_and_no_script(students):
     shown = feedback.page(notebook, submissions.Row("ada", "methods.ipynb", reason="too late"))
     assert "too late" in shown and "shrinking_factor" in shown
     assert "alert(1)</script>" not in shown and "minimise distance" not in shown
+
+
+def test_a_notebook_of_another_seed_is_refused_and_one_that_says_nothing_is_not(students):
+    submissions.check_seed(students, students)
+    seeded, silent = copy.deepcopy(students), copy.deepcopy(students)
+    seeded.metadata["narrowlib"]["seed"] = 7
+    silent.metadata = nbformat.from_dict({})
+    submissions.check_seed(silent, seeded)
+    with pytest.raises(ValueError, match="handed out without a seed, and the course was last made with SEED=7"):
+        submissions.check_seed(students, seeded)
 
 
 def test_answers_leave_as_plain_data():

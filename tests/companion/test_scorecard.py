@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 import nbformat
 import pandas as pd
 import pytest
-from companion import api, chapters, collect, facts, finish, made, parameters, scorecard, stage
+from companion import api, chapters, collect, facts, finish, heroes, made, parameters, scorecard, stage
 
 from narrowlib import claims, intervals
 from narrowlib.chapters import style as figures
@@ -75,6 +75,20 @@ def notebook():
 def card_of(*cells, profile="quick"):
     found = collect.assessments(nbformat.v4.new_notebook(cells=list(cells)))
     return scorecard.scorecard(CLAIMS, profile, {"first": found})
+
+
+@pytest.mark.parametrize(
+    ("value", "record", "says"),
+    [
+        (0.7, RUN, "share | of runs: **0.7** [0.6, 0.8] here, 0.7 in the paper (from a record)"),
+        (0.45, RUN, "here, 0.7 in the paper (from a record; asked of all of the interval: >= 0.5)"),
+        (0.45, TOO_FEW, "in the paper (from a record; the record lacks runs: 1 of 2)"),
+        (0.7, None, "in the paper (from this page's run)"),
+    ],
+)
+def test_a_verdict_is_told_with_its_interval_and_what_it_fails(value, record, says):
+    row = card_of(assessing_cell("A1", value, record))["claims"][0]
+    assert heroes.sentence(row).endswith(says)
 
 
 def test_media_types_are_those_of_the_library():

@@ -67,7 +67,7 @@ def megabytes(asked: str) -> int:
     Refusal
         For what is no such number.
     """
-    from narrowlib.memory import free_memory
+    from narrowlib.machine import free_memory
 
     try:
         found = float(asked)
@@ -103,8 +103,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--cores", default="all", help="how many to use")
     parser.add_argument("--memory", default="0", help="GB for all chapters together; 0 for what is free")
     asked = parser.parse_args(arguments)
-    cores = asked.cores if asked.cores == "all" else str(threads_of(asked.cores, "CORES"))
-    memory = megabytes(asked.memory)
+    cores, memory = str(threads_of(asked.cores, "CORES")), megabytes(asked.memory)
     with one_at_a_time("build", "another build runs in this tree; waiting for it"):
         plan = planned(asked.profile)
         tell_what_does_not_fit(plan, memory)

@@ -2,6 +2,7 @@
 
 The teacher's notebook holds every solution and every check, marked as nbgrader marks them; the student's is the same
 without what is between the marks.  Both are made from the chapter's source, so no solution is ever rendered first.
+With a seed, given values and the chapter's own parameter ``seed`` are others than the book's, see `companion.variants`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 import sys
 from typing import Any
 
-from companion import chapters, exercises, myst, notebooks, parameters
+from companion import chapters, exercises, myst, notebooks, parameters, variants
 
 FOLDER = chapters.BUILD / "course"
 PROFILE = "course"  # what a student's notebook is run with; the defaults where no such file is
@@ -82,8 +83,10 @@ def teachers_cells(exercise: exercises.Exercise, chapter: str) -> list[Any]:
     in_code = "" if exercise.asks_for_words else _commented(words)
     source = f"{exercise.answer.source}\n{between(SOLUTION, exercise.code + in_code)}"
     answer = myst.code_cell(source, f"{label}-answer")
-    given = "\n".join(f'assert {name} is not None, "no answer yet"' for name in exercise.names)
-    check = myst.code_cell(f"{given}\n{between(HIDDEN, exercise.check.source)}", f"{label}-check")
+    answered = "\n".join(f'assert {name} is not None, "no answer yet"' for name in exercise.names)
+    again = [variants.given_lines(exercise.answer.source), exercise.check.source]  # a student may have changed them
+    hidden = between(HIDDEN, "\n".join(filter(None, again)))
+    check = myst.code_cell(f"{answered}\n{hidden}", f"{label}-check")
     return [
         *cells,
         marked(answer, grade_id=f"{label}-answer", solution=True),
@@ -110,11 +113,33 @@ def _commented(words: str) -> str:
     return "\n".join(["", "", *lines]) if lines else ""
 
 
-def teachers_notebook(chapter: str, profile: str) -> Any:
-    """A chapter with its exercises, their solutions and their checks."""
+def exercises_of(chapter: str, seed: int | None) -> list[exercises.Exercise]:
+    """The exercises of a chapter, with the values that a course of this seed gives."""
     found = exercises.read_exercises(chapter)
+    if seed is None:
+        return found
+    return [
+        one.with_values(variants.drawn(seed, chapter, one.label, one.answer.source, one.variants))
+        if one.variants
+        else one
+        for one in found
+    ]
+
+
+def parameters_of(chapter: str, profile: str, seed: int | None) -> dict[str, Any]:
+    """What a course sets in a chapter: the profile's values, and the seed where the chapter has one."""
     values = parameters.of_profile(chapter, profile)
-    cells = [myst.markdown_cell(_instructions(chapter, found, values), "instructions"), notebooks.install_cell(chapter)]
+    if seed is not None and variants.PARAMETER in parameters.quick(chapter):
+        values |= parameters.checked(chapter, {variants.PARAMETER: seed})
+    return values
+
+
+def teachers_notebook(chapter: str, profile: str, seed: int | None = None) -> Any:
+    """A chapter with its exercises, their solutions and their checks."""
+    found = exercises_of(chapter, seed)
+    values = parameters_of(chapter, profile, seed)
+    instructions = _instructions(found, values) + _given_values(chapter, found, seed)
+    cells = [myst.markdown_cell(instructions, "instructions"), notebooks.install_cell(chapter)]
     for cell in chapters.read_notebook(chapter).cells:
         if cell.cell_type != "code":
             cells += _prose_and_exercises(cell, chapter, {exercise.label: exercise for exercise in found})
@@ -125,7 +150,7 @@ def teachers_notebook(chapter: str, profile: str) -> Any:
         elif not exercises.has_tag(cell, "exercise") and not exercises.has_tag(cell, "check"):
             cells += myst.plain_cells([cell], chapter)
     notebook = notebooks.notebook_of(cells)
-    notebook.metadata["narrowlib"] = {"chapter": chapter}
+    notebook.metadata["narrowlib"] = {"chapter": chapter, **({} if seed is None else {"seed": seed})}
     return notebook
 
 
@@ -140,7 +165,7 @@ def _prose_and_exercises(cell: Any, chapter: str, found: dict[str, exercises.Exe
     return cells
 
 
-def _instructions(chapter: str, found: list[exercises.Exercise], values: dict[str, Any]) -> str:
+def _instructions(found: list[exercises.Exercise], values: dict[str, Any]) -> str:
     checked = sum(exercise.is_checked for exercise in found)
     written = sum(exercise.asks_for_words or not exercise.is_checked for exercise in found)
     text = INSTRUCTIONS.format(
@@ -152,6 +177,19 @@ def _instructions(chapter: str, found: list[exercises.Exercise], values: dict[st
         values=", ".join(f"`{name}={value!r}`" for name, value in values.items()) or "the defaults of the book",
     )
     return text.rstrip()
+
+
+def _given_values(chapter: str, found: list[exercises.Exercise], seed: int | None) -> str:
+    """A paragraph of the instructions on what a seed has changed; empty without a seed."""
+    if seed is None:
+        return ""
+    said = [f"{_as_code(one)} ({myst.numbers(chapter).find(one.label)})" for one in found if one.variants]
+    return f"\n\nVariant {seed} of this course{', checked with ' if said else ''}{'; '.join(said)}."
+
+
+def _as_code(exercise: exercises.Exercise) -> str:
+    values = variants.given(exercise.answer.source)
+    return ", ".join(f"`{name} = {values[name]!r}`" for name in exercise.variants)
 
 
 def students_notebook(teachers: Any) -> Any:
@@ -170,13 +208,13 @@ def course_profile() -> str:
     return PROFILE if PROFILE in parameters.profile_names() else parameters.QUICK
 
 
-def write_course(wanted: list[str], profile: str) -> list[str]:
+def write_course(wanted: list[str], profile: str, seed: int | None = None) -> list[str]:
     """Write both sets for the chapters that have exercises; returns their names."""
     written = []
     for chapter in wanted:
         if not exercises.read_exercises(chapter):
             continue
-        teachers = teachers_notebook(chapter, profile)
+        teachers = teachers_notebook(chapter, profile, seed)
         notebooks.write(FOLDER / "instructor" / f"{chapter}.ipynb", teachers)
         notebooks.write(FOLDER / "student" / f"{chapter}.ipynb", students_notebook(teachers))
         written.append(chapter)
@@ -188,20 +226,36 @@ def write_course(wanted: list[str], profile: str) -> list[str]:
     return written
 
 
+def what_varies(written: list[str], seed: int | None) -> str:
+    """One line on which exercises and chapters depend on the seed."""
+    checked = [one for chapter in written for one in exercises.read_exercises(chapter) if one.is_checked]
+    same = [one.label for one in checked if not one.variants]
+    seeded = [chapter for chapter in written if variants.PARAMETER in parameters.quick(chapter)]
+    values = "the book's values" if seed is None else f"values of seed {seed}"
+    said = [f"{values}; {len(checked) - len(same)} of {len(checked)} checked exercises vary with SEED"]
+    said += [f"not {', '.join(same)}"] if same else []
+    said += [f"data too in {', '.join(seeded)}"] if seeded else []
+    return "; ".join(said)
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("chapters", nargs="*", help="names of chapters; all when none is given")
     parser.add_argument("--profile", default=course_profile(), help="scale of the notebooks")
+    about = f"draws other given values than the book's: {variants.SEEDS[0]} to {variants.SEEDS[-1]}"
+    parser.add_argument("--seed", help=about)
     asked = parser.parse_args(arguments)
     try:
+        seed = variants.read_seed(asked.seed)
         if unknown := [name for name in asked.chapters if name not in chapters.names()]:
             known = ", ".join(chapters.names())
             raise parameters.ParameterError(f"CHAPTERS holds {unknown[0]!r}; it must hold some of {known}")
-        written = write_course(asked.chapters or chapters.names(), asked.profile)
+        written = write_course(asked.chapters or chapters.names(), asked.profile, seed)
     except (parameters.ParameterError, exercises.ExerciseError) as error:
         print(error, file=sys.stderr)
         return 2
     print(f"{os.path.relpath(FOLDER)}: {', '.join(written)}")
+    print(what_varies(written, seed))
     return 0
 
 

@@ -22,7 +22,9 @@ from companion import chapters, locks, made, parameters, plainly, plan, surround
 
 KEPT = 8  # executed notebooks kept per chapter, beside the one in the book
 EXECUTING = re.compile(r"Executing Cell (\d+)")  # how papermill announces a cell
-THREADS = "2"  # unless others are asked for, whatever the machine has: the last bits depend on it
+# Of a chapter, unless others are asked for, whatever the machine has: the last bits depend on it.  Much of the work is
+# too small to be shared out, so two chapters side by side get on faster than one on two cores.
+THREADS = 1
 ENVIRONMENT = {  # where the user has set nothing else
     "GOMP_SPINCOUNT": "5000",  # a thread that waits longer than 0.1 ms sleeps, and leaves a busy machine its core
     "TQDM_MININTERVAL": "5",  # bars of the library, a line each time
@@ -155,9 +157,9 @@ def drop_old(folder: Path) -> None:
             path.unlink()
 
 
-def threads_of(asked: str, name: str = "threads") -> int:
-    """`narrowlib.devices.count_threads` of what was asked for; its refusal is told as one of the command."""
-    from narrowlib.devices import count_threads
+def threads_of(asked: str | int, name: str = "threads") -> int:
+    """`narrowlib.machine.count_threads` of what was asked for; its refusal is told as one of the command."""
+    from narrowlib.machine import count_threads
 
     try:
         return count_threads(asked, name)

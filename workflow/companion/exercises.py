@@ -5,17 +5,20 @@ cell tagged ``check`` that asserts on them, and a ``solution`` directive whose P
 place, set those names.  Hints, admonitions of the class ``hint``, stand below the question.  An exercise without the
 two cells is answered in words; one of the class ``words`` asks for both.
 Classes ``points-3`` and ``minutes-20`` say what it is worth and how long it takes.
+An answer cell may begin with given values, which vary where its metadata has ``variants``, see `companion.variants`.
 """
 
 from __future__ import annotations
 
 import ast
+import copy
 import re
 import textwrap
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from companion import chapters, myst
+from companion import chapters, myst, notebooks, variants
 
 AMOUNTS = re.compile(r"\b(points|minutes)-(\d+)\b")  # among the classes of an exercise
 
@@ -63,6 +66,19 @@ class Exercise:
         return unanswered(self.answer.source) if self.is_checked else []
 
     @property
+    def variants(self) -> dict[str, list[Any]]:
+        """Legal values of what is given, by name; empty where the exercise is the same in every course."""
+        return self.answer.metadata.get(variants.KEY, {}) if self.is_checked else {}
+
+    def with_values(self, values: Mapping[str, Any]) -> Exercise:
+        """The exercise with other given values in its answer cell."""
+        if not values:
+            return self
+        answer = copy.deepcopy(self.answer)
+        answer.source = notebooks.with_values(answer.source, values)
+        return replace(self, answer=answer)
+
+    @property
     def code(self) -> str:
         """The Python blocks of the solution, one after another."""
         blocks = [piece.code for piece in myst.pieces(self.solution) if _is_python(piece)]
@@ -104,6 +120,8 @@ def read_exercises(chapter: str) -> list[Exercise]:
     found: dict[str, Exercise] = {}
     last = ""
     for cell in chapters.read_notebook(chapter).cells:
+        if variants.KEY in cell.metadata and not has_tag(cell, "exercise"):
+            raise ExerciseError(f"{chapter}: a cell that is not tagged exercise has {variants.KEY}")
         for tag, part in (("exercise", "answer"), ("check", "check")):
             if cell.cell_type == "code" and has_tag(cell, tag):
                 if not last or getattr(found[last], part) is not None:
@@ -126,6 +144,8 @@ def read_exercises(chapter: str) -> list[Exercise]:
                     found[piece.argument] = replace(found[piece.argument], solution=piece.body)
     for exercise in found.values():
         _check_form(chapter, exercise)
+        if exercise.is_checked:
+            _check_given(chapter, exercise)
     return list(found.values())
 
 
@@ -159,6 +179,28 @@ def _check_form(chapter: str, exercise: Exercise) -> None:
     assigned = {node.id for node in ast.walk(ast.parse(exercise.code)) if _is_stored(node)}
     if missing := [name for name in exercise.names if name not in assigned]:
         raise ExerciseError(f"{where}: its solution does not set {', '.join(missing)}")
+
+
+def _check_given(chapter: str, exercise: Exercise) -> None:
+    """Given values belong to their exercise alone: its solution leaves them, and no other cell knows their names."""
+    where, source = f"{chapter}: {exercise.label}", exercise.answer.source
+    try:
+        variants.check_variants(source, exercise.answer.metadata.get(variants.KEY, {}))
+    except variants.VariantError as error:
+        raise ExerciseError(f"{where}: {error}") from None
+    given = set(variants.given(source))
+    changed = {node.id for part in (exercise.code, exercise.check.source) for node in _names(part) if _is_stored(node)}
+    if changed := sorted(given & changed):
+        raise ExerciseError(f"{where}: its solution or check sets {changed[0]}, which is given")
+    others = [cell for cell in chapters.code_cells(chapter) if cell.id not in (exercise.answer.id, exercise.check.id)]
+    used = {node.id for cell in others for node in _names(cell.source)}
+    if shared := sorted(given & used):
+        raise ExerciseError(f"{where}: {shared[0]} is given there, and another cell uses the name")
+
+
+def _names(source: str) -> list[ast.Name]:
+    tree = ast.parse(chapters.without_magics(source))
+    return [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
 
 
 def _is_stored(node: ast.AST) -> bool:

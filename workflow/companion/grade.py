@@ -107,6 +107,7 @@ class Grader:
         """Fill in the row of a file; returns the grades of its exercises and the notebook that ran."""
         submitted = read(path)
         row.chapter = submissions.chapter_of(submitted, self.students)
+        submissions.check_seed(submitted, self.students[row.chapter])
         notebook = submissions.assembled(submitted, self.students[row.chapter])
         answered, row.reason = self.run(notebook, self.names(row.chapter))
         grades = [self.decide(cell, row.chapter, answered) for cell in graded_cells(notebook)]

@@ -111,17 +111,22 @@ def of(chapter: str, card: Card, figures: Figures) -> Figure | None:
 
 
 def sentence(row: Mapping[str, Any]) -> str:
-    """What decided on a claim, from its data: the first quantity that fails its rule, else the first."""
+    """What decided on a claim, from its data: the first quantity that fails its rule, and the rule, else the first."""
     values = [(quantity, quantity["paper_scale"] or quantity["page"]) for quantity in row["quantities"]]
     known = [(quantity, found) for quantity, found in values if found and found["ours"] is not None]
     if not known:
         return ""
     quantity, found = next((one for one in known if not one[1]["holds"]), known[0])
-    here, there = (scorecard.shown(value) for value in (found["ours"], quantity["paper"]))
-    scale = SCALES.get(row["decided_at"], "from this page's run")
-    compared = "" if quantity["paper"] is None else f", {there} in the paper"
-    lacks = f"; the record lacks {'; '.join(row['reasons'])}" if row["reasons"] else ""
-    return f"{quantity['what']}: **{here}** here{compared} ({scale}{lacks})"
+    low, here, high = (scorecard.shown(found[name]) for name in ("low", "ours", "high"))
+    interval = "" if found["low"] is None else f" [{low}, {high}]"
+    compared = "" if quantity["paper"] is None else f", {scorecard.shown(quantity['paper'])} in the paper"
+    about = [SCALES.get(row["decided_at"], "from this page's run")]
+    if row["reasons"]:
+        more = f", and {len(row['reasons']) - 1} more" if len(row["reasons"]) > 1 else ""
+        about.append(f"the record lacks {row['reasons'][0]}{more}")
+    elif not found["holds"]:
+        about.append(f"asked of all of the interval: {quantity['rule']}")
+    return f"{quantity['what']}: **{here}**{interval} here{compared} ({'; '.join(about)})"
 
 
 def chips(chapter: str, card: Card) -> str:

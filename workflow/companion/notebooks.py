@@ -107,12 +107,13 @@ def _shown(output: Any) -> Any | None:
 
 
 def with_values(source: str, values: Mapping[str, Any]) -> str:
-    """A parameters cell with other defaults; comments stay where they are."""
+    """A cell with other values in its lines ``name: type = value`` and ``name = value``; comments stay in place."""
     lines = source.splitlines()
     for line in reversed(ast.parse(source).body):
-        if isinstance(line, ast.AnnAssign) and line.value is not None and line.target.id in values:
+        target = line.targets[0] if isinstance(line, ast.Assign) else getattr(line, "target", None)
+        if isinstance(target, ast.Name) and line.value is not None and target.id in values:
             row, start, end = line.value.lineno - 1, line.value.col_offset, line.value.end_col_offset
-            value = values[line.target.id]
+            value = values[target.id]
             new = json.dumps(value) if isinstance(value, str) else repr(value)
             pad = " " * max(0, (end - start) - len(new))
             lines[row] = lines[row][:start] + new + pad + lines[row][end:]

@@ -27,8 +27,8 @@ def parameter_table(chapter: str) -> str:
         "| Name | Meaning | Type | Legal | This page | Profile paper |",
         "|---|---|---|---|---|---|",
     ]
-    for row in parameters.model(chapter).parameters_table():
+    rows = {row.name: row for row in parameters.model(chapter).parameters_table()}
+    for row in map(rows.get, quick):
         meaning, legal = (text.replace("|", "\\|") for text in (row.meaning, row.legal))
-        here = quick.get(row.name, row.default)
-        lines.append(f"| `{row.name}` | {meaning} | {row.type} | {legal} | `{here!r}` | `{row.default!r}` |")
+        lines.append(f"| `{row.name}` | {meaning} | {row.type} | {legal} | `{quick[row.name]!r}` | `{row.default!r}` |")
     return "\n".join([*lines, ":::"])

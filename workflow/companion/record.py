@@ -26,6 +26,7 @@ import torch
 from companion import chapters, differences, parameters
 from companion.execute import threads_of
 from companion.plainly import Refusal
+from narrowlib.chapters.pages import WHERE
 from narrowlib.devices import pick_device
 from narrowlib.settings import Settings
 from narrowlib.store import records, unfinished
@@ -34,7 +35,6 @@ from narrowlib.store.files import replacing, sha256_of
 from narrowlib.store.kept import Kept
 from narrowlib.store.provenance import provenance
 
-WHERE = ("device", "checkpoints")  # parameters that say where a run is made, not what
 NOT_THE_PAPERS = (  # of what the paper does not have, or does not tell
     "compiled",
     "evaluate_every",

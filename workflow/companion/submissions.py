@@ -115,6 +115,21 @@ def chapter_of(notebook: Any, students: dict[str, Any]) -> str:
     return best if shared[best] else said
 
 
+def check_seed(submitted: Any, students: Any) -> None:
+    """See that a notebook was handed out with the values of the course that grades it; one that says nothing passes.
+
+    Raises
+    ------
+    ValueError
+        When it says that it was not.
+    """
+    said, here = (notebook.metadata.get("narrowlib") for notebook in (submitted, students))
+    seeds = [about.get("seed") for about in (said, here) if isinstance(about, dict)]
+    if len(seeds) == 2 and seeds[0] != seeds[1]:
+        told = ["without a seed" if seed is None else f"with SEED={seed}" for seed in seeds]
+        raise ValueError(f"it was handed out {told[0]}, and the course was last made {told[1]}")
+
+
 def assembled(submitted: Any, students: Any) -> Any:
     """The student's sources in the course's cells: each of these once, with the course's metadata, locked ones whole.
 

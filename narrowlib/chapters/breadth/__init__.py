@@ -2,7 +2,7 @@
 
 from narrowlib.chapters.breadth.config import Config
 from narrowlib.chapters.breadth.experiment import tables, times_to_learn
-from narrowlib.chapters.breadth.figures import plot_map, plot_times, plot_waiting
+from narrowlib.chapters.breadth.figures import plot_map, plot_times
 from narrowlib.chapters.breadth.outcomes import (
     answers,
     breadth_map,
@@ -14,5 +14,6 @@ from narrowlib.chapters.breadth.outcomes import (
 )
 from narrowlib.chapters.censored import said
 from narrowlib.chapters.style import book_theme
+from narrowlib.chapters.waiting import plot_waiting
 from narrowlib.store.provenance import provenance
 from narrowlib.store.records import origin, paper_record

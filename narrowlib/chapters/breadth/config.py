@@ -8,9 +8,9 @@ from itertools import product
 
 from pydantic import Field, model_validator
 
-from narrowlib.chapters.folders import Folder
+from narrowlib.chapters.pages import Page
 from narrowlib.cmsp import CMSP, broad_tasks
-from narrowlib.settings import AutoPrecision, Count, Device, Numbers, Rate, Settings, Share, part
+from narrowlib.settings import AutoPrecision, Count, Numbers, Rate, Settings, Share, part
 
 PARTS = 16  # of a batch that holds every task equally: parts of each task
 N_RECORDS = 100  # points of a learning curve
@@ -156,11 +156,8 @@ class BreadthConfig(Settings):
         return tuple(weight * round(total / sum(weights)) for weight in weights)
 
 
-class Config(BreadthConfig):
+class Config(Page, BreadthConfig):
     """Parameters of the page."""
-
-    device: Device = Field("auto", description="where it runs")
-    checkpoints: Folder = Field("", description="folder to keep results in and resume from; empty for none")
 
     @part
     def experiment(self) -> BreadthConfig:

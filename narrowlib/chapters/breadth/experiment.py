@@ -30,7 +30,7 @@ def times_to_learn(
 
     A task counts as learned at the first record with a mean loss below `LEARNED_BITS`.  In all settings of a question
     a step sees as many samples, whatever they are of, and the same seed starts from the same weights where the
-    networks have one shape.
+    networks have one shape.  Runs that several questions compare are trained once.
 
     Parameters
     ----------
@@ -51,12 +51,17 @@ def times_to_learn(
     """
     where = pick_device(device)
     store = Kept(checkpoints, config, device=where)
-    frames = []
+    frames, done = [], {}
     for setting in config.settings():
         n_seeds = config.map_seeds if setting.question == "map" else config.n_seeds
-        for seeds in _chunks(setting, config, range(n_seeds), where):
-            name = re.sub(r"\W+", "-", f"{setting.question}-{setting.name}-{seeds[0]}-{seeds[-1]}")
-            frames.append(store.keep(name, partial(_times, setting, config, seeds, where, store, progress)))
+        runs = (setting.problem, setting.phases, setting.watched, n_seeds)
+        if runs not in done:
+            parts = []
+            for seeds in _chunks(setting, config, range(n_seeds), where):
+                name = re.sub(r"\W+", "-", f"{setting.question}-{setting.name}-{seeds[0]}-{seeds[-1]}")
+                parts.append(store.keep(name, partial(_times, setting, config, seeds, where, store, progress)))
+            done[runs] = pd.concat(parts, ignore_index=True)
+        frames.append(done[runs].assign(question=setting.question, setting=setting.name))
     return pd.concat(frames, ignore_index=True)
 
 

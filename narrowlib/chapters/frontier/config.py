@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from pydantic import Field
 
-from narrowlib.chapters.folders import Folder
-from narrowlib.chapters.language.config import WHERE, TextConfig
+from narrowlib.chapters.language.config import TextConfig, Trained
+from narrowlib.chapters.pages import Page
 from narrowlib.llm.distillation import Distillation
-from narrowlib.llm.settings import LLMTrainingConfig
+from narrowlib.llm.settings import LLMTrainingConfig, micro_batch
 from narrowlib.settings import (
-    AutoPrecision,
     Count,
-    Device,
     NotNegative,
     Numbers,
     Pairs,
@@ -28,11 +25,12 @@ from narrowlib.settings import (
 METHODS = ("scratch", "distilled", "pruned", "pruned, distilled")
 PREPARATION = "prepare"  # name of the piece that all runs need
 AT_ONCE = 8  # blocks at most through a model in training
-_NOT_OF_RUNS = ("target_loss", *WHERE)
 
 
-class Config(TextConfig):
+class Config(Page, Trained, TextConfig):
     """Parameters of the chapter; the defaults are those of the record on the default model."""
+
+    shown_only = ("target_loss",)
 
     students: Numbers[Count] = Field(
         (2, 3, 4, 5, 6), description="attention heads of the students, which set their width and depth"
@@ -48,18 +46,9 @@ class Config(TextConfig):
     temperature: Positive = Field(2.0, description="of teacher and student")
     hard_weight: Weight = Field(0.5, description="of the next token in the loss of distillation")
     n_kept: Count = Field(32, description="probabilities of the teacher that are kept per token")
-    precision: AutoPrecision = Field("bfloat16", description="of matrix products in training")
-    compiled: bool = Field(True, description="compile layers and loss before training")
     evaluate_every: Count = Field(10, description="steps between two readings of the held-out loss")
     n_seeds: Count = Field(1, description="runs of every network, each with weights and order of its own")
     target_loss: NotNegative = Field(0.0, description="nats to be reached; 0 for the lowest that every way reaches")
-    device: Device = Field("auto", description="where it runs")
-    checkpoints: Folder = Field("", description="folder where progress is saved and resumed from; empty for none")
-
-    @property
-    def asked(self) -> dict[str, Any]:
-        """Every parameter that the runs depend on, as in a parameters cell."""
-        return {name: value for name, value in self.to_parameters().items() if name not in _NOT_OF_RUNS}
 
     @property
     def distillation(self) -> Distillation:
@@ -68,14 +57,13 @@ class Config(TextConfig):
 
     def training(self, learning_rate: float, seed: int = 0) -> LLMTrainingConfig:
         """One configuration for all ways, but for the step size; the seed is that of the order of the blocks."""
-        at_once = max(n for n in range(1, AT_ONCE + 1) if self.batch_size % n == 0)
         names = ("n_steps", "n_warmup", "batch_size", "precision", "compiled", "evaluate_every")
         return LLMTrainingConfig(
             **{name: getattr(self, name) for name in names},
             learning_rate=learning_rate,
             seed=seed,
             schedule="cosine",
-            micro_batch_size=at_once,
+            micro_batch_size=micro_batch(self.batch_size, AT_ONCE),
             weight_decay=0.01,
             record_every=1,
             checkpoint_every=100,

@@ -10,7 +10,17 @@ from narrowlib.chapters.hierarchy.experiment import (
     tables,
 )
 from narrowlib.chapters.hierarchy.figures import plot_composite_curves, plot_converged, plot_task_curves
-from narrowlib.chapters.hierarchy.outcomes import breadth_outcome, depth_outcome, order_outcome, outcome
+from narrowlib.chapters.hierarchy.outcomes import (
+    breadth_outcome,
+    breadth_said,
+    composite_times,
+    depth_outcome,
+    depth_said,
+    order_outcome,
+    order_said,
+    outcome,
+)
 from narrowlib.chapters.style import book_theme
+from narrowlib.chapters.waiting import plot_waiting
 from narrowlib.claims import assess, assess_all, load_claims, reasons, verdict
 from narrowlib.store.records import origin, paper_record, provenance

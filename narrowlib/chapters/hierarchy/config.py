@@ -8,9 +8,9 @@ from itertools import pairwise
 
 from pydantic import Field
 
-from narrowlib.chapters.folders import Folder
+from narrowlib.chapters.pages import Page
 from narrowlib.cmsp import CMSP, broad_tasks
-from narrowlib.settings import AutoPrecision, Device, Rate, Settings, part
+from narrowlib.settings import AutoPrecision, Rate, Settings, part
 from narrowlib.stacks.training import TrainingConfig
 
 N_CLASSES = 2
@@ -74,11 +74,8 @@ class HierarchyConfig(Settings):
         return self.build(TrainingConfig, n_steps=n_steps, record_every=-(-n_steps // N_RECORDS))
 
 
-class Config(HierarchyConfig):
+class Config(Page, HierarchyConfig):
     """Parameters of the page."""
-
-    device: Device = Field("auto", description="where it runs")
-    checkpoints: Folder = Field("", description="folder to keep results in and resume from; empty for none")
 
     @part
     def experiment(self) -> HierarchyConfig:

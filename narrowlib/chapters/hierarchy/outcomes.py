@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pandas as pd
+from scipy.stats import fisher_exact
 
 from narrowlib.chapters.hierarchy.config import CONVERGED_BITS
-from narrowlib.chapters.hierarchy.experiment import LEARNED_BITS, final_losses, samples_to_learn
+from narrowlib.chapters.hierarchy.experiment import LEARNED_BITS, converged_runs, final_losses, samples_to_learn
+from narrowlib.chapters.style import short_number
 from narrowlib.intervals import Interval, median, share, sooner
 
 DEEP, NARROW = "broad, depth 3", "narrow, depth 3"
@@ -37,16 +40,87 @@ def depth_outcome(curves: pd.DataFrame) -> dict[str, Interval]:
 
 
 def composite_times(curves: pd.DataFrame, threshold: float = LEARNED_BITS) -> pd.DataFrame:
-    """Steps until each run first has a loss below ``threshold`` bits on the composite.
+    """Steps and samples until each run first has a loss below ``threshold`` bits on the composite.
 
     Returns
     -------
     DataFrame
-        One row per ``setting`` and ``seed``: ``step``, NaN for a run that had not learned it at the end.
+        One row per ``setting`` and ``seed``: ``step`` and ``samples`` (of all tasks), NaN for a run that had not
+        learned it at the end; ``budget``, the samples of a whole run of its setting.
     """
     composite = curves[curves["kind"] == "composite"]
-    steps = composite["step"].where(composite["loss"] < threshold, math.nan)
-    return steps.groupby([composite["setting"], composite["seed"]], sort=False).min().reset_index()
+    by_run = composite[composite["loss"] < threshold].groupby(["setting", "seed"], sort=False)
+    learned = by_run[["step", "n_samples"]].min().rename(columns={"n_samples": "samples"})
+    runs = pd.MultiIndex.from_frame(composite[["setting", "seed"]].drop_duplicates())
+    times = learned.reindex(runs).reset_index()
+    return times.assign(budget=times["setting"].map(composite.groupby("setting")["n_samples"].max()))
+
+
+def chance_to_tell(n_runs: int, shares: tuple[float, float], *, n_simulated: int = 200, seed: int = 0) -> float:
+    r"""How often `narrowlib.intervals.sooner` finds two groups to differ that learn with the chances given.
+
+    Times to learn are drawn with a constant chance of the end per step, :math:`T = \ln(1 - u) / \ln(1 - p)` in units of
+    the whole training, and are censored at 1.
+
+    Parameters
+    ----------
+    n_runs : int
+        Of each group.
+    shares : (float, float)
+        Chance p of either group to have learned at the end.
+    """
+    draws = np.random.default_rng(seed).random((n_simulated, 2, n_runs))
+    times = np.log1p(-draws) / np.log1p(-np.array(shares))[:, None]
+    times[times > 1] = math.nan
+    return float(np.mean([sooner(*each, until=1.0).low > 0 for each in times]))
+
+
+def order_said(curves: pd.DataFrame) -> str:
+    """What stands behind the verdict on H1, in a sentence."""
+    ratio = samples_to_learn(curves)["ratio"]
+    samples = short_number(float(curves.loc[curves["setting"] == DEEP, "n_samples"].max()))
+    n_learned, n_last = ratio.count(), (ratio > 1).sum()
+    return (
+        f"Order: {n_learned} of {len(ratio)} runs learn every task within {samples} samples; in {n_last} of these "
+        f"{n_learned} the composite comes last. A run that does not arrive counts against H1."
+    )
+
+
+def breadth_said(curves: pd.DataFrame) -> str:
+    """What stands behind the verdict on H2, in a sentence."""
+    counts = converged_runs(curves).set_index("setting").loc[[DEEP, NARROW], ["converged", "n_seeds"]]
+    (broad, n_broad), (narrow, n_narrow) = counts.to_numpy().tolist()
+    p_value = fisher_exact([[broad, n_broad - broad], [narrow, n_narrow - narrow]]).pvalue
+    seen = curves.groupby("setting")["n_composite_samples"].max()
+    return (
+        f"Breadth: {broad} of {n_broad} broad runs converge on the composite, and {narrow} of {n_narrow} narrow ones, "
+        f"which see {seen[NARROW] / seen[DEEP]:.0f} times as many samples of it (Fisher's exact test that both have "
+        f"the same chance: p = {p_value:.2g})."
+    )
+
+
+def depth_said(curves: pd.DataFrame, papers: pd.DataFrame) -> str:
+    """What the record can tell of depth: its log-rank statistics, and the chance that such a record tells.
+
+    Parameters
+    ----------
+    curves : DataFrame
+    papers : DataFrame
+        The paper's counts, see `narrowlib.chapters.hierarchy.experiment.counted_runs`.
+    """
+    found, theirs = depth_outcome(curves), papers.set_index("setting")
+    n_runs, n_theirs = curves[curves["setting"] == DEEP]["seed"].nunique(), int(theirs.loc[DEEP, "n_seeds"])
+    parts = []
+    for name, setting in SHALLOW.items():
+        chances = (theirs.loc[DEEP, "share"], theirs.loc[setting, "share"])
+        told, told_theirs = (chance_to_tell(n, chances) for n in (n_runs, n_theirs))
+        value = found[name]
+        parts.append(
+            f"Depth: 3 against {setting.removeprefix('broad, depth ')}, log-rank {value.value:.1f} [{value.low:.1f}, "
+            f"{value.high:.1f}]. If runs learned with the paper's chances, {chances[0]:.0%} and {chances[1]:.0%}, "
+            f"{told:.0%} of records with {n_runs} runs would tell, and {told_theirs:.0%} of those with {n_theirs}."
+        )
+    return "\n".join(parts)
 
 
 def outcome(curves: pd.DataFrame) -> dict[str, dict[str, Interval]]:

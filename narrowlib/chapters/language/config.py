@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, model_validator
 
-from narrowlib.chapters.folders import Folder
 from narrowlib.chapters.language.names import ModelName, Source
+from narrowlib.chapters.pages import Page
 from narrowlib.data.tokens import PACKAGES, skill_blocks
 from narrowlib.llm.models import DEFAULT_NAME, SMALL_NAME
-from narrowlib.llm.settings import PAPER_GROUP_LASSO, PAPER_RECOVERY, LLMTrainingConfig
+from narrowlib.llm.settings import PAPER_GROUP_LASSO, PAPER_RECOVERY, LLMTrainingConfig, micro_batch
 from narrowlib.settings import (
     AutoPrecision,
     Count,
-    Device,
     NotNegative,
     Numbers,
     Pairs,
@@ -40,7 +39,6 @@ PAPERS_SCORE = "weights times mean absolute gradient"  # of its Figures 6, 12 an
 BEFORE = math.nan  # in place of the strength of a group lasso: the model as it was
 MOST_TOKENS = 50_000_000  # of training, out of the pinned packages; longer training sees them again
 N_RECORDS = 20  # of a training run
-WHERE = ("device", "checkpoints")  # parameters that say where a run is made, not what
 BASES = {"small base": SMALL_NAME, "default model": DEFAULT_NAME}  # models that records lie side by side of
 
 
@@ -55,6 +53,13 @@ def records_of(chapter: str, names: Sequence[str]) -> dict[str, dict[str, Record
         base: {name: paper_record(chapter, record_name(name, model)) for name in names} for base, model in BASES.items()
     }
     return {base: records for base, records in found.items() if all(records.values())}
+
+
+class Trained(Settings):
+    """How language models of a page are trained."""
+
+    precision: AutoPrecision = Field("bfloat16", description="of matrix products in training")
+    compiled: bool = Field(True, description="compile layers and loss before training")
 
 
 class TextConfig(Settings):
@@ -99,14 +104,12 @@ class LLMPruningConfig(TextConfig):
     lasso: LLMTrainingConfig = Field(PAPER_GROUP_LASSO, description="training under the group lasso")
 
 
-class _Page(TextConfig):
+class _Page(Page, TextConfig):
     """What the parameters of both pages have in common."""
 
     sparsities: Numbers[Share] = Field(
         tuple(round(0.05 * step, 2) for step in range(20)), description="shares of units removed, rising from 0"
     )
-    device: Device = Field("auto", description="where it runs")
-    checkpoints: Folder = Field("", description="folder where progress is saved and resumed from; empty for none")
 
     @model_validator(mode="after")
     def _sparsities_rise(self) -> _Page:
@@ -114,11 +117,6 @@ class _Page(TextConfig):
             shown = " ".join(f"{each:g}" for each in self.sparsities)
             raise ValueError(f"sparsities is '{shown}'; it must hold 0 and then at least one more, in rising order")
         return self
-
-    @property
-    def asked(self) -> dict[str, Any]:
-        """Every parameter that results depend on, as json holds it."""
-        return {name: value for name, value in self.to_parameters().items() if name not in WHERE}
 
 
 class LLMScoresPage(_Page):
@@ -128,7 +126,7 @@ class LLMScoresPage(_Page):
     n_ablation_blocks: Count = Field(16, description="blocks that they are ablated on; at most those of the scores")
 
 
-class LLMPruningPage(_Page):
+class LLMPruningPage(Trained, _Page):
     """Parameters of the chapter llm-pruning."""
 
     pairs: Pairs[Share] = Field(
@@ -144,8 +142,6 @@ class LLMPruningPage(_Page):
     lasso_rate: Rate = Field(1.5e-4, description="their step size")
     lasso_sparsity: Part = Field(0.8, description="of neurons, with and without group lasso before")
     n_warmup: Whole = Field(25, description="steps over which it rises")
-    precision: AutoPrecision = Field("bfloat16", description="of matrix products in training")
-    compiled: bool = Field(True, description="compile layers and loss before training")
 
     @model_validator(mode="after")
     def _one_strength_is_positive(self) -> LLMPruningPage:
@@ -156,8 +152,7 @@ class LLMPruningPage(_Page):
     @part
     def pruning(self) -> LLMPruningConfig:
         """The configuration of the experiments."""
-        at_once = max(n for n in range(1, 9) if self.recovery_batch_size % n == 0)
-        found = {}
+        at_once, found = micro_batch(self.recovery_batch_size), {}
         for name, rate in (("recovery", "learning_rate"), ("lasso", "lasso_rate")):
             names = {"n_steps": f"{name}_steps", "learning_rate": rate, "batch_size": "recovery_batch_size"}
             every = max(1, getattr(self, f"{name}_steps") // N_RECORDS)

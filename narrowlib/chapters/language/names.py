@@ -1,4 +1,4 @@
-"""Types of the names among a page's parameters: of a model, a data set; see `narrowlib.chapters.folders`.
+"""Types of the names among a page's parameters: of a model, a data set; see `narrowlib.chapters.pages`.
 
 A name on the Hugging Face hub is checked for its form; whether there is such a model, loading it tells.
 """

@@ -9,11 +9,10 @@ from typing import Annotated, Any
 import pandas as pd
 from pydantic import Field, model_validator
 
-from narrowlib.chapters.folders import Folder
+from narrowlib.chapters.pages import Page
 from narrowlib.data.digits import Digits
 from narrowlib.settings import (
     Count,
-    Device,
     NotNegative,
     Numbers,
     Positive,
@@ -95,7 +94,7 @@ class MnistConfig(Settings):
         return range(first, first + n_repeats)
 
 
-class Config(Settings):
+class Config(Page):
     """Parameters of the chapter; the defaults are the paper's."""
 
     teacher_width: Count = Field(1_200, description="neurons in each of the teacher's hidden layers")
@@ -132,8 +131,6 @@ class Config(Settings):
         589_840, description="the same from scratch or distilled: the paper's 20 passes over the even digits"
     )
     relearning_points: Count = Field(2_000, description="samples of all digits in the last part")
-    device: Device = Field("auto", description="where it runs")
-    checkpoints: Folder = Field("", description="folder where progress is saved and resumed from; empty for none")
 
     @model_validator(mode="after")
     def _teacher_is_larger(self) -> Config:

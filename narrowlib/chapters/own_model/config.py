@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from narrowlib.chapters.folders import Folder
 from narrowlib.chapters.language.names import ModelName
+from narrowlib.chapters.pages import Folder
 from narrowlib.data.documents import pinned_sources
 from narrowlib.settings import AutoPrecision, Count, Device, Part, Rate, Settings
 

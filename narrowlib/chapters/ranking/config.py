@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from narrowlib.chapters.folders import Folder
 from narrowlib.chapters.mnist.config import Config as MnistPage
 from narrowlib.chapters.mnist.config import Even, MethodConfig, MnistConfig
-from narrowlib.settings import Count, Device, Numbers, Rate, Settings, part
+from narrowlib.chapters.pages import Page
+from narrowlib.settings import Count, Numbers, Rate, part
 from narrowlib.stacks.training import StepConfig
 
 
-class Config(Settings):
+class Config(Page):
     """Parameters of the page; the defaults are those of the record, with the paper's teacher and step sizes."""
 
     teacher_width: Count = Field(1_200, description="neurons in each of the teacher's hidden layers")
@@ -20,8 +20,6 @@ class Config(Settings):
     rates: Numbers[Rate] = Field((4e-4, 1e-3, 3e-3, 6e-3), description="step sizes of Adam after the cut")
     n_repeats: Count = Field(10, description="runs of every setting")
     max_points: Count = Field(50_000, description="training samples that a run may see")
-    device: Device = Field("auto", description="where it runs")
-    checkpoints: Folder = Field("", description="folder where progress is saved and resumed from; empty for none")
 
     @model_validator(mode="after")
     def _teacher_is_larger(self) -> Config:

@@ -6,17 +6,16 @@ from pathlib import Path
 
 from pydantic import Field
 
-from narrowlib.chapters.folders import Folder
+from narrowlib.chapters.pages import Folder, Page
 from narrowlib.llm.small_base import NAME, SmallBaseConfig, cached_folder
-from narrowlib.settings import Count, Device
+from narrowlib.settings import Count
 from narrowlib.store.digests import digest_of
 
 
-class Config(SmallBaseConfig):
+class Config(Page, SmallBaseConfig):
     """Parameters of the page; the defaults are the recipe of the record."""
 
     n_held_out_blocks: Count = Field(128, description="blocks of every skill that losses are read on")
-    device: Device = Field("auto", description="where it runs")
     checkpoints: Folder = Field("", description="folder where progress is saved and resumed from; empty for the cache")
 
     @property

@@ -6,11 +6,10 @@ from typing import Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
-from narrowlib.chapters.folders import Folder
+from narrowlib.chapters.pages import Page
 from narrowlib.cmsp import CMSP
 from narrowlib.settings import (
     AutoPrecision,
-    Device,
     NotNegative,
     Rate,
     Seed,
@@ -85,14 +84,12 @@ class GroupLassoConfig(Settings):
         return self.build(TrainingConfig, record_every=max(1, self.n_steps // N_NORMS))
 
 
-class NonlocalityPage(_Networks):
+class NonlocalityPage(Page, _Networks):
     """Parameters of the page nonlocality."""
 
     narrow_width: int = Field(32, ge=2, le=65_536, description="neurons in a hidden layer of the narrowest networks")
     wide_width: int = Field(2_048, ge=2, le=65_536, description="and of the widest ones")
     n_widths: int = Field(7, ge=2, le=12, description="widths from one to the other, with equal ratios")
-    device: Device = Field("auto", description="where it runs")
-    checkpoints: Folder = Field("", description="folder to keep results in and resume from; empty for none")
 
     @model_validator(mode="after")
     def _widths_in_order(self) -> Self:

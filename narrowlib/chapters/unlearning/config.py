@@ -7,19 +7,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from narrowlib.chapters.folders import Folder
-from narrowlib.chapters.language.config import RANKED_BY, WHERE, LLMPruningConfig
+from narrowlib.chapters.language.config import RANKED_BY, LLMPruningConfig, Trained
 from narrowlib.chapters.language.names import ModelName
-from narrowlib.llm.settings import PAPER_GROUP_LASSO, Benchmarks, LLMTrainingConfig
+from narrowlib.chapters.pages import Page
+from narrowlib.llm.settings import PAPER_GROUP_LASSO, Benchmarks, LLMTrainingConfig, micro_batch
 from narrowlib.settings import (
-    AutoPrecision,
     Count,
-    Device,
     NotNegative,
     Numbers,
     Part,
     Rate,
-    Settings,
     Whole,
     Words,
     part,
@@ -30,15 +27,16 @@ SCORE_OF = {"random": "random", "attribution": RANKED_BY, "lasso": RANKED_BY}  #
 CONTROLS = ("python", "scratch")  # the whole model trained on Python; a pruned model's shape, without its weights
 METHODS = (*SCORE_OF, *CONTROLS)
 PYTHON_RATE, SCRATCH_RATE = 2e-4, 5e-4  # step sizes on Python: from trained weights, from random ones
-_NOT_OF_RUNS = ("benchmarks", *WHERE)
 
 
-class Config(Settings):
+class Config(Page, Trained):
     """Parameters of the chapter; the defaults are those of the record on the default model.
 
     Of the methods, three prune neurons; ``"python"`` is the whole model trained on Python as the pruned ones are, and
     ``"scratch"`` has random weights in the shape of a pruned model.
     """
+
+    shown_only = ("benchmarks",)
 
     model: ModelName = Field("default", description="default, tiny (random), a local folder, or a name on the hub")
     block_length: Annotated[int, Field(ge=2, le=131_072)] = Field(1_024, description="tokens of a block of code")
@@ -59,16 +57,7 @@ class Config(Settings):
     )
     rate_steps: Count = Field(50, description="training steps by which the best of several step sizes is chosen")
     n_records: Count = Field(20, description="how often a model is asked meanwhile")
-    precision: AutoPrecision = Field("bfloat16", description="of matrix products in training")
-    compiled: bool = Field(True, description="compile layers and loss before training")
     benchmarks: Benchmarks = Field("", description="tasks of lm-eval for the whole model, such as arc_easy")
-    device: Device = Field("auto", description="where it runs")
-    checkpoints: Folder = Field("", description="folder where progress is saved and resumed from; empty for none")
-
-    @property
-    def asked(self) -> dict[str, Any]:
-        """Every parameter that the tables depend on, as in a parameters cell."""
-        return {name: value for name, value in self.to_parameters().items() if name not in _NOT_OF_RUNS}
 
     @property
     def per_category(self) -> int | None:
@@ -116,10 +105,9 @@ class Config(Settings):
         return LLMTrainingConfig(**steps, **self._batches(self.python_batch_size), **more)
 
     def _batches(self, batch_size: int) -> dict[str, Any]:
-        at_once = max(n for n in range(1, 9) if batch_size % n == 0)
         return {
             "batch_size": batch_size,
-            "micro_batch_size": at_once,
+            "micro_batch_size": micro_batch(batch_size),
             "precision": self.precision,
             "compiled": self.compiled,
         }

@@ -26,14 +26,15 @@ def plot_before_after(accuracies: pd.DataFrame, *, chance: float = 0.0, ax: Axes
         for when, (marker, face, shift) in whens.items():
             value, low, high = (getattr(row, f"{when}{end}") for end in ("", "_low", "_high"))
             style = {"color": colour, "marker": marker, "mfc": face or colour, "markersize": 6, "capsize": 2}
-            label = f"{when} relearning" if not place else None
-            ax.errorbar(value, place + shift, xerr=[[value - low], [high - value]], label=label, **style)
+            ax.errorbar(value, place + shift, xerr=[[value - low], [high - value]], **style)
+    for when, (marker, face, _) in whens.items():
+        ax.plot([], [], color=GREY, marker=marker, mfc=face or GREY, markersize=6, label=f"{when} relearning")
     if chance:
         ax.axvline(chance, color=GREY, linestyle=":", linewidth=1.0, label="chance")
     ax.set_yticks(range(len(accuracies)), [_name(row.method, row.sparsity) for row in accuracies.itertuples()])
     ax.invert_yaxis()
     ax.set(xlabel="accuracy on test facts", xlim=(-0.03, 1.03))
-    ax.legend(fontsize=8)
+    ax.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=3)
     return ax
 
 

@@ -5,7 +5,16 @@ import pandas as pd
 import pytest
 import torch
 
-from narrowlib.chapters.breadth import Config, answers, breadth_map, law_of_breadth, learning_summary, said, tables
+from narrowlib.chapters.breadth import (
+    Config,
+    answers,
+    breadth_map,
+    experiment,
+    law_of_breadth,
+    learning_summary,
+    said,
+    tables,
+)
 from narrowlib.chapters.breadth.config import BreadthConfig
 from narrowlib.chapters.breadth.outcomes import breadth_said, map_said, only_harder
 from narrowlib.chapters.censored import compare
@@ -54,9 +63,15 @@ def test_settings_of_a_question_differ_in_what_is_beside_the_composite_alone():
         assert sum(phase.parts[:-1]) / sum(phase.parts) == pytest.approx(float(each.name), abs=0.04)
 
 
-def test_easy_tasks_are_learned_and_the_tables_hold_every_run():
+def test_easy_tasks_are_learned_and_the_tables_hold_every_run(monkeypatch):
+    trained, phase_of = [], experiment.train_stack
+    monkeypatch.setattr(experiment, "train_stack", lambda *a, **k: trained.append(a[1]) or phase_of(*a, **k))
     config = Config(**TINY, device="cpu")
     table = tables(config, progress=False)["times-to-learn"]
+    kinds = {(each.problem, each.phases, each.watched, each.question == "map") for each in config.experiment.settings()}
+    assert len(trained) == sum(len(phases) for _, phases, *_ in kinds)
+    again = ["its own parts", "interleaved", "all"]  # of three questions, trained once
+    assert table[table["setting"].isin(again)].groupby("seed")["samples"].nunique().eq(1).all()
     assert set(table["question"]) == {"hardness", "equal bits", "share", "which", "curriculum", "map"}
     per_setting = table.groupby(["question", "setting", "task"]).size()
     assert (per_setting == 2).all()

@@ -16,6 +16,13 @@ from narrowlib.chapters.hierarchy.experiment import (
     learning_curves,
     samples_to_learn,
 )
+from narrowlib.chapters.hierarchy.outcomes import (
+    breadth_said,
+    chance_to_tell,
+    composite_times,
+    depth_said,
+    order_said,
+)
 
 TINY = HierarchyConfig(
     n_subtasks=2, subset_size=2, n_task_bits=6, n_seeds=3, width=16, batch_size=16, n_steps=40, learning_rate=1e-2
@@ -116,3 +123,42 @@ def test_counts_are_compared_by_fishers_exact_test():
     ways = math.comb(7, 5) / math.comb(45, 5)  # that all of ours are among the seven successes
     assert table.loc["b", "p_value"] == pytest.approx(ways)
     assert table.loc["c", "p_value"] == 1
+
+
+def test_time_to_learn_is_that_of_the_first_record_below_half_a_bit(curves):
+    some = curves[curves["step"].isin(sorted(curves["step"].unique())[:3])].copy()
+    some["loss"] = 1.0
+    early = (some["setting"] == "broad, depth 3") & (some["seed"] == 1) & (some["kind"] == "composite")
+    second, third = some.loc[early].sort_values("step").index[1:3]
+    some.loc[[second, third], "loss"] = [0.4, 0.3]
+    times = composite_times(some).set_index(["setting", "seed"])
+    assert times["step"].count() == 1 and times.loc[("broad, depth 3", 1), "step"] == some.loc[second, "step"]
+    assert times.loc[("broad, depth 3", 1), "samples"] == some.loc[second, "n_samples"]
+    assert times["budget"].to_dict() == some.groupby(["setting", "seed"])["n_samples"].max().to_dict()
+
+
+def test_a_record_tells_equal_chances_apart_seldom_and_others_the_more_often_the_larger_it_is():
+    assert chance_to_tell(10, (0.6, 0.6)) < 0.06
+    assert chance_to_tell(20, (0.95, 0.02)) > 0.99
+    few, many = (chance_to_tell(n, (0.675, 0.4)) for n in (10, 80))
+    assert 0.1 < few < 0.5 < many
+
+
+def test_what_a_record_can_tell_of_depth_is_said(curves):
+    papers = counted_runs({"broad, depth 3": (27, 40), "broad, depth 2": (19, 40), "broad, depth 2, wide": (16, 40)})
+    lines = depth_said(curves, papers).splitlines()
+    assert len(lines) == 2 and all("log-rank" in line and "of records with 3 runs would tell" in line for line in lines)
+    assert "68% and 48%" in lines[0] and "against 2, wide, log-rank" in lines[1]
+
+
+def test_what_stands_behind_order_and_breadth_is_said(curves):
+    some = curves.assign(loss=1.0)
+    deep = some["setting"] == "broad, depth 3"
+    learned = deep & (some["seed"] == 0) & (some["step"] > some["step"].min() * (1 + (some["kind"] == "composite")))
+    some.loc[learned, "loss"] = 0.0
+    assert order_said(some).startswith("Order: 1 of 3 runs learn every task within")
+    assert "in 1 of these 1 the composite comes last" in order_said(some)
+    assert "1 of 3 broad runs converge on the composite, and 0 of 3 narrow ones, which see 3 times" in breadth_said(
+        some
+    )
+    assert "p = 1)" in breadth_said(some)

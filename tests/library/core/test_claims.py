@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import pandas as pd
 import pytest
@@ -149,3 +150,10 @@ def test_a_table_shows_neither_row_numbers_nor_nan():
     assert "<th></th>" not in shown and "NaN" not in shown and "\N{EN DASH}" in shown and "0.5" in shown
     by_claim = assess_all({"N1": dict.fromkeys(N1, 0.5)})._repr_html_()
     assert "<th>N1</th>" in by_claim
+
+
+def test_words_of_a_quantity_stand_alone():
+    """Chips and figures show one without those before it."""
+    pointing = re.compile(r"^that\b|^those\b|^the same\b|\bthose need\b")
+    quantities = [one for about in load_claims().values() for one in about["quantities"].values()]
+    assert not [one["what"] for one in quantities if pointing.search(one["what"])]

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from narrowlib import devices, memory
+from narrowlib import devices, machine
 from narrowlib.devices import pick_device
 
 IMPORT = """
@@ -84,9 +84,9 @@ def test_memory_is_that_which_a_container_or_a_job_leaves(tmp_path, told, group,
     (top / group).mkdir(parents=True)
     for name, content in files.items():
         (top / group / name).write_text(content)
-    assert memory.free_memory(top, tmp_path / "process") == 1_000
+    assert machine.free_memory(top, tmp_path / "process") == 1_000
     (top / group / next(iter(files))).write_text("max")
-    assert memory.free_memory(top, tmp_path / "process") > 10**6
+    assert machine.free_memory(top, tmp_path / "process") > 10**6
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_memory_is_that_which_a_container_or_a_job_leaves(tmp_path, told, group,
 )
 def test_threads_are_a_number_or_all(asked, n):
     if n:
-        assert devices.count_threads(asked) == n
+        assert machine.count_threads(asked) == n
     else:
         with pytest.raises(ValueError, match=f"CORES is {asked!r}; it must be all, or a whole number"):
-            devices.count_threads(asked, "CORES")
+            machine.count_threads(asked, "CORES")

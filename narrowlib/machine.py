@@ -1,8 +1,10 @@
-"""How much main memory is left to this process, whoever limits it."""
+"""What this process may take of its machine: main memory and threads, whoever limits them."""
 
 from __future__ import annotations
 
 import math
+import os
+import re
 from contextlib import suppress
 from pathlib import Path
 
@@ -35,6 +37,23 @@ def free_memory(control_groups: Path = Path("/sys/fs/cgroup"), process: Path = P
             group = top / own.lstrip("/")
             found += [_left_in(each, *names) for each in (group, *group.parents) if each.is_relative_to(top)]
     return max(0, int(min(found)))
+
+
+def count_threads(asked: str | int, name: str = "threads") -> int:
+    """How many threads to compute with on the CPU: a number, or ``"all"`` for as many as this process may use cores.
+
+    Results are equal to the bit for one number of threads; between numbers sums are taken in another order.
+
+    Raises
+    ------
+    ValueError
+        For anything else; ``name`` is what was asked for, such as cores.
+    """
+    if asked == "all":
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if not re.fullmatch("0*[1-9][0-9]{0,3}", str(asked)):
+        raise ValueError(f"{name} is {asked!r}; it must be all, or a whole number from 1 to 9999")
+    return int(asked)
 
 
 def _left_in(group: Path, limit: str, used: str) -> float:
