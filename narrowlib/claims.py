@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pandas as pd
-import yaml
 
 from narrowlib.deciding import check_conditions, shortfalls
 from narrowlib.intervals import Interval
+from narrowlib.settings import read_yaml
 
 _PACKAGE = Path(__file__).resolve().parent
 _PLACES = (_PACKAGE.parent / "book" / "claims.yaml", _PACKAGE / "_book" / "claims.yaml")  # checkout, wheel
@@ -61,15 +61,12 @@ def load_claims(path: str | Path | None = None) -> dict[str, dict[str, Any]]:
     FileNotFoundError
         When there is no such file.
     ValueError
-        When it is not YAML, or a claim in it lacks a part or holds an illegal value.
+        When it is not YAML, holds a name twice, or a claim in it lacks a part or holds an illegal value.
     """
     candidates = _PLACES if path is None else (Path(path),)
     for candidate in candidates:
         if candidate.is_file():
-            try:
-                claims = yaml.safe_load(candidate.read_text(encoding="utf-8"))
-            except (yaml.YAMLError, ValueError) as error:  # an impossible date is a ValueError
-                raise ValueError(f"{candidate} is not valid YAML: {' '.join(str(error).split())}") from error
+            claims = read_yaml(candidate)
             _check(claims, candidate)
             return claims
     raise FileNotFoundError(f"claims.yaml is not where it should be: {candidates[0]}")

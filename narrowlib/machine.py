@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -54,6 +55,21 @@ def count_threads(asked: str | int, name: str = "threads") -> int:
     if not re.fullmatch("0*[1-9][0-9]{0,3}", str(asked)):
         raise ValueError(f"{name} is {asked!r}; it must be all, or a whole number from 1 to 9999")
     return int(asked)
+
+
+def reference_seconds() -> float:
+    """How fast this machine is: seconds of a fixed piece of work with torch's threads, the fastest of five."""
+    import torch
+
+    square = torch.ones(1_024, 1_024)
+
+    def work() -> float:
+        started = time.perf_counter()
+        for _ in range(4):
+            (square @ square).tanh_()
+        return time.perf_counter() - started
+
+    return min(work() for _ in range(5))
 
 
 def _left_in(group: Path, limit: str, used: str) -> float:

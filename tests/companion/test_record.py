@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from companion import __main__ as companion
-from companion import differences, parameters, record
+from companion import differences, night, parameters, record
 
 from narrowlib.chapters.hierarchy.config import HierarchyConfig
 from narrowlib.llm.small_base import STAND_IN
@@ -118,3 +118,40 @@ def test_a_paper_record_is_there_or_not_or_damaged(tmp_path, monkeypatch):
     about.write_text(json.dumps({"sha256": "0"}))
     with pytest.raises(records.BadRecordError, match="damaged"):
         records.paper_record("hierarchy", "learning-curves")
+
+
+@pytest.fixture
+def recorded_once(tmp_path, monkeypatch):
+    """One record, of two chapters that are recorded, made with the parameters of the profile smoke in 7,200 s."""
+    known = {name: RECORDED[name] for name in ("hierarchy", "ranking")}
+    config = record.configuration(known["ranking"], record.all_parameters("ranking", "smoke", ""))
+    made = {"seconds": 7_200, "reference_seconds": 2.0, "n_threads": 2}
+    kept = records.Record("points", pd.DataFrame({"seed": [0]}), record.what(config), made)
+    records.save(kept, tmp_path / "ranking")
+    monkeypatch.setattr(record, "recorded", lambda: known)
+    monkeypatch.setattr(records, "PAPER_RESULTS", tmp_path)
+    monkeypatch.setattr("narrowlib.machine.reference_seconds", lambda: 3.0)
+
+
+def test_all_records_are_told_with_their_time_and_one_that_fails_stops_no_other(recorded_once, monkeypatch, capsys):
+    called = []
+    monkeypatch.setattr(night.subprocess, "call", lambda command: called.append(command[3:]) or len(called) == 1)
+    assert companion.main(["records", "--profile", "smoke", "--set=device=cpu"]) == 1
+    assert [command[:2] for command in called] == [["record", "hierarchy"], ["record", "ranking"]]
+    told = capsys.readouterr().out.splitlines()
+    assert told[:2] == [
+        "  hierarchy  not known: no record was made with these parameters",
+        "  ranking    3 h 00 min",  # this machine takes three seconds for what the other did in two
+    ]
+    assert told[2:] == [
+        "all chapters: at least 3 h 00 min",
+        "[1 of 2] hierarchy; until all is done: at least 3 h 00 min",
+        "[2 of 2] ranking; until all is done: 3 h 00 min",
+    ]
+
+
+def test_other_parameters_take_another_time(recorded_once):
+    asked = record.options().parse_args(["--profile", "smoke", "--set=n_repeats=9 device=cpu"])
+    assert night.expected("ranking", asked, 2.0) is None
+    wrong = record.options().parse_args(["--profile", "smoke", "--set=n_repeats=none"])
+    assert night.expected("ranking", wrong, 2.0) is None  # and its record says why

@@ -11,7 +11,7 @@ COMMANDS = {  # which function of which module takes the arguments and returns a
     "book": "build.main",
     "run": "execute.main",
     "record": "record.main",
-    "records": "record.main_of_all",
+    "records": "night.main",
     "gpu": "with_gpus.name_gpu",
     "gpu-queue": "gpu_queue.main",
     "with-gpus": "with_gpus.main",

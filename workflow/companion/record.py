@@ -12,8 +12,6 @@ import argparse
 import inspect
 import os
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from functools import partial
@@ -26,6 +24,7 @@ import torch
 from companion import chapters, differences, parameters
 from companion.execute import threads_of
 from companion.plainly import Refusal
+from narrowlib import machine
 from narrowlib.chapters.pages import WHERE
 from narrowlib.devices import pick_device
 from narrowlib.settings import Settings
@@ -93,19 +92,20 @@ def record(chapter: str, asked: argparse.Namespace) -> None:
         if asked.piece:
             module.tables(config, piece=asked.piece)
             return
-        store = Kept(config.checkpoints, [chapter, _what(config)], device=pick_device(config.device))
+        store = Kept(config.checkpoints, [chapter, what(config)], device=pick_device(config.device))
         tables = store.keep("record", partial(module.tables, config))
     except ValueError as error:
         raise Refusal(error) from error
     except UnavailableError as error:
         raise NotThereError(error) from error
     made = provenance(config.device) | {"departures": departures(chapter, values)}
+    made["reference_seconds"] = round(machine.reference_seconds(), 4)
     made["seconds"] = round(store.seconds or time.monotonic() - started)  # of all calls, killed ones too
     if records.is_first_process():
         if hasattr(module, "files"):
             made["files"] = _left(module.files(config), asked.folder / chapter)
         for name, frame in tables.items():
-            path = records.save(records.Record(name, frame, _what(config), made), asked.folder / chapter)
+            path = records.save(records.Record(name, frame, what(config), made), asked.folder / chapter)
             print(os.path.relpath(path))
 
 
@@ -117,7 +117,8 @@ def _left(files: Mapping[str, Path], folder: Path) -> dict[str, str]:
     return {name: sha256_of(folder / name) for name in files}
 
 
-def _what(config: Settings) -> dict[str, Any]:
+def what(config: Settings) -> dict[str, Any]:
+    """Every parameter that a record is made with, but for where."""
     return {name: value for name, value in config.to_parameters().items() if name not in WHERE}
 
 
@@ -127,8 +128,9 @@ class NotThereError(Refusal):
     exit_code = 1
 
 
-def _options() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def options(about: str = __doc__.splitlines()[0]) -> argparse.ArgumentParser:
+    """What is asked of a record, or of all."""
+    parser = argparse.ArgumentParser(description=about)
     add = parser.add_argument
     add("--profile", default="paper", help="paper, overnight for what two cores can do of it, or one to try it")
     add("--set", default="", dest="overrides", help="parameters: 'n_seeds=4 n_steps=500'")
@@ -140,19 +142,16 @@ def _options() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str]) -> int:
-    parser = _options()
+    parser = options()
     parser.add_argument("chapter", help="a chapter whose experiment is recorded, such as hierarchy")
     asked = parser.parse_args(arguments)
     unfinished.SECONDS_BETWEEN = asked.save_every
-    if asked.threads:
-        torch.set_num_threads(threads_of(asked.threads))
+    use_threads(asked.threads)
     record(asked.chapter, asked)
     return 0
 
 
-def main_of_all(arguments: list[str]) -> int:
-    """Record every chapter, one after another, each in its own process; one that fails does not stop the others."""
-    _options().parse_args(arguments)
-    commands = [[sys.executable, "-m", "companion", "record", chapter, *arguments] for chapter in recorded()]
-    codes = [subprocess.call(command) for command in commands]
-    return next(filter(None, codes), 0)
+def use_threads(asked: str | None) -> None:
+    """Compute with as many threads as are asked for, if any are."""
+    if asked:
+        torch.set_num_threads(threads_of(asked))

@@ -116,6 +116,9 @@ def test_what_is_made_of_an_assessment_is_a_plain_table():
 def test_wrong_names_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"claims.yaml is not where it should be"):
         load_claims(tmp_path / "claims.yaml")
+    (tmp_path / "twice.yaml").write_text("A1: {}\nA1: {}\n")
+    with pytest.raises(ValueError, match=r"twice.yaml' cannot be read: it holds 'A1' more than once"):
+        load_claims(tmp_path / "twice.yaml")
     with pytest.raises(ValueError, match="claim is 'H9'; it must be one of H1"):
         assess("H9", {})
     with pytest.raises(ValueError, match="claim H1 is about"):
