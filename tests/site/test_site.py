@@ -25,6 +25,11 @@ OVERLAPS = """() => {
 }"""
 
 
+RUN_AXE = """() => axe.run({resultTypes: ["violations"]}).then(found => ({
+    passes: found.passes.length,
+    violations: found.violations.map(rule => [rule.id, rule.nodes.map(node => node.target)]),
+}))"""  # what passes is many times as large as the page
+
 VISITS = [(page, *how) for page in [*PAGES, "search"] for how in (("light", 1440), ("dark", 400))]
 VISITS += [(page, *how) for page in ("book/intro", "book/hierarchy") for how in (("dark", 1440), ("light", 400))]
 
@@ -42,16 +47,15 @@ def test_page_loads_fits_and_keeps_no_one_out(visit, axe, page, scheme, width):
         found = tab.evaluate(OVERLAPS)
         assert found["blocks"] > 1 and found["pairs"] == []
     tab.evaluate(axe)
-    found = tab.evaluate("() => axe.run()")
-    assert len(found["passes"]) > 10
-    assert [(rule["id"], node["target"]) for rule in found["violations"] for node in rule["nodes"]] == []
+    found = tab.evaluate(RUN_AXE)
+    assert found["passes"] > 10 and found["violations"] == []
 
 
 def test_axe_sees_what_is_wrong(visit, axe):
     tab = visit("book/intro")
     tab.evaluate("() => document.querySelector('article').insertAdjacentHTML('beforeend', '<img src=\"data:,\">')")
     tab.evaluate(axe)
-    assert "image-alt" in {rule["id"] for rule in tab.evaluate("() => axe.run()")["violations"]}
+    assert "image-alt" in dict(tab.evaluate(RUN_AXE)["violations"])
 
 
 @pytest.mark.parametrize("page", ["book/intro", "book/hierarchy", "book/appendix/glossary", PAGES[-1]])
