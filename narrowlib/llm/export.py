@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from narrowlib.llm.families import family_of
-from narrowlib.llm.models import DEFAULT_NAME, DEFAULT_ON_HUB, LanguageModel, silenced
+from narrowlib.llm.models import LanguageModel, origin_of, silenced
 from narrowlib.llm.units import (
     checked_groups,
     head_dim_of,
@@ -312,9 +312,9 @@ def _own(tensor: Tensor, original: Tensor | None) -> Tensor:
 def _model_card(
     language_model: LanguageModel, narrowed: PreTrainedModel, masks: Mapping[str, Tensor], about: Mapping[str, Any]
 ) -> str:
-    model, name = language_model.model, Path(language_model.name).name
-    on_hub = DEFAULT_ON_HUB if language_model.name == DEFAULT_NAME else language_model.name
-    is_on_hub = on_hub.count("/") == 1 and not Path(on_hub).exists()
+    model, origin = language_model.model, origin_of(language_model.name)
+    name = origin.get("base_model", Path(language_model.name).name)
+    licence = f": {origin['license']}" if "license" in origin else ""
     before, after = model.config, narrowed.config
     rows = [
         ("parameters", n_parameters_of(model), n_parameters_of(narrowed)),
@@ -328,15 +328,15 @@ def _model_card(
     lines = [
         "---",
         "library_name: transformers",
-        *([f"base_model: {on_hub}"] if is_on_hub else []),
+        *(f"{what}: {origin[what]}" for what in ("base_model", "license") if what in origin),
         "tags: [narrowlib, pruned]",
         "---",
         "",
-        f"# {on_hub if is_on_hub else name}, narrowed",
+        f"# {name}, narrowed",
         "",
         f"Units of the model were removed with narrowlib; it is a plain `{type(narrowed).__name__}` again, which loads",
         "without code of its own, and to rounding computes what the original computes with these units at zero. The",
-        "licence is that of the original.",
+        f"licence is that of the original{licence}. {origin.get('note', '')}".rstrip(),
         "",
         "| | original | narrowed |",
         "|---|---:|---:|",

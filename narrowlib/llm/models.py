@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -141,6 +142,26 @@ def _loaded(name: str, dtype: torch.dtype, place: torch.device, block_length: in
     tokenizer = _read(name, transformers.AutoTokenizer.from_pretrained, source, **options)
     _check_tokens(name, tokenizer, model.get_input_embeddings().num_embeddings)
     return LanguageModel(unfused(model.to(place)).eval(), tokenizer, name, stored)
+
+
+def origin_of(name: str) -> dict[str, str]:
+    """What is known of where a model comes from: ``base_model`` on the hub, ``license``, and a ``note``.
+
+    Of a folder or a name on the hub, as its model card says; without one, or without a network, that is less.
+    """
+    if name == DEFAULT_NAME:
+        note = "Its weights come from a Python package that holds them in 4 bits."
+        return {"base_model": DEFAULT_ON_HUB, "license": "apache-2.0", "note": note}
+    is_here = Path(name).exists()
+    if not is_here and not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):  # what is made here, or was there
+        return {}
+    from huggingface_hub import ModelCard, model_info
+
+    said: Any = {}
+    with suppress(Exception):  # what clients of the hub raise without a network has no name in common
+        said = ModelCard.load(Path(name, "README.md")).data if is_here else model_info(name, timeout=5).card_data or {}
+    found = {"base_model": said.get("base_model") if is_here else name, "license": said.get("license")}
+    return {what: value for what, value in found.items() if isinstance(value, str)}
 
 
 def _check_block_length(config: PreTrainedConfig, block_length: int) -> None:

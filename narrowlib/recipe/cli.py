@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from narrowlib import __version__
-from narrowlib.recipe.settings import GROUPS, HOW_MUCH, RecipeConfig
+from narrowlib.recipe.settings import GROUPS, HOW_MUCH, REPEATED, RecipeConfig
 from narrowlib.settings import SettingsError, add_flags, read_yaml
 from narrowlib.store.downloads import UnavailableError
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from narrowlib.recipe.report import Report
 
 INTERRUPTED = 130  # exit code after Ctrl-C
-REPEATED = ("keep", "lose", "include", "exclude")
 FOR_LOSSES = (*REPEATED, "column", "held_out_tokens", "block_length", "held_out_share", "seed", "device")
 FOR_SCORES = ("keep", "include", "exclude", "model", "column", "units", "method", "score_tokens")
 FOR_SCORES += ("block_length", "held_out_share", "seed", "device")

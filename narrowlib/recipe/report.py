@@ -154,6 +154,8 @@ def write_report(numbers: Mapping[str, Any], folder: str | Path) -> None:
         "errors": {(row["text"], row["when"]): row.get("standard_error") for row in report.numbers["losses"]},
         "losses": report.losses.round(3).reset_index().to_dict("records"),
         "sizes": [{"what": what, **row} for what, row in report.sizes.to_dict("index").items()],
+        "origin": numbers.get("origin", {}),
+        "command": RecipeConfig(**numbers["made from"]["settings"]).command,
         "settings": {name: value for name, value in numbers["made from"]["settings"].items() if _is_set(value)},
         "numbers": numbers,
         "curves": Markup(_curves(report)),  # noqa: S704 (escaped above)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
@@ -37,6 +38,7 @@ GROUPS = {  # of the flags, by the first of each
     "seed": "running",
 }
 HOW_MUCH = ("sparsity", "target_parameters", "target_loss")  # is cut; a sweep says it itself
+REPEATED = ("keep", "lose", "include", "exclude")  # flags that may be given several times, and lists in YAML
 _TEXTS = {"keep", "lose", "include", "exclude", "model", "column", "eval"}
 _OF_RESULT = {"dtype", "gguf", "eval", "eval_limit", "samples"}
 _OF_CUT = {"units", "sparsity", "multiple_of", "target_parameters", "target_loss", "method", "lose_weight", "rounds"}
@@ -114,7 +116,7 @@ class RecipeConfig(Settings):
     seed: Seed = Field(0, description="of the split, the order of blocks and random scores")
     device: Device = Field("auto", description="where it runs")
 
-    @field_validator("keep", "lose", "include", "exclude", mode="before")
+    @field_validator(*REPEATED, mode="before")
     @classmethod
     def _one_per_line(cls, given: Any) -> Any:
         is_list = isinstance(given, (list, tuple)) and all(isinstance(each, str) for each in given)
@@ -173,6 +175,16 @@ class RecipeConfig(Settings):
     def lasting(self) -> dict[str, Any]:
         """Settings that decide the result, as json holds them; the device does not."""
         return self.model_dump(mode="json", exclude={"device"})
+
+    @property
+    def command(self) -> str:
+        """The command that asks for this, without its out."""
+        words, defaults = ["narrow", "run"], {row.name: row.default for row in self.parameters_table()}
+        for name, value in self.to_parameters().items():
+            if value != defaults[name]:
+                for each in str(value).splitlines() if name in REPEATED else [str(value)]:
+                    words += [f"--{name.replace('_', '-')}", each]
+        return shlex.join(words)
 
     @property
     def n_trained(self) -> int:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pandas as pd
 import torch
+import transformers
 from tqdm.auto import tqdm
 
 from narrowlib.llm.distillation import Distillation
@@ -18,7 +19,7 @@ from narrowlib.llm.export import export_vanilla, sliced
 from narrowlib.llm.gguf_files import write_gguf
 from narrowlib.llm.harness import benchmark_accuracies
 from narrowlib.llm.losses import block_losses
-from narrowlib.llm.models import DEFAULT_NAME, DEFAULT_ON_HUB, LanguageModel, load_causal_lm
+from narrowlib.llm.models import DEFAULT_NAME, DEFAULT_ON_HUB, LanguageModel, load_causal_lm, origin_of
 from narrowlib.llm.refit import refit
 from narrowlib.llm.training import recover, train_group_lasso
 from narrowlib.llm.units import llama_units, n_parameters_of
@@ -98,6 +99,7 @@ class Narrowing:
         model, whole = self.load(), self.load_whole()
         numbers = {
             "model": DEFAULT_ON_HUB if self.config.model == DEFAULT_NAME else self.config.model,
+            "origin": origin_of(self.config.model),
             "made from": about,
             "inputs": {
                 name: {"source": text.source, "documents": text.n_documents, "left out": text.left_out}
@@ -119,7 +121,7 @@ class Narrowing:
             "curves": self.curves,
             "seconds": self.seconds,
             "reused": self.reused,
-            "provenance": provenance(model.model.device),
+            "provenance": {**provenance(model.model.device), "transformers": transformers.__version__},
         }
         result = self.store.folder / "result"
         with replacing(result) as temporary:

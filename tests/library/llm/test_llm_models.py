@@ -209,3 +209,24 @@ def test_texts_that_a_model_cannot_take_are_refused_when_it_is_loaded(tmp_path, 
     else:
         loaded = load_causal_lm(tmp_path, block_length=block_length)
         assert end_of_text(loaded.tokenizer) == 1
+
+
+def test_where_a_model_comes_from_is_what_its_card_says(tmp_path, monkeypatch):
+    default = llm.origin_of("default")
+    assert default["base_model"] == "HuggingFaceTB/SmolLM2-135M-Instruct" and default["license"] == "apache-2.0"
+    assert llm.origin_of("tiny") == {} == llm.origin_of(str(tmp_path))
+    card = tmp_path / "README.md"
+    for text, said in (
+        (
+            "---\nlicense: mit\nbase_model: o/whole\n---\n# It\n",
+            {"base_model": "o/whole", "license": "mit"},
+        ),
+        ("---\nlicense: [mit, other]\n---\n", {}),
+        ("---\nlicense: [\n---\n", {}),
+        ("# No metadata\n", {}),
+        ("\xff", {}),
+    ):
+        card.write_bytes(text.encode("latin-1"))
+        assert llm.origin_of(str(tmp_path)) == said
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert llm.origin_of("owner/model") == {"base_model": "owner/model"}

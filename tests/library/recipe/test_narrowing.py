@@ -4,6 +4,7 @@ import itertools
 import json
 import random
 import resource
+import shlex
 from math import inf
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from train_tiny_llm import Killed, killed_after
 from narrowlib.data import tokens
 from narrowlib.llm.losses import block_losses
 from narrowlib.recipe import cut, narrowing, steps
-from narrowlib.recipe.cli import main
+from narrowlib.recipe.cli import _parser, main
 from narrowlib.recipe.intake import texts_of
 from narrowlib.recipe.narrowing import narrow
 from narrowlib.recipe.report import Report, loss_table, without_folders
@@ -221,6 +222,11 @@ def test_accuracies_and_samples_of_both_models_are_told(work, tmp_path, capsys):
     page = BeautifulSoup((tmp_path / "out" / "report.html").read_text(), "html.parser")
     assert page.find("p", "line").text == told.splitlines()[0]
     assert {"narrow_facts_choice", samples[0]["after"]} <= {each.text for each in page(["th", "pre"])}
+    (command,) = [each.text for each in page("pre") if each.text.startswith("narrow run ")]
+    assert command.endswith(" --out ...")
+    again = _parser().parse_args(shlex.split(command.replace("...", str(tmp_path / "again")))[1:])
+    given_again = {name: value for name, value in vars(again).items() if name in RecipeConfig.model_fields}
+    assert RecipeConfig(**given_again).lasting == report.numbers["made from"]["settings"]
     card = (tmp_path / "out" / "README.md").read_text()
     assert "narrow_facts_choice (3 questions)" in card and "| keep: keep.jsonl | " in card and str(work) not in card
 
