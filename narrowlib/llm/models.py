@@ -152,7 +152,7 @@ def origin_of(name: str) -> dict[str, str]:
     if name == DEFAULT_NAME:
         note = "Its weights come from a Python package that holds them in 4 bits."
         return {"base_model": DEFAULT_ON_HUB, "license": "apache-2.0", "note": note}
-    is_here = Path(name).exists()
+    is_here = name not in (SMALL_NAME, tiny.NAME) and Path(name).exists()
     if not is_here and not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):  # what is made here, or was there
         return {}
     from huggingface_hub import ModelCard, model_info
