@@ -212,7 +212,9 @@ def _known(right: np.ndarray, what: str) -> np.ndarray:
     chance = np.array([CHANCE_OF[measure] for measure in MEASURES]).reshape(-1, *[1] * (right.ndim - 4))
     above = right.mean(-1) - chance  # (model, end, measure, ...)
     base = np.where(above[0] > 0, above[0], np.nan)
-    known = np.nanmean(above[1:] / base, axis=2)  # (method, end, ...)
+    shares = above[1:] / base
+    n_known = np.isfinite(shares).sum(2)  # of the measures; without any, nothing can be told
+    known = np.nansum(shares, axis=2) / np.where(n_known, n_known, np.nan)  # (method, end, ...)
     by = {"left": known[:, 0].max(0), "regained": known[:, 1].mean(0)}
     return by["regained"] - known[:, 0].mean(0) if what == "brought_back" else by[what]
 
