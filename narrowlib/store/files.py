@@ -61,7 +61,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def lock_of(path: str | Path, timeout: float = -1) -> FileLock:
+def lock_of(path: str | Path, timeout: float = -1, mode: int = 0o644) -> FileLock:
     """The lock of this path, to be acquired; it is gone with the process that holds it.
 
     On a file system without locks it lies in the temporary folder of the machine, under a hash of the path, and holds
@@ -73,13 +73,15 @@ def lock_of(path: str | Path, timeout: float = -1) -> FileLock:
         Of the lock file; its folder is not made.
     timeout : float
         Seconds to wait; -1 for as long as it takes.
+    mode : int
+        Who may use it: 0o666 for one that several users share.
     """
     path = Path(path)
     if path.parent.is_dir() and not _has_locks(path.parent):
         name = hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:16]
         path = Path(tempfile.gettempdir(), f"narrowlib-locks-{os.getuid()}", f"{name}.lock")
         path.parent.mkdir(mode=0o700, exist_ok=True)
-    return FileLock(path, timeout)
+    return FileLock(path, timeout, mode)
 
 
 @cache

@@ -1,6 +1,8 @@
 """Every training of the chapter llm-frontier as a job of its own: what is planned, and with which resources."""
 
+import os
 import re
+import stat
 import subprocess
 import sys
 import threading
@@ -102,3 +104,14 @@ def test_the_papers_own_settings_are_a_profile_away():
         "learning_rate": 5e-5,
         "n_warmup": 1_000,
     }.items() <= values.items()
+
+
+def test_locks_of_gpus_are_for_all_users(tmp_path):
+    before = os.umask(0o077)
+    try:
+        held = with_gpus.claimed(1, ["0"], tmp_path / "gpus", 0.01)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "gpus").stat().st_mode) == 0o1777
+    assert stat.S_IMODE((tmp_path / "gpus" / "0.lock").stat().st_mode) == 0o666
+    held["0"].release()

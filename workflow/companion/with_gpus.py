@@ -10,7 +10,7 @@ import os
 import subprocess
 import tempfile
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -44,10 +44,12 @@ def claimed(n_wanted: int, there: list[str], folder: Path, pause: float) -> dict
     if n_wanted > len(there):
         raise Refusal(f"gpus is {n_wanted}; it must be at most {len(there)}, as many as there are here")
     folder.mkdir(parents=True, exist_ok=True)
+    with suppress(PermissionError):  # of another user, who has done it
+        folder.chmod(0o1777)
     while True:
         held: dict[str, FileLock] = {}
         for name in there:
-            lock = lock_of(folder / f"{name}.lock")
+            lock = lock_of(folder / f"{name}.lock", mode=0o666)
             try:
                 lock.acquire(timeout=0)
             except Timeout:
