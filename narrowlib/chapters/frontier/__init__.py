@@ -2,7 +2,13 @@
 
 from narrowlib.chapters.frontier.config import Config
 from narrowlib.chapters.frontier.experiment import FrontierStudy, tables
-from narrowlib.chapters.frontier.figures import plot_frontier, plot_frontiers, plot_gains, plot_learning_curves
+from narrowlib.chapters.frontier.figures import (
+    plot_frontier,
+    plot_frontiers,
+    plot_gains,
+    plot_learning_curves,
+    plot_scaling,
+)
 from narrowlib.chapters.frontier.outcomes import (
     common_target,
     fixed_target,
@@ -14,7 +20,8 @@ from narrowlib.chapters.frontier.outcomes import (
     spaced_targets,
     teacher_gains,
 )
-from narrowlib.chapters.language.config import records_of
+from narrowlib.chapters.frontier.scaling import PAPER, papers_gaps, scaling_points, scaling_said
+from narrowlib.chapters.language.config import RANKED_BY, records_of
 from narrowlib.chapters.style import book_theme, plot_pending
 from narrowlib.claims import assess, load_claims, reasons, verdict
 from narrowlib.store.provenance import provenance

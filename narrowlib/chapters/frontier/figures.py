@@ -167,6 +167,49 @@ def plot_gains(gains: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
+def plot_scaling(points: pd.DataFrame, *, paper: str, ax: Axes | None = None) -> Axes:
+    """How far pruned networks are from the whole model against training tokens per parameter, both axes logarithmic.
+
+    A colour for each base model, whole lines for what was measured, dotted ones for what is extrapolated; the paper's
+    networks are squares.
+
+    Parameters
+    ----------
+    points : DataFrame
+        See `narrowlib.chapters.frontier.scaling.scaling_points`, of several base models.
+    paper : str
+        The base whose points have no curve.
+    """
+    ax = current_axes(ax)
+    keep_data(ax, points)
+    ax.set(xscale="log", yscale="log")
+    ends = []
+    palette = sns.color_palette("colorblind")
+    for number, (base, of_base) in enumerate(points[points["base"] != paper].groupby("base", sort=False)):
+        colour = palette[number]
+        for cut, rows in of_base.groupby("cut", sort=False):
+            rows = rows.sort_values("tokens_per_parameter")
+            for measured, look in ((True, "-"), (False, (0, (1, 1.5)))):
+                some = rows[(rows["measured"] == measured) & (rows["gap"] > 0)]
+                width = 2.2 if measured else 1.2
+                ax.plot(some["tokens_per_parameter"], some["gap"], linestyle=look, color=colour, linewidth=width)
+            last = rows[rows["gap"] > 0].iloc[-1:]
+            ends += [(x, y, f"{base}, {cut}", colour) for x, y in zip(last["tokens_per_parameter"], last["gap"])]
+    theirs = points[points["base"] == paper]
+    ax.plot(theirs["tokens_per_parameter"], theirs["gap"], "s", color="black", mfc="none", markersize=6)
+    if len(theirs):
+        furthest = theirs.loc[theirs["tokens_per_parameter"].idxmax()]
+        ends.append((furthest["tokens_per_parameter"], furthest["gap"], paper, "black"))
+    for axis in (ax.xaxis, ax.yaxis):
+        _short_ticks(axis)
+    ax.set(
+        xlabel="training tokens per parameter that is left",
+        ylabel="held-out loss above the whole\nmodel's (nats per token)",
+    )
+    label_ends(ax, [(ax.get_xlim()[1], *rest) for _, *rest in ends], size=8.5)
+    return ax
+
+
 def _with_spent(points: pd.DataFrame, y: str) -> pd.DataFrame:
     """Points with all that was spent where the loss was not reached."""
     return points.assign(**{y: points[y].fillna(points["seen"])})
