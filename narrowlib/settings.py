@@ -241,12 +241,17 @@ def add_flags(
     for row in model.parameters_table():
         to = parser.add_argument_group(groups[row.name]) if groups and row.name in groups else to
         if names is None or row.name in names:
-            about = f"{row.meaning}; {row.legal}".removeprefix("; ")
-            about += f" [{row.default}]" if row.default not in (None, "") else ""
+            about = about_setting(row) + (f" [{row.default}]" if row.default not in (None, "") else "")
             more = {"nargs": "?", "const": "true"} if row.type == "bool" else {}
-            more |= {"default": argparse.SUPPRESS, "metavar": row.type.upper(), "help": about.replace("%", "%%")}
+            metavar = "TEXT" if row.type == "str" else row.type.upper()
+            more |= {"default": argparse.SUPPRESS, "metavar": metavar, "help": about.replace("%", "%%")}
             more |= {"action": "append"} if row.name in repeated else {}
             to.add_argument(f"--{row.name.replace('_', '-')}", dest=row.name, **more)
+
+
+def about_setting(row: Parameter) -> str:
+    """What a setting means, and what is legal where not every text is."""
+    return "; ".join(words for words in (row.meaning, row.legal) if words and words != _KINDS[str])
 
 
 def _bare(kind: Any) -> Any:
@@ -336,7 +341,8 @@ def _legal(kind: Any, limits: Iterable[Any] = (), many: bool = False) -> str:
         words = ("" if parts[-1] is ... else "pairs a/b of ") + _legal(parts[0], many=True)
         return f"{words}, each once" if _EACH_ONCE in limits else words
     if get_origin(kind) is Literal:
-        return ("some of " if many else "one of ") + ", ".join(map(str, parts))
+        named = ", ".join(str(each) for each in parts if each != "")
+        return ("some of " if many else "one of ") + named + (", or empty" if "" in parts else "")
     limits = [each for limit in limits for each in (limit.metadata if isinstance(limit, FieldInfo) else [limit])]
     found = {name: getattr(limit, name) for limit in limits for name in _LIMITS if hasattr(limit, name)}
     words = " and ".join(f"{_LIMITS[name]} {value:.12g}" for name, value in found.items())

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from narrowlib import __version__
 from narrowlib.recipe.settings import GROUPS, HOW_MUCH, REPEATED, RecipeConfig
-from narrowlib.settings import SettingsError, add_flags, read_yaml
+from narrowlib.settings import SettingsError, about_setting, add_flags, read_yaml
 from narrowlib.store.downloads import UnavailableError
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def _init(values: dict[str, Any], file: Path) -> None:
             lines += ["", f"## {GROUPS[row.name]}"]
         default = "" if row.default is None else json.dumps(row.default)
         value = f"{row.name}: {example[row.name]}" if row.name in example else f"# {row.name}: {default}".rstrip()
-        lines += textwrap.wrap(f"{row.meaning}; {row.legal}", 110, initial_indent="# ", subsequent_indent="# ")
+        lines += textwrap.wrap(about_setting(row), 110, initial_indent="# ", subsequent_indent="# ")
         lines += [value]
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
     _print(str(file))

@@ -95,6 +95,21 @@ REFUSED = [
 ]
 
 
+class Written(Settings):
+    name: str = Field("", description="of the file")
+    form: Literal["", "f16", "q8"] = Field("", description="of its weights")
+
+
+def test_what_is_legal_is_said_only_where_not_every_text_is_and_an_empty_one_by_its_name(capsys):
+    with pytest.raises(SettingsError, match=r"form is 'f32'; it must be one of f16, q8, or empty$"):
+        Written(form="f32")
+    parser = argparse.ArgumentParser(prog="write")
+    add_flags(parser, Written)
+    parser.print_help()
+    told = " ".join(capsys.readouterr().out.split())
+    assert "--name TEXT of the file --form TEXT of its weights; one of f16, q8, or empty" in told
+
+
 @pytest.mark.parametrize(("values", "sentence"), REFUSED, ids=[sentence.partition(";")[0] for _, sentence in REFUSED])
 def test_an_error_is_one_sentence(values, sentence):
     for make in (Config, Config.from_parameters, lambda **given: Config().replace(**given)):
