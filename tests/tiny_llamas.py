@@ -154,6 +154,19 @@ def random_skill(tokenizer, skill, *, n_tokens, split, block_length, **_):
     return random_blocks(n_tokens // block_length, len(skill) + (100 if split == "train" else 0), block_length)
 
 
+def letter_tokens():
+    """One token per byte, and the two special ones that chat models have."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    letters = {letter: i for i, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    tokenizer = Tokenizer(models.BPE(letters, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<|endoftext|>", "<|im_end|>"])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>")
+
+
 def word_pieces(size=61, texts=("def f(x):\n    return x + 1\n",) * 9):
     """A byte-level BPE tokenizer of the kind of SmolLM, with as many tokens as the random models embed."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers

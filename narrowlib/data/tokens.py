@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 from tqdm.auto import tqdm
 
+from narrowlib.data.chats import chat_tokens
 from narrowlib.data.documents import CHAT, RULES, Document, hub_documents, package_documents, pinned_sources
 from narrowlib.store.downloads import cache_folder, made
 
@@ -123,6 +124,7 @@ def token_blocks(
     n_tokens: int,
     block_length: int = 1_024,
     or_fewer: bool = False,
+    labels: bool = False,
     progress: bool = True,
 ) -> Dataset:
     """Blocks of tokens of any documents; `skill_blocks` says more.
@@ -145,17 +147,21 @@ def token_blocks(
         See `skill_blocks`.
     or_fewer : bool
         Take as many blocks as there are, at least one, where the documents hold fewer tokens.
+    labels : bool
+        Write the column ``labels`` too: the tokens again, but `narrowlib.data.chats.IGNORED` for those of chats that
+        no loss counts, see `narrowlib.data.chats.chat_tokens`.
 
     Raises
     ------
     TooFewTokensError
         When the documents hold fewer tokens.
     ValueError
-        When the tokenizer has no end-of-text token.
+        When the tokenizer has no end-of-text token, or for a chat that `narrowlib.data.chats.chat_tokens` refuses.
     """
     _check_numbers(n_tokens, block_length)
     end = end_of_text(tokenizer)
     about = [key, n_tokens, block_length, end, _remembered_fingerprint(tokenizer), *(["or fewer"] if or_fewer else [])]
+    about += ["labels"] if labels else []
     about = json.dumps(about, sort_keys=True)
     digest = hashlib.sha256(about.encode()).hexdigest()
     path = cache_folder() / "tokens" / f"{name}-{n_tokens}-{digest[:16]}.arrow"
@@ -164,7 +170,8 @@ def token_blocks(
         n_blocks = n_tokens // block_length
         with tqdm(total=n_blocks * block_length, desc=name, unit="token", unit_scale=True, disable=not progress) as bar:
             ids = _ids(tokenizer, documents(), end, n_blocks * block_length)
-            _write_blocks(path, _cut(ids, block_length, n_blocks, name, or_fewer), block_length, bar)
+            columns = ("input_ids", "labels") if labels else ("input_ids",)
+            _write_blocks(path, _cut(ids, block_length, n_blocks, name, or_fewer), columns, block_length, bar)
 
     blocks = _opened(made(path, write))
     if blocks is None or not (or_fewer or len(blocks) == n_tokens // block_length):  # damaged, or cut short
@@ -232,15 +239,21 @@ def _check_numbers(n_tokens: int, block_length: int) -> None:
 def _ids(
     tokenizer: PreTrainedTokenizerBase, documents: Iterable[Document], end: int, n_needed: int
 ) -> Iterator[np.ndarray]:
-    """Tokens of some documents at a time, each document followed by ``end``, until there are ``n_needed``.
+    """Tokens of some documents at a time and their labels, (tokens, 2), until there are ``n_needed`` tokens.
 
-    As many characters are tokenised at once as the tokens that are still needed had so far; of a document that is
-    longer, a first part, where it can be cut between two tokens.
+    Each document is followed by ``end``.  Chats are tokenised one by one.  Of other documents as many characters are
+    tokenised at once as the tokens that are still needed had so far; of a document that is longer, a first part, where
+    it can be cut between two tokens.
     """
     options = {"add_special_tokens": False, "truncation": False, "verbose": False, "return_attention_mask": False}
     can_cut, n_tokens, n_characters = _splits_at_spaces(tokenizer), 0, 0
     for is_chat, group in groupby(documents, lambda document: document.package == CHAT):
-        texts = (_chat(tokenizer, document) if is_chat else document.text for document in group)
+        for chat in group if is_chat else ():
+            if n_tokens < n_needed:
+                ids, labels = chat_tokens(tokenizer, chat, end)
+                n_tokens, n_characters = n_tokens + len(ids), n_characters + len(chat.text)
+                yield np.stack([ids, labels], axis=1)
+        texts = (document.text for document in group)
         rest: str | None = None  # of a document that was cut
         while n_tokens < n_needed:
             room = (n_needed - n_tokens) * max(n_characters, 1) // max(n_tokens, 1) + _LEAST_CHARACTERS
@@ -249,7 +262,7 @@ def _ids(
                 text = next(texts, None) if rest is None else rest
                 if text is None:
                     break
-                cut = _between_tokens(tokenizer, text, room) if can_cut and not is_chat and len(text) > room else None
+                cut = _between_tokens(tokenizer, text, room) if can_cut and len(text) > room else None
                 part, rest = (text, None) if cut is None else (text[:cut], text[cut:])
                 parts.append(part)
                 room -= len(part)
@@ -257,12 +270,12 @@ def _ids(
                     break
             if not parts:
                 break
-            encoded = tokenizer(parts, split_special_tokens=not is_chat, **options)["input_ids"]
+            encoded = tokenizer(parts, split_special_tokens=True, **options)["input_ids"]
             ends = [[end]] * (len(parts) - 1) + [[end] if rest is None else []]
             ids = [np.array([*each, *last], dtype=np.int32) for each, last in zip(encoded, ends, strict=True)]
             n_characters += sum(map(len, parts))
             n_tokens += sum(map(len, ids))
-            yield np.concatenate(ids)
+            yield np.stack([np.concatenate(ids)] * 2, axis=1)
         if n_tokens >= n_needed:
             return
 
@@ -296,29 +309,16 @@ def _is_between(text: str, place: int) -> bool:
     return text[place] == " " and not text[place - 1].isspace()
 
 
-def _chat(tokenizer: PreTrainedTokenizerBase, document: Document) -> str:
-    """Messages as the tokenizer's template writes them, or with their roles before them where it has none."""
-    from jinja2 import TemplateError
-
-    messages = json.loads(document.text)
-    if tokenizer.chat_template:
-        try:
-            return tokenizer.apply_chat_template(messages, tokenize=False)
-        except TemplateError as error:  # roles that the model does not know, or in another order
-            raise ValueError(f"the chat {document.name} does not fit the template of the model: {error}") from error
-    return "\n\n".join(f"{each['role']}: {each['content']}" for each in messages)
-
-
 def _cut(
     ids: Iterable[np.ndarray], block_length: int, n_blocks: int, name: str, or_fewer: bool
 ) -> Iterator[np.ndarray]:
-    """Blocks, some at a time, (n, block_length), until there are ``n_blocks``."""
-    rest, n_cut = np.empty(0, dtype=np.int32), 0
+    """Blocks, some at a time, (n, block_length, 2), until there are ``n_blocks``."""
+    rest, n_cut = np.empty((0, 2), dtype=np.int32), 0
     for each in ids:
         rest = np.concatenate([rest, each])
         n = min(len(rest) // block_length, n_blocks - n_cut)
         if n:
-            yield rest[: n * block_length].reshape(n, block_length)
+            yield rest[: n * block_length].reshape(n, block_length, 2)
             rest, n_cut = rest[n * block_length :], n_cut + n
         if n_cut == n_blocks:
             return
@@ -326,10 +326,13 @@ def _cut(
         raise TooFewTokensError(n_blocks * block_length, name, n_cut * block_length + len(rest))
 
 
-def _write_blocks(path: Path, blocks: Iterable[np.ndarray], block_length: int, bar: tqdm) -> None:
-    schema = pa.schema({"input_ids": pa.list_(pa.int32(), block_length)})
+def _write_blocks(
+    path: Path, blocks: Iterable[np.ndarray], columns: Sequence[str], block_length: int, bar: tqdm
+) -> None:
+    schema = pa.schema({name: pa.list_(pa.int32(), block_length) for name in columns})
     with path.open("wb") as file, pa.ipc.new_stream(file, schema) as writer:
-        for each in blocks:  # (n, block_length)
-            column = pa.FixedSizeListArray.from_arrays(pa.array(each.ravel()), block_length)
-            writer.write_batch(pa.record_batch([column], schema=schema))
-            bar.update(each.size)
+        for each in blocks:  # (n, block_length, 2)
+            values = [pa.array(each[..., place].ravel()) for place in range(len(columns))]
+            arrays = [pa.FixedSizeListArray.from_arrays(each, block_length) for each in values]
+            writer.write_batch(pa.record_batch(arrays, schema=schema))
+            bar.update(each[..., 0].size)

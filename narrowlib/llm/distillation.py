@@ -7,7 +7,7 @@ other tokens count as one outcome, which gets the rest of the probability.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from narrowlib.devices import is_bfloat16
+from narrowlib.llm.losses import mean_of_counted
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -54,15 +55,21 @@ class Distillation:
         if not 0 <= self.hard_weight <= 1:
             raise ValueError(f"hard_weight is {self.hard_weight!r}; it must be a number from 0 to 1")
 
-    def soft_loss(self, logits: Tensor, teacher_logits: Tensor) -> Tensor:
-        """Mean over all predicted tokens of the divergence, times T squared: (n, t, vocabulary) twice -> ()."""
+    def soft_loss(self, logits: Tensor, teacher_logits: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Mean over all predicted tokens, or those that labels count, of the divergence, times T squared.
+
+        Shapes (n, t, vocabulary) twice, (n, t) -> ().
+        """
         student, teacher = (
             F.log_softmax(each[:, :-1].float().flatten(0, 1) / self.temperature, dim=-1)
             for each in (logits, teacher_logits)
         )
-        return self.temperature**2 * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+        if labels is None:
+            return self.temperature**2 * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+        divergence = F.kl_div(student, teacher, reduction="none", log_target=True).sum(-1)
+        return self.temperature**2 * mean_of_counted(divergence.view_as(labels[:, 1:]), labels)
 
-    def top_loss(self, logits: Tensor, tokens: Tensor, log_p: Tensor) -> Tensor:
+    def top_loss(self, logits: Tensor, tokens: Tensor, log_p: Tensor, labels: Tensor | None = None) -> Tensor:
         r"""The same from the teacher's largest probabilities, all other tokens taken together as one outcome.
 
         .. math:: T^2 \Big( \sum_{v \in \text{top}} p_v \ln\frac{p_v}{q_v} + p_\text{rest} \ln\frac{p_\text{rest}}{q_\text{rest}} \Big)
@@ -75,6 +82,8 @@ class Distillation:
             Of the student.
         tokens, log_p : Tensor, shape (n, t - 1, n_kept)
             See `soft_targets`.
+        labels : Tensor, shape (n, t), optional
+            Of the tokens that count; without it all do.
 
         Returns
         -------
@@ -86,7 +95,8 @@ class Distillation:
         p = log_p.exp()
         rest_p, rest_q = ((1 - each.sum(-1)).clamp(min=_LEAST) for each in (p, log_q.exp()))
         divergence = (p * (log_p - log_q)).sum(-1) + rest_p * (rest_p.log() - rest_q.log())
-        return self.temperature**2 * divergence.mean()
+        mean = divergence.mean() if labels is None else mean_of_counted(divergence, labels)
+        return self.temperature**2 * mean
 
 
 def soft_targets(
@@ -105,7 +115,7 @@ def soft_targets(
     Parameters
     ----------
     blocks : datasets.Dataset
-        Token blocks of one length in the column ``input_ids``.
+        Token blocks of one length in the column ``input_ids``, and ``labels`` where not every token counts.
     teacher : PreTrainedModel
         Runs on its device and in the mode it is in.
     temperature : float
@@ -124,9 +134,9 @@ def soft_targets(
     Returns
     -------
     datasets.Dataset
-        The column ``input_ids``, and of every token but the last the ``n_kept`` likeliest next tokens
-        (``teacher_tokens``) and the logarithms of their probabilities (``teacher_log_p``, float16), one after the
-        other; beside them ``teacher_temperature``.
+        The columns ``input_ids`` and, where it is there, ``labels``; and of every token but the last the ``n_kept``
+        likeliest next tokens (``teacher_tokens``) and the logarithms of their probabilities (``teacher_log_p``,
+        float16), one after the other; beside them ``teacher_temperature``.
 
     Raises
     ------
@@ -145,7 +155,7 @@ def soft_targets(
         raise ValueError(f"temperature is {temperature!r}; it must be a positive number")
     if not 1 <= n_kept <= teacher.config.vocab_size:
         raise ValueError(f"n_kept is {n_kept}; it must be from 1 to the vocabulary's {teacher.config.vocab_size}")
-    schema = _schema(len(blocks[0]["input_ids"]), n_kept)
+    schema = _schema(len(blocks[0]["input_ids"]), n_kept, _text_columns(blocks))
     with tqdm(total=len(blocks), desc="teacher", unit="block", disable=not progress) as bar:
         batches = _batches(
             blocks, teacher, temperature, n_kept, is_bfloat16(precision, teacher.device), batch_size, schema, bar
@@ -167,20 +177,30 @@ def as_teacher(blocks: Dataset, distillation: Distillation | None = None, teache
         When blocks hold soft targets of another temperature than the loss has, or there is a teacher as well.
     """
     if TEMPERATURE not in blocks.column_names:
-        return blocks.with_format("numpy", columns=["input_ids"])
+        return as_arrays(blocks)
     if teacher is not None:
         raise ValueError("blocks hold soft targets and there is a teacher; there must be one of both")
     temperature, asked = float(blocks[0][TEMPERATURE]), (distillation or Distillation()).temperature
     if not math.isclose(temperature, asked, rel_tol=1e-6):
         raise ValueError(f"distillation has the temperature {asked}; it must be {temperature:g}, that of the blocks")
-    return blocks.with_format("numpy", columns=["input_ids", TOP_TOKENS, TOP_LOG_P])
+    return as_arrays(blocks, TOP_TOKENS, TOP_LOG_P)
 
 
-def _schema(length: int, n_kept: int) -> pa.Schema:
+def as_arrays(blocks: Dataset, *more: str) -> Dataset:
+    """Blocks whose rows are arrays, with their token ids, labels where they are there, and more columns."""
+    return blocks.with_format("numpy", columns=[*_text_columns(blocks), *more])
+
+
+def _text_columns(blocks: Dataset) -> list[str]:
+    return [name for name in ("input_ids", "labels") if name in blocks.column_names]
+
+
+def _schema(length: int, n_kept: int, text_columns: Sequence[str]) -> pa.Schema:
     import pyarrow as pa
 
     n_values = (length - 1) * n_kept
-    lists = {"input_ids": (pa.int32(), length), TOP_TOKENS: (pa.int32(), n_values), TOP_LOG_P: (pa.float16(), n_values)}
+    lists = {name: (pa.int32(), length) for name in text_columns}
+    lists |= {TOP_TOKENS: (pa.int32(), n_values), TOP_LOG_P: (pa.float16(), n_values)}
     return pa.schema({name: pa.list_(*kind) for name, kind in lists.items()} | {TEMPERATURE: pa.float32()})
 
 
@@ -199,13 +219,15 @@ def _batches(
 
     device = teacher.device
     for start in range(0, len(blocks), batch_size):
-        ids = torch.tensor(blocks[start : start + batch_size]["input_ids"], device=device)  # (n, t)
+        rows = blocks[start : start + batch_size]
+        text = [torch.tensor(rows[name], device=device) for name in _text_columns(blocks)]
+        ids = text[0]  # (n, t)
         with torch.autocast(device.type, torch.bfloat16, enabled=is_bfloat16):
             logits = teacher(input_ids=ids, use_cache=False).logits[:, :-1]
         scaled = logits.float() / temperature  # (n, t - 1, vocabulary)
         top = scaled.topk(n_kept, dim=-1)
         log_p = top.values - scaled.logsumexp(-1, keepdim=True)
-        values = [ids.int(), top.indices.int(), log_p.half()]
+        values = [*(each.int() for each in text), top.indices.int(), log_p.half()]
         columns = [
             pa.FixedSizeListArray.from_arrays(pa.array(each.cpu().numpy().ravel()), each[0].numel()) for each in values
         ]

@@ -20,8 +20,8 @@ from transformers import get_scheduler
 
 from narrowlib.devices import is_bfloat16
 from narrowlib.llm.costs import Clock
-from narrowlib.llm.distillation import TOP_LOG_P, TOP_TOKENS, Distillation
-from narrowlib.llm.losses import next_token_loss
+from narrowlib.llm.distillation import TOP_LOG_P, TOP_TOKENS, Distillation, as_arrays
+from narrowlib.llm.losses import block_weights, next_token_loss
 from narrowlib.llm.settings import LLMTrainingConfig
 from narrowlib.penalties import group_lasso_gradients_
 from narrowlib.pruning import apply_masks
@@ -29,7 +29,7 @@ from narrowlib.store.unfinished import Checkpoint, check_loss
 from narrowlib.units import UnitGroup
 
 Found = tuple[dict[str, Tensor], Any] | None
-_COLUMNS = {"input_ids": torch.int64, TOP_TOKENS: torch.int64, TOP_LOG_P: torch.float32}
+_COLUMNS = {"input_ids": torch.int64, "labels": torch.int64, TOP_TOKENS: torch.int64, TOP_LOG_P: torch.float32}
 
 
 class Loop:
@@ -70,7 +70,8 @@ class Loop:
         self.device = device = next(model.parameters()).device
         self.config, self.blocks, self.on_record, self.progress = config, blocks, on_record, progress
         self.is_low = is_bfloat16(config.precision, device)
-        self.held_out = held_out and held_out.with_format("numpy", columns=["input_ids"])
+        self.held_out = held_out and as_arrays(held_out)
+        self.weights, self.held_out_weights = block_weights(blocks), held_out and block_weights(held_out)
         self.groups, self.strength = groups, strength
         self.masks = {name: mask.to(device) for name, mask in (masks or {}).items()}
         self.teacher, self.distillation = teacher and teacher.to(device).eval(), distillation or Distillation()
@@ -128,12 +129,16 @@ class Loop:
         """One step of the optimiser; nothing in it waits for the device."""
         rank, n_processes = self.accelerator.process_index, self.accelerator.num_processes
         torch.manual_seed(((self.config.seed * 1_000_003 + step) * 1009 + rank) % 2**63)
+        size = self.config.batch_size
+        whole = self.weights[self.order[step * size : (step + 1) * size]].mean()
         for part in range(self.n_parts):
             first = ((step * self.n_parts + part) * n_processes + rank) * self.n_rows
-            batch = self._batch(self.blocks, self.order[first : first + self.n_rows].tolist())
+            places = self.order[first : first + self.n_rows]
+            batch = self._batch(self.blocks, places.tolist())
+            share = float(self.weights[places].mean() / whole) if whole else 0.0  # of the tokens that count, over even
             is_last = part == self.n_parts - 1
             with nullcontext() if is_last else self.accelerator.no_sync(self.replica):
-                loss = self._training_loss(batch) / self.n_parts
+                loss = self._training_loss(batch, share) / self.n_parts
                 self.accelerator.backward(loss)
             self.loss += loss.detach()
         if self.strength:
@@ -158,22 +163,22 @@ class Loop:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.is_low):
             return model(input_ids=ids, use_cache=False).logits
 
-    def _training_loss(self, batch: dict[str, Tensor]) -> Tensor:
-        """Cross entropy of the next token; with a teacher, the distillation loss."""
-        ids = batch["input_ids"]
+    def _training_loss(self, batch: dict[str, Tensor], share: float) -> Tensor:
+        """Mean over what counts, times a share: cross entropy of the next token; with a teacher, distillation loss."""
+        ids, labels = batch["input_ids"], batch.get("labels")
         logits = self._logits(self.replica, ids)
-        hard = self._hard_loss(logits, ids)
+        hard = share * self._hard_loss(logits, ids if labels is None else labels)
         if TOP_TOKENS in batch:
             top = (batch[name].unflatten(1, (ids.shape[1] - 1, -1)) for name in (TOP_TOKENS, TOP_LOG_P))
-            soft = self._top_loss(logits, *top)
+            soft = self._top_loss(logits, *top, labels)
         elif self.teacher is not None:
             with torch.no_grad():
                 teacher_logits = self._logits(self.teacher, ids)
-            soft = self._soft_loss(logits, teacher_logits)
+            soft = self._soft_loss(logits, teacher_logits, labels)
         else:
             return hard
         self.hard_losses.append(hard.detach())
-        return self.distillation.hard_weight * hard + (1 - self.distillation.hard_weight) * soft
+        return self.distillation.hard_weight * hard + (1 - self.distillation.hard_weight) * share * soft
 
     def _hold(self) -> None:
         if self.masks:
@@ -203,7 +208,7 @@ class Loop:
 
     @torch.no_grad()
     def _evaluate(self, step: int) -> None:
-        """The mean loss of the held-out blocks, each counted once however many processes share them."""
+        """The mean loss of the held-out tokens that count, each once however many processes share them."""
         if self.held_out is None:
             return
         with self.clock.stopped():
@@ -212,8 +217,9 @@ class Loop:
             first, stride = (self.n_rows * n for n in (self.accelerator.process_index, self.accelerator.num_processes))
             for start in range(first, n_blocks, stride):
                 places = range(start, min(start + self.n_rows, n_blocks))
-                ids = self._batch(self.held_out, places)["input_ids"]
-                total += len(places) * self._hard_loss(self._logits(self.model, ids), ids).double()
+                batch, share = self._batch(self.held_out, places), float(self.held_out_weights[list(places)].sum())
+                logits = self._logits(self.model, batch["input_ids"])
+                total += share * self._hard_loss(logits, batch.get("labels", batch["input_ids"])).double()
             self.model.train()
             loss = float(self.accelerator.reduce(total, "sum")) / n_blocks
             check_loss(loss, step, self.config.learning_rate)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from narrowlib.llm.families import norm_offset_of
-from narrowlib.llm.losses import evaluating, next_token_loss
+from narrowlib.llm.losses import evaluating, is_counted, next_token_loss
 from narrowlib.llm.settings import FORWARD_ONLY, FROM_READS, FROM_TOKENS, FROM_WEIGHTS, VARIANTS, WITHOUT_DATA
 from narrowlib.scores import random_scores, weight_norm_scores
 from narrowlib.units import UnitGroup, check, unit_sums
@@ -36,7 +36,7 @@ Scores = dict[str, Tensor]
 def score_units(
     model: nn.Module,
     groups: Sequence[UnitGroup],
-    batches: Iterable[Tensor],
+    batches: Iterable[Tensor | tuple[Tensor, Tensor]],
     *,
     variants: Sequence[str] = ("signed",),
     seed: int = 0,
@@ -45,7 +45,7 @@ def score_units(
     r"""Scores of units in one pass over the data, several variants at once.
 
     With :math:`c_{t,u}` the share of token t in :math:`\sum_{j \in u} -\theta_j\, g_j`, g the gradient of the loss
-    summed over tokens, and N the number of predicted tokens:
+    summed over the predicted tokens that count, and N their number:
 
     .. math::
         \text{signed} &= \tfrac1N \lvert \textstyle\sum_t c_{t,u} \rvert &
@@ -62,7 +62,8 @@ def score_units(
     *absolute activation per batch* takes the absolute value within each batch, *absolute activation per token* within
     each token.
 
-    Two variants need no loss and no gradient, with x the input that a column W_u reads, over all tokens:
+    Two variants need no loss and no gradient, with x the input that a column W_u reads, over all tokens, whether they
+    count or not:
 
     .. math::
         \text{activation norm} = \sqrt{\overline{x_u^2}} \qquad
@@ -77,9 +78,10 @@ def score_units(
         returns ``logits``.  Left as it was: its parameters get no gradient.
     groups : sequence of UnitGroup
         See `narrowlib.llm.units.llama_units`.
-    batches : iterable of Tensor, int64, shape (n_sequences, n_tokens)
-        Token blocks without padding; every token after the first of its block is predicted.  A batch's activations
-        are held at once.
+    batches : iterable of Tensor, int64, shape (n_sequences, n_tokens), or of pairs of them
+        Token blocks without padding; every token after the first of its block is predicted.  Of a pair the second are
+        labels: the ids, but `narrowlib.data.chats.IGNORED` for tokens that the loss does not count.  A batch's
+        activations are held at once.
     variants : sequence of str
         Of `VARIANTS`.
     seed : int
@@ -95,7 +97,8 @@ def score_units(
     Raises
     ------
     ValueError
-        For an unknown variant, no batch, or a group that the model does not have or that cannot be scored so.
+        For an unknown variant, no batch or no token that counts, or a group that the model does not have or that cannot
+        be scored so.
 
     Notes
     -----
@@ -130,7 +133,11 @@ def _scores_without_data(
 
 
 def _scores_from_data(
-    model: nn.Module, groups: Sequence[UnitGroup], batches: Iterable[Tensor], variants: Sequence[str], progress: bool
+    model: nn.Module,
+    groups: Sequence[UnitGroup],
+    batches: Iterable[Tensor | tuple[Tensor, Tensor]],
+    variants: Sequence[str],
+    progress: bool,
 ) -> dict[str, Scores]:
     totals = {group.name: _Totals(group, variants) for group in groups}
     device = next(model.parameters()).device
@@ -138,19 +145,20 @@ def _scores_from_data(
     with _prepared(model), ExitStack() as hooks:
         for handle in _hooks(model, groups, totals, variants):
             hooks.callback(handle.remove)
-        for ids in tqdm(batches, desc="score units", unit="batch", disable=not progress):
-            ids = ids.to(device)  # (sequences, tokens)
+        for batch in tqdm(batches, desc="score units", unit="batch", disable=not progress):
+            ids, labels = batch if isinstance(batch, tuple) else (batch, batch)
+            n_predicted += int(is_counted(labels).sum())
+            ids, labels = ids.to(device), labels.to(device)  # (sequences, tokens)
             if set(variants) <= set(FORWARD_ONLY):
                 with torch.no_grad():
                     body(input_ids=ids, use_cache=False)
             else:
                 logits = model(input_ids=ids, use_cache=False).logits
-                next_token_loss(logits, ids, reduction="sum").backward()
-            n_predicted += ids.shape[0] * (ids.shape[1] - 1)
+                next_token_loss(logits, labels, reduction="sum").backward()
             for each in totals.values():
                 each.end_batch(ids.numel())
     if not n_predicted:
-        raise ValueError("batches is empty; it must hold at least one batch of at least two tokens")
+        raise ValueError("batches is empty; it must hold at least one batch of at least two tokens, one that counts")
     return {variant: {name: each.score(variant, n_predicted) for name, each in totals.items()} for variant in variants}
 
 

@@ -53,7 +53,8 @@ def recover(
         On the device to train on; under ``torchrun`` each process takes its own.
     blocks : datasets.Dataset
         Token blocks of one length in the column ``input_ids``, see `narrowlib.data.tokens.code_blocks`; those of
-        `narrowlib.llm.distillation.soft_targets` are a teacher.
+        `narrowlib.llm.distillation.soft_targets` are a teacher.  Where there is a column ``labels``, losses are means
+        over the tokens that count, see `narrowlib.llm.losses`, in a step over those of all its blocks.
     config : LLMTrainingConfig
     groups : sequence of UnitGroup
         Of the masks.
@@ -90,7 +91,7 @@ def recover(
     ------
     ValueError
         When a batch cannot be shared out evenly, blocks or masks do not fit the model, its parameters are not float32,
-        or the best is to be kept without held-out blocks.
+        the best is to be kept without held-out blocks, or no token of the blocks counts.
 
     Notes
     -----
@@ -208,4 +209,5 @@ def _sampled(blocks: Any, name: str = "blocks") -> list[Any]:
     if length < 2:
         raise ValueError(f"{name} holds blocks of {length} token; they must have a token and one to predict from it")
     places = sorted({*range(0, len(blocks), max(1, len(blocks) // N_TOLD_APART)), len(blocks) - 1})
-    return [len(blocks), list(torch.as_tensor(blocks[places]["input_ids"]))]
+    rows = blocks[places]
+    return [len(blocks), *(list(torch.as_tensor(rows[column])) for column in ("input_ids", "labels") if column in rows)]

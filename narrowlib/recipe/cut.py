@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from narrowlib.llm.export import round_width, width_divisor
+from narrowlib.llm.losses import rows_of
 from narrowlib.llm.models import load_causal_lm
 from narrowlib.llm.scores import score_units
 from narrowlib.llm.units import llama_units, n_parameters_of
@@ -166,7 +167,7 @@ def _over_mean(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _scores(
     model: PreTrainedModel, groups: Sequence[UnitGroup], blocks: Dataset, config: RecipeConfig, progress: bool
 ) -> dict[str, Tensor]:
-    batches = torch.as_tensor(blocks[:]["input_ids"]).split(_SCORED_AT_ONCE)
+    batches = [rows_of(blocks, start, start + _SCORED_AT_ONCE) for start in range(0, len(blocks), _SCORED_AT_ONCE)]
     options = {"variants": (config.method,), "seed": config.seed, "progress": progress}
     return score_units(model, groups, batches, **options)[config.method]
 

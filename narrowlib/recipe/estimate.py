@@ -16,7 +16,7 @@ from narrowlib.llm.losses import next_token_loss
 from narrowlib.llm.models import load_causal_lm
 from narrowlib.llm.units import n_parameters_of
 from narrowlib.recipe import cut
-from narrowlib.recipe.intake import Mixture, Texts, texts_of
+from narrowlib.recipe.intake import Mixture, Texts, blocks_needed, counts_of, texts_of
 from narrowlib.recipe.report import median_seconds
 from narrowlib.recipe.settings import N_RECORDS, TRAINED_AT_ONCE, RecipeConfig
 
@@ -40,7 +40,7 @@ def estimate(config: RecipeConfig) -> pd.DataFrame:
     -------
     DataFrame
         One column, ``expected``: parameters before and after, documents' tokens for training and how often they are
-        seen, memory and disk in GB, seconds of every step and of all.
+        seen, how many of them count where there are chats, memory and disk in GB, seconds of every step and of all.
 
     Raises
     ------
@@ -57,13 +57,9 @@ def estimate(config: RecipeConfig) -> pd.DataFrame:
     masks = cut.first_masks(whole, counts)
     small = sliced(whole, masks)
     n_trained = config.n_trained
-    options = {"block_length": config.block_length, "progress": False}
-    n_there = {
-        (name, split): len(text.blocks(language_model.tokenizer, split, at_most=n, **options)) * config.block_length
-        for name, text in texts.items()
-        for split, n in config.needs(name).items()
-        if name == "keep" or split == "held-out"
-    }
+    blocks = blocks_needed(texts, config, language_model.tokenizer, progress=False)
+    n_there = {place: len(each) * config.block_length for place, each in blocks.items()}
+    counted = {place: found for place, each in blocks.items() if (found := counts_of(each))}
     n_read = sum(n for (_, split), n in n_there.items() if split == "held-out")
     seconds = _seconds(config, whole, small, n_select=n_there["keep", "select"], n_read=n_read)
     rows = {
@@ -76,6 +72,10 @@ def estimate(config: RecipeConfig) -> pd.DataFrame:
         "tokens trained on": n_trained,
         "different tokens among them": min(n_trained, n_there["keep", "train"]),
         "tokens that losses are read on": n_read,
+        **{
+            f"tokens that count, {name}, {split}": f"{n_counted} of {n}; of chats, answers alone"
+            for (name, split), (n_counted, n) in counted.items()
+        },
         "memory, GB": round(_memory(config, whole, small) / 1e9, 1),
         "disk on the way, GB": round(disk_needed(config, n_parameters_of(whole), n_parameters_of(small)) / 1e9, 1),
         **{f"seconds, {name}": round(value) for name, value in seconds.items()},

@@ -3,6 +3,8 @@
 Models are trained, units scored and refits computed on ``train``; parameters, refits and the depth of a cut are chosen
 on ``select``; ``held-out`` is only reported.
 
+Of chats, losses count the answers alone; of other documents every token.
+
 What counts as a document is decided in `narrowlib.recipe.reading`.  Of equal documents only the first is taken.  The
 documents are put in the order of the sha256 sums of seed and text; the first of them are held out, as many of the next
 are for choices, so that the split depends on the texts alone.  Skills and data sets of the hub have held-out documents
@@ -21,8 +23,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from narrowlib.data.documents import SKILLS, Document, hub_documents, package_documents
+from narrowlib.data.documents import CHAT, SKILLS, Document, hub_documents, package_documents
 from narrowlib.data.tokens import TooFewTokensError, token_blocks
+from narrowlib.llm.losses import tokens_counted
 from narrowlib.recipe.reading import STANDARD_INPUT, Reading, read
 
 if TYPE_CHECKING:
@@ -56,6 +59,8 @@ class Texts:
         Names of what was not taken, by reason.
     needs : mapping of str to int, optional
         Tokens of each split that will be asked for at most: as many are tokenised at the first call, and no more.
+    labels : bool
+        Whether blocks tell by a column ``labels`` which tokens count, as chats need it.
     """
 
     argument: str
@@ -65,6 +70,7 @@ class Texts:
     n_documents: dict[str, int] | None = None
     left_out: dict[str, list[str]] = field(default_factory=dict)
     needs: Mapping[str, int] = field(default_factory=dict)
+    labels: bool = False
 
     def blocks(
         self,
@@ -77,24 +83,33 @@ class Texts:
     ) -> Dataset:
         """Blocks of tokens of one split, as many as there are but no more than ``at_most`` tokens.
 
+        Blocks in which no token counts, such as those inside of a long question, are left out.
+
         Raises
         ------
         ValueError
-            When the documents do not fill one block.
+            When the documents do not fill one block, or no token of their blocks counts.
         """
         n_tokens = max(at_most, self.needs.get(split, 0), block_length) // block_length * block_length
-        options = {"name": f"{self.argument}-{split}", "key": [self.key, split], "progress": progress}
-        documents = partial(self.documents, split)
+        options = {"name": f"{self.argument}-{split}", "key": [self.key, split], "or_fewer": True}
+        options |= {"n_tokens": n_tokens, "block_length": block_length, "labels": self.labels, "progress": progress}
         try:
-            blocks = token_blocks(
-                tokenizer, documents, n_tokens=n_tokens, block_length=block_length, or_fewer=True, **options
-            )
+            blocks = token_blocks(tokenizer, partial(self.documents, split), **options)
         except TooFewTokensError as error:
             raise ValueError(
                 f"{self.argument} is {self.source!r}, whose {split} documents hold {error.n_there} tokens; they must "
                 f"fill a block of {block_length}"
             ) from error
-        return blocks.select(range(min(len(blocks), max(1, at_most // block_length))))
+        blocks = blocks.select(range(min(len(blocks), max(1, at_most // block_length))))
+        if not self.labels:
+            return blocks
+        counting = tokens_counted(blocks).nonzero().flatten()
+        if not len(counting):
+            raise ValueError(
+                f"{self.argument} is {self.source!r}, whose {split} chats have no answer in the {len(blocks)} blocks "
+                f"of {block_length} tokens that are read; they must have one there"
+            )
+        return blocks.select(counting.tolist())
 
 
 @dataclass(frozen=True)
@@ -136,6 +151,11 @@ class Mixture:
                 reasons.setdefault(reason, []).extend(names)
         return reasons
 
+    @property
+    def labels(self) -> bool:
+        """Whether blocks tell which tokens count."""
+        return self.parts[0][0].labels
+
     def blocks(self, tokenizer: PreTrainedTokenizerBase, split: str, *, at_most: int, **options: Any) -> Dataset:
         """Blocks of all sources, evenly mixed: any first part of them has the shares of the whole."""
         from datasets import concatenate_datasets
@@ -162,12 +182,33 @@ def texts_of(config: RecipeConfig) -> dict[str, Texts | Mixture]:
         ]
         total = sum(weight for _, weight in parts)
         parts = [
-            (replace(text, needs={split: round(n * weight / total) for split, n in config.needs(name).items()}), weight)
+            (replace(text, needs={split: round(n * weight / total) for split, n in config.needs(name).items()},
+                     labels=any(each.labels for each, _ in parts)), weight)
             for text, weight in parts
-        ]
+        ]  # fmt: skip
         if parts:
             found[name] = parts[0][0] if len(parts) == 1 else Mixture(name, tuple(parts))
     return found
+
+
+def blocks_needed(
+    texts: Mapping[str, Texts | Mixture], config: RecipeConfig, tokenizer: PreTrainedTokenizerBase, *, progress: bool
+) -> dict[tuple[str, str], Dataset]:
+    """All blocks that a narrowing reads, by text and split; raises what `Texts.blocks` raises."""
+    options = {"block_length": config.block_length, "progress": progress}
+    return {
+        (name, split): text.blocks(tokenizer, split, at_most=n, **options)
+        for name, text in texts.items()
+        for split, n in config.needs(name).items()
+        if name == "keep" or split == "held-out" or (split == "train" and config.lose_weight)
+    }
+
+
+def counts_of(blocks: Dataset) -> list[int] | None:
+    """Of blocks that tell which tokens count: how many do, and how many there are."""
+    if "labels" not in blocks.column_names:
+        return None
+    return [int(tokens_counted(blocks).sum()), len(blocks) * len(blocks[0]["input_ids"])]
 
 
 def weighted(named: str) -> tuple[str, float]:
@@ -258,7 +299,8 @@ def _of_files(argument: str, source: str, read_all: Callable[[], Reading], held_
     by_split = dict(zip(SPLITS, parts, strict=True))
     key = _sum(json.dumps([SPLITS, held_out_share, sorted(by_sum)]))
     n_documents = {name: len(each) for name, each in by_split.items()}
-    return Texts(argument, source, key, by_split.__getitem__, n_documents, reading.left_out)
+    labels = any(document.package == CHAT for document in order)
+    return Texts(argument, source, key, by_split.__getitem__, n_documents, reading.left_out, labels=labels)
 
 
 def _sum(text: str) -> str:

@@ -2,7 +2,8 @@
 
 - Files may be compressed (``.gz``, ``.bz2``, ``.zst``), and in any encoding that can be told.
 - jsonl, json that holds a list, csv, tsv and parquet hold a document per row; empty rows are left out.
-- A row with ``messages``, ``conversations`` (ShareGPT) or ``instruction`` and ``output`` (Alpaca) is a chat.
+- A row with ``messages``, ``conversations`` (ShareGPT) or ``instruction`` and ``output`` (Alpaca) is a chat; one
+  without an answer is left out.
 - A txt file that is named alone is cut at blank lines into documents of at least `TXT_CHARACTERS`; without blank lines
   each line is a document.  Of a notebook the cells are taken, not their output.
 - Of a folder, files are left out that are hidden or backups, that ``.gitignore`` names, that tools write (lock files,
@@ -25,6 +26,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from narrowlib.data.chats import answers_in
 from narrowlib.data.documents import CHAT, Document
 from narrowlib.recipe.left_out import ignored_by, patterns_of, why_not, why_not_text
 
@@ -252,7 +254,10 @@ def _documents(rows: list[tuple[str, Any]], column: str, name: str, reading: Rea
         if isinstance(row, dict) and any(row.get(None) or ()):  # of csv, what stands behind the last named cell
             raise ValueError(f"{where} has more cells than columns; a text with the delimiter must be quoted")
         if isinstance(row, dict) and not column and (messages := messages_of(row, where)):
-            yield Document(CHAT, f"{name}:{number}", _checked(json.dumps(messages, ensure_ascii=False), where))
+            if answers_in(messages):
+                yield Document(CHAT, f"{name}:{number}", _checked(json.dumps(messages, ensure_ascii=False), where))
+            else:
+                reading.leave("chats without an answer", f"{name}:{number}")
             continue
         if isinstance(row, dict):
             row = row[_chosen(list(row), column, where)]

@@ -18,13 +18,13 @@ from narrowlib.llm.distillation import Distillation
 from narrowlib.llm.export import export_vanilla, sliced
 from narrowlib.llm.gguf_files import write_gguf
 from narrowlib.llm.harness import benchmark_accuracies
-from narrowlib.llm.losses import block_losses
+from narrowlib.llm.losses import mean_loss
 from narrowlib.llm.models import DEFAULT_NAME, DEFAULT_ON_HUB, LanguageModel, load_causal_lm, origin_of
 from narrowlib.llm.refit import refit
 from narrowlib.llm.training import recover, train_group_lasso
 from narrowlib.llm.units import llama_units, n_parameters_of
 from narrowlib.recipe import cut
-from narrowlib.recipe.intake import Mixture, Texts
+from narrowlib.recipe.intake import Mixture, Texts, blocks_needed, counts_of
 from narrowlib.recipe.report import Report, losses_of, samples_of, shape_of, speeds_of, write_report
 from narrowlib.recipe.settings import RecipeConfig
 from narrowlib.store.files import replacing
@@ -87,6 +87,7 @@ class Narrowing:
 
     def write(self, out: Path, about: dict[str, Any]) -> Report:
         """Take all steps and leave the result in its folder, with what it was made from."""
+        blocks = blocks_needed(self.texts, self.config, self.tokenizer, progress=self.progress)  # or refused here
         before = self._step("before", self._losses_before)
         accuracies = self._accuracies("before")
         self._train_whole()
@@ -102,7 +103,14 @@ class Narrowing:
             "origin": origin_of(self.config.model),
             "made from": about,
             "inputs": {
-                name: {"source": text.source, "documents": text.n_documents, "left out": text.left_out}
+                name: {
+                    "source": text.source,
+                    "documents": text.n_documents,
+                    "left out": text.left_out,
+                    "tokens that count": {
+                        split: counts_of(each) for (of, split), each in blocks.items() if of == name and text.labels
+                    },
+                }
                 for name, text in self.texts.items()
             },
             "losses": [
@@ -168,7 +176,7 @@ class Narrowing:
     def _losses_before(self) -> dict[str, Any]:
         """Those of the report, and of what is kept on the documents that choices are made on."""
         model = self.load().model
-        select = block_losses(model, self._select, batch_size=4, progress=self.progress).mean().item()
+        select = mean_loss(model, self._select, batch_size=4, progress=self.progress)
         return {"losses": losses_of(model, self._held_out, progress=self.progress), "select": select}
 
     def _losses(self) -> list[dict[str, Any]]:
@@ -202,7 +210,7 @@ class Narrowing:
             return plain, {}
         model = sliced(whole, masks)
         refit(model, whole, masks, self._blocks("keep", "train", self.config.score_tokens), progress=self.progress)
-        losses = {name: block_losses(each, self._select, batch_size=4, progress=self.progress).mean().item()
+        losses = {name: mean_loss(each, self._select, batch_size=4, progress=self.progress)
                   for name, each in (("plain", plain), ("refit", model))}  # fmt: skip
         takes = self.config.refit == "on" or losses["refit"] < losses["plain"]
         return (model if takes else plain), {**losses, "taken": "refit" if takes else "plain"}
@@ -222,7 +230,7 @@ class Narrowing:
         config = self.config
         model, about = self._refitted(load().model, masks)
         if not config.recovery_tokens:
-            loss = block_losses(model, self._select, progress=self.progress).mean().item()
+            loss = mean_loss(model, self._select, progress=self.progress)
             row = {"step": [0], "tokens": [0], "split": ["held out"], "loss": [loss]}
             return model, pd.DataFrame(row), about
         if config.distillation:

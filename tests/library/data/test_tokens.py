@@ -7,7 +7,7 @@ import re
 import zipfile
 
 import pytest
-from tiny_llamas import Counting
+from tiny_llamas import Counting, letter_tokens
 
 from narrowlib.data import documents, tokens
 from narrowlib.data.documents import SKILLS, SPLITS, Document, package_documents, pinned_sources, sources
@@ -39,16 +39,7 @@ TABLE = {"python": {"train": ["one", "two", "three"], "held-out": ["apart"]}, "e
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    """One token per byte, and the two special ones that chat models have."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    letters = {letter: i for i, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
-    tokenizer = Tokenizer(models.BPE(letters, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(["<|endoftext|>", "<|im_end|>"])
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>")
+    return letter_tokens()
 
 
 @pytest.fixture

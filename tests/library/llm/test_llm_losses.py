@@ -8,7 +8,7 @@ import torch
 from tiny_llamas import tiny_llama, tiny_tokens
 from torch.nn import functional as F
 
-from narrowlib.llm.losses import block_losses, loss_per_skill, token_losses
+from narrowlib.llm.losses import block_losses, loss_per_skill, mean_loss, next_token_loss, token_losses
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +64,31 @@ def test_per_skill(model):
     assert (python["n_blocks"], python["n_tokens"]) == (5, 55)
     assert table.loc["english", "loss"] == pytest.approx(expected[0].item(), rel=1e-5)
     assert pd.isna(table.loc["english", "standard_error"])
+
+
+def test_only_tokens_that_count(model):
+    """Some in one block, one in another, none in a third; against a sum by hand."""
+    from datasets import Dataset
+
+    ids, labels = tiny_tokens(model, 3, 12), torch.full((3, 12), -100)
+    labels[0, :5], labels[1, 7] = ids[0, :5], ids[1, 7]
+    losses = plain_losses(model, ids).double()
+    first, second = losses[0, :4], losses[1, 6]
+    blocks = Dataset.from_dict({"input_ids": ids.tolist(), "labels": labels.tolist()})
+    expected = (first.sum() + second).item() / 5
+    logits = model(ids).logits
+    assert next_token_loss(logits, labels).item() == pytest.approx(expected, rel=1e-5)
+    assert next_token_loss(logits, labels, reduction="sum").item() == pytest.approx(5 * expected, rel=1e-5)
+    assert next_token_loss(logits[2:], labels[2:]).item() == 0
+    found = block_losses(model, blocks, batch_size=2, progress=False).tolist()
+    assert found == pytest.approx([first.mean().item(), second.item(), 0], rel=1e-5)
+    assert mean_loss(model, blocks, progress=False) == pytest.approx(expected, rel=1e-5)
+    row = loss_per_skill(model, {"chats": blocks}, progress=False).iloc[0]
+    assert (row["n_tokens"], row["n_blocks"]) == (5, 3) and row["loss"] == pytest.approx(expected, rel=1e-5)
+    residuals = torch.tensor([first.sum() - 4 * expected, second - expected, 0])  # of a ratio of sums
+    assert row["standard_error"] == pytest.approx((residuals.square().sum() * 3 / 2).sqrt().item() / 5, rel=1e-4)
+    with pytest.raises(ValueError, match="labels of blocks are all -100; at least one token must count"):
+        mean_loss(model, blocks.select([2]), progress=False)
 
 
 def test_dropout_is_off_and_the_mode_is_left_as_it_was():

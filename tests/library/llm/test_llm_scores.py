@@ -93,6 +93,26 @@ def test_signed_is_the_change_of_the_loss_when_a_unit_shrinks(family, kind):
             torch.testing.assert_close(signed[group.name][unit].double(), slope.abs(), rtol=1e-4, atol=1e-6)
 
 
+def test_only_tokens_that_count_are_in_the_loss(model):
+    groups, ids, labels = llama_units(model, "neurons"), token_ids(2, 9), torch.full((2, 9), -100)
+    labels[0, 4:] = ids[0, 4:]
+    parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    ours = score_units(model, groups, [(ids, labels)], variants=(*FROM_GRADIENTS, "wanda"), progress=False)
+    whole = score_units(model, groups, [ids], variants=["wanda"], progress=False)
+    model.zero_grad()
+    next_token_loss(model(input_ids=ids).logits, labels).backward()
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    for variant, name in FROM_GRADIENTS.items():
+        for group, expected in attribution_scores(groups, parameters, [gradients], variant=name).items():
+            torch.testing.assert_close(ours[variant][group].double(), expected, rtol=2e-5, atol=2e-6)
+    for group in groups:  # without a loss all tokens matter
+        assert torch.equal(ours["wanda"][group.name], whole["wanda"][group.name])
+    with pytest.raises(
+        ValueError, match="batches is empty; it must hold at least one batch of at least two tokens, one"
+    ):
+        score_units(model, groups, [(ids, torch.full_like(ids, -100))], progress=False)
+
+
 def test_per_token_and_per_sequence(model):
     """Each sequence alone gives its share; each token's comes from the definition with activations of one layer."""
     group = llama_units(model, "neurons")[1]

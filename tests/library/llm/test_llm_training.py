@@ -82,6 +82,63 @@ def test_group_lasso_is_that_of_autograd(kind, clip):
         torch.testing.assert_close(seen[name], parameter.grad, rtol=1e-4, atol=1e-6)
 
 
+def labelled(blocks, counts):
+    """The blocks, of which the last so many tokens of each count."""
+    rows = [[-100] * (len(ids) - n) + ids[len(ids) - n :] for ids, n in zip(blocks["input_ids"], counts, strict=True)]
+    return blocks.add_column("labels", rows)
+
+
+@pytest.mark.parametrize("taught", ["", "by a model", "by kept targets"])
+def test_every_token_that_counts_weighs_the_same(taught):
+    """However blocks share them, and none counts in some: gradient and losses against those of all tokens at once."""
+    counts, seen = [3, 0, 0, 0, 0, 9, 1, 2], {}
+    blocks, held_out = labelled(blocks_of(8), counts), labelled(blocks_of(5, seed=1), [4, 0, 0, 0, 2])
+    config = CONFIG.replace(n_steps=1, micro_batch_size=2, max_grad_norm=0.0)
+    ours, by_hand, teacher = tiny_llama("llama, tied"), tiny_llama("llama, tied"), tiny_llama("llama, untied", seed=1)
+    hook = register_optimizer_step_pre_hook(
+        lambda *_: seen.update({name: p.grad.clone() for name, p in ours.named_parameters()})
+    )
+    targets = soft_targets(blocks, teacher, n_kept=61, progress=False) if "kept" in taught else blocks
+    how = {"teacher": teacher} if "model" in taught else {}
+    frame = recover(ours, targets, config, held_out=held_out, progress=False, **how)
+    hook.remove()
+
+    def losses(text):
+        ids, labels = (torch.tensor(text[name][:]) for name in ("input_ids", "labels"))
+        is_counted = labels[:, 1:] != -100
+        logits = by_hand(input_ids=ids).logits[:, :-1][is_counted]
+        hard = torch.nn.functional.cross_entropy(logits, ids[:, 1:][is_counted])
+        with torch.no_grad():
+            wanted = (teacher(input_ids=ids).logits[:, :-1][is_counted] / 2).log_softmax(-1)
+        soft = (wanted.exp() * (wanted - (logits / 2).log_softmax(-1))).sum(-1).mean()
+        return hard, (hard + 4 * soft) / 2 if taught else hard
+
+    at_first = float(losses(held_out)[0].detach())
+    hard, loss = losses(blocks)
+    loss.backward()
+    told = frame.groupby("split")["loss"].first()
+    assert told["train"] == pytest.approx(loss.item(), rel=1e-3) and told["held out"] == pytest.approx(at_first)
+    assert not taught or told["train, hard"] == pytest.approx(hard.item(), rel=1e-4)
+    close = {"rtol": 0.02, "atol": 2e-3} if "kept" in taught else {"rtol": 1e-3, "atol": 2e-5}  # kept in float16
+    for name, parameter in by_hand.named_parameters():
+        torch.testing.assert_close(seen[name], parameter.grad, **close)
+
+
+def test_labels_of_all_tokens_change_no_bit_and_others_are_another_run(tmp_path):
+    config, ends = CONFIG.replace(checkpoint_every=1), []
+    for blocks in (blocks_of(), labelled(blocks_of(), [12] * 20)):
+        model = tiny_llama("llama, tied")
+        ends.append((recover(model, blocks, config, held_out=blocks, progress=False), list(model.parameters())))
+    assert ends[0][0].equals(ends[1][0]) and all(map(torch.equal, ends[0][1], ends[1][1]))
+    some = labelled(blocks_of(), [12, 0] * 10)
+    with pytest.raises(Killed), killed_after(2):
+        recover(tiny_llama("llama, tied"), some, config, checkpoint=tmp_path, progress=False)
+    for blocks, n_steps in ((some, 3), (labelled(blocks_of(), [11, 0] * 10), 4)):
+        with killed_after(math.inf) as steps:
+            recover(tiny_llama("llama, tied"), blocks, config, checkpoint=tmp_path, progress=False)
+        assert len(steps) == n_steps
+
+
 def test_records_are_true():
     """Held-out loss before the first step is the model's own; the training loss is that of the blocks."""
     model = tiny_llama("llama, tied")
@@ -278,6 +335,7 @@ REFUSED = [
     ({"model": LOST_IN_ROUNDING}, "embed_tokens.weight of the model is torch.bfloat16; it must be float32"),
     ({"masks": {"neurons": torch.ones(3)}}, "masks are of"),
     ({"keep_best": True}, "keep_best is True and held_out is missing"),
+    ({"blocks": labelled(blocks_of(8), [0] * 8)}, "labels of blocks are all -100; at least one token must count"),
     ({"held_out": []}, "held_out is empty or has no column input_ids"),
     ({"blocks": []}, "blocks is empty"),
     ({"blocks": Dataset.from_dict({"input_ids": [[1], [2]]})}, "blocks holds blocks of 1 token"),

@@ -252,7 +252,10 @@ CHATS = [
 ]
 
 
-@pytest.mark.parametrize("template", [None, "{% for m in messages %}</s> {{ m.role }} {{ m.content }} {% endfor %}"])
+TEMPLATE = "{% for m in messages %}</s> {{ m.role }} {{ m.content }} {% endfor %}"
+
+
+@pytest.mark.parametrize("template", [None, TEMPLATE])
 def test_chats_go_through_the_template(tmp_path, monkeypatch, template):
     monkeypatch.setenv("NARROWLIB_CACHE", str(tmp_path / "cache"))
     path = tmp_path / "chats.jsonl"
@@ -263,10 +266,31 @@ def test_chats_go_through_the_template(tmp_path, monkeypatch, template):
     found = [
         token
         for split in SPLITS
-        for block in texts.blocks(tokenizer, split, at_most=100, block_length=2, progress=False)["input_ids"]
+        for block in texts.blocks(tokenizer, split, at_most=100, block_length=2, progress=False)["labels"]
         for token in block
     ]
-    assert {*range(3, 10)} - {9} <= set(found) | {8} and found.count(1) >= (4 if template else 1)
+    assert set(found) & {*range(3, 10)} in ({4, 6, 9}, {4, 6}, {4, 9}, {6, 9}) and -100 in found
+
+
+def test_chats_without_an_answer_are_left_out_and_blocks_without_one_too(tmp_path, monkeypatch):
+    monkeypatch.setenv("NARROWLIB_CACHE", str(tmp_path / "cache"))
+    silent = [{"role": "user", "content": "w3"}], [*CHATS[0]["messages"][:1], {"role": "assistant", "content": " "}]
+    path, notes = tmp_path / "chats.jsonl", tmp_path / "notes.txt"
+    asked = [{"instruction": f"w{n} " * 40, "output": "w60"} for n in range(3, 23)]
+    path.write_text("\n".join(map(json.dumps, [*({"messages": each} for each in silent), *asked])))
+    notes.write_text("\n".join(f"w{n} " * 40 for n in range(30, 50)))
+    texts = open_texts("keep", str(path))
+    assert texts.left_out == {"chats without an answer": ["chats.jsonl:0", "chats.jsonl:1"]}
+    blocks = texts.blocks(tiny_tokenizer(), "train", at_most=10_000, block_length=8, progress=False)
+    assert len(blocks) >= 14 and all(60 in row for row in blocks["labels"])  # of more than 80
+    config = RecipeConfig(keep=[str(path), str(notes)], sparsity=0.5)
+    for row in texts_of(config)["keep"].blocks(tiny_tokenizer(), "train", at_most=800, block_length=8, progress=False):
+        assert all(label in (token, -100) for token, label in zip(row["input_ids"], row["labels"], strict=True))
+        assert max(row["input_ids"]) == 60 or row["labels"] == row["input_ids"]  # notes count whole
+    with pytest.raises(
+        ValueError, match=r"chats\.jsonl', whose select chats have no answer in the 2 blocks of 8 tokens"
+    ):
+        texts.blocks(tiny_tokenizer(), "select", at_most=16, block_length=8, progress=False)
 
 
 @pytest.mark.parametrize("template", ["{{ raise_exception('no system here') }}", "{{ messages[9].content.upper() }}"])

@@ -3,9 +3,10 @@
 import itertools
 import json
 import random
+import re
 import resource
 import shlex
-from math import inf
+from math import inf, isfinite
 from pathlib import Path
 
 import pandas as pd
@@ -350,6 +351,45 @@ def test_no_more_is_tokenised_than_is_needed(tmp_path, monkeypatch):
     narrow(**options, out=tmp_path / "out", progress=False)
     needed = sum(RecipeConfig(**options).needs("keep").values())
     assert needed <= sum(counted) <= 1.2 * needed
+
+
+def test_of_chats_answers_alone_count(work, tmp_path, capsys):
+    """Through all kinds of training; the report and the dry run say how many tokens that is."""
+    asked, said = texts(3, 30, 20, 30), texts(31, 60, 20, 6)
+    rows = [{"instruction": one, "output": other} for one, other in zip(asked, said, strict=True)]
+    rows.append({"messages": [{"role": "user", "content": "w3"}]})
+    (tmp_path / "chats.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    arguments = ["run", "--quiet", "--model", str(work / "model"), "--keep", str(tmp_path / "chats.jsonl"), *FLAGS]
+    arguments += ["--sparsity", "0.5", "--distillation", "0.5"]
+    arguments += ["--finetune-tokens", "64", "--lasso-tokens", "64", "--lasso-strength", "0.01"]
+    assert main([*arguments, "--dry-run"]) == 0
+    told = dict(re.findall(r"tokens that count, keep, (\S+) +(\d+ of \d+); of chats", capsys.readouterr().out))
+    assert main([*arguments, "--out", str(tmp_path / "out")]) == 0
+    report = Report.read(tmp_path / "out")
+    counted = report.numbers["inputs"]["keep"]["tokens that count"]
+    assert told == {split: f"{n} of {n_all}" for split, (n, n_all) in counted.items()} and len(told) == 3
+    assert all(0 < n < n_all / 2 for n, n_all in counted.values())
+    assert report.numbers["inputs"]["keep"]["left out"] == {"chats without an answer": ["chats.jsonl:20"]}
+    page = BeautifulSoup((tmp_path / "out" / "report.html").read_text(), "html.parser").get_text()
+    assert "held-out {} of {}; of chats, answers alone".format(*counted["held-out"]) in page
+    for row in report.numbers["losses"]:
+        assert row["n_tokens"] == counted["held-out"][0] and isfinite(row["loss"])
+    assert report.curves["loss"].map(isfinite).all()
+
+
+def test_a_template_in_which_answers_cannot_be_told_apart_is_refused_before_any_work(work, tmp_path, capsys):
+    tiny_llama(max_position_embeddings=128).save_pretrained(tmp_path / "model")
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = "{{ messages | length }}{% for m in messages %} {{ m.content }}{% endfor %}"
+    tokenizer.save_pretrained(tmp_path / "model")
+    rows = [{"instruction": one, "output": "w60"} for one in texts(3, 30, 20)]
+    (tmp_path / "chats.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    options = ["--model", str(tmp_path / "model"), "--keep", str(tmp_path / "chats.jsonl"), "--sparsity", "0.5"]
+    capsys.readouterr()
+    assert main(["run", "--quiet", *FLAGS, *options, "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("answers cannot be told apart in the chat chats.jsonl:") and said.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["chats.jsonl", "model"]
 
 
 def test_gguf_is_written_beside_the_checkpoint_or_refused_before_any_work(work, tmp_path, capsys):
