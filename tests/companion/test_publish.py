@@ -1,11 +1,15 @@
 """The branch of notebooks, in a repository made for it, and archives that are the same for the same contents."""
 
 import hashlib
+import os
 import subprocess
+import sys
 import zipfile
 
 import pytest
 from companion import publish
+
+ROOT = publish.ROOT
 
 
 def git(folder, *words):
@@ -85,3 +89,11 @@ def test_missing_folders_are_said(tree, monkeypatch):
     monkeypatch.setattr(publish, "PACKED", {"site": "nowhere"})
     with pytest.raises(publish.NotReadyError, match="run make book"):
         publish.write_archives()
+
+
+@pytest.mark.parametrize("command", ["branch", "archive", "release", "propose"])
+def test_nothing_but_the_standard_library_is_needed(command):
+    bare = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    words = [sys.executable, "-S", "-m", "companion", command, "--help"]  # -S: without site-packages
+    done = subprocess.run(words, cwd=ROOT, env={**bare, "PYTHONPATH": "workflow"}, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")

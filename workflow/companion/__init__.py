@@ -5,4 +5,12 @@
 - From results to pages: ``collect``, ``scorecard``, ``facts``, ``interactive``, ``api``, ``offered``, ``stage``.
 - From pages to the site: ``site``, ``finish``, ``pdf``; ``build`` does all of it, ``serve`` shows it.
 - Beside the site: ``notebooks``, ``course``, ``grade``, ``publish``.
+
+Jobs that may write to the repository run ``publish`` without any package: it, ``__main__``, ``plainly`` and
+``surroundings`` import only the standard library.
 """
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+BUILD = ROOT / "_build"

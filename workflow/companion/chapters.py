@@ -16,11 +16,10 @@ from typing import Any
 
 import yaml
 
+from companion import BUILD, ROOT
 from companion.plainly import Refusal
 from narrowlib.store.files import replacing, visible_files
 
-ROOT = Path(__file__).resolve().parents[2]
-BUILD = ROOT / "_build"
 BOOK = ROOT / "book"
 KEY_LENGTH = 16
 

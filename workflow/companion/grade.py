@@ -8,17 +8,19 @@ plain answers return from it, and the kernel that ran the teacher's notebook che
 from __future__ import annotations
 
 import argparse
+import codecs
 import contextlib
 import copy
 import csv
 import io
 import json
+import math
 import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ GRADES, EXERCISES = course.FOLDER / "grades.csv", course.FOLDER / "exercises.csv
 MARKS = course.FOLDER / "marks.csv"  # points that a person gave, in the columns of exercises.csv
 KEY = ("student", "notebook", "exercise")
 NO_ANSWER = "no answer yet"
+BY_A_PERSON = "read by a person"  # the reason of points out of `MARKS`
 ENVIRONMENT = {
     "CUDA_VISIBLE_DEVICES": "",  # teacher's and students' notebooks compute the same
     "JUPYTER_PREFER_ENV_PATH": "1",
@@ -61,6 +64,10 @@ class Grade:
     points: float | None
     of: float
     reason: str = ""
+
+
+OF_GRADES = tuple(field.name for field in fields(Row))
+OF_EXERCISES = ("student", "notebook", *(field.name for field in fields(Grade)))
 
 
 class Reference:
@@ -236,20 +243,43 @@ def _succeeds(command: list[str]) -> bool:
 
 
 def write_table(path: Path, columns: Iterable[str], rows: list[dict[str, Any]]) -> None:
-    """Write rows separated by commas, whole or not at all."""
+    """Write rows separated by commas, whole or not at all; what a person has added to the columns is left out."""
     table = io.StringIO(newline="")
-    writer = csv.DictWriter(table, columns)
+    writer = csv.DictWriter(table, columns, extrasaction="ignore")
     writer.writeheader()
     writer.writerows(rows)
-    chapters.write_if_changed(path, table.getvalue())
+    chapters.write_if_changed(path, table.getvalue().encode(errors="backslashreplace"))
 
 
-def read_table(path: Path) -> list[dict[str, Any]]:
-    """The rows of such a table; none without the file."""
+def read_table(path: Path, columns: Iterable[str]) -> list[dict[str, Any]]:
+    """The rows of such a table, also as spreadsheets save it, with semicolons or tabs; none without the file.
+
+    Raises
+    ------
+    ValueError
+        When it is neither UTF-8 nor UTF-16, or has not all of the columns.
+    """
     if not path.is_file():
         return []
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        return list(csv.DictReader(file))
+    data = path.read_bytes()
+    try:
+        text = data.decode("utf-16" if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError(f"{path.name} is not in UTF-8; spreadsheets save it so as 'CSV UTF-8'") from None
+    separator = max(",;\t", key=text.partition("\n")[0].count)
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+    head = [name.strip().lower() for name in next(lines, [])]
+    if missing := [name for name in columns if name not in head]:
+        raise ValueError(f"{path.name} has no column {missing[0]!r}; its first line must name {', '.join(columns)}")
+    return [{**dict.fromkeys(head, ""), **dict(zip(head, line))} for line in lines if any(line)]
+
+
+def number(text: Any) -> float:
+    """A number as the tables hold it, with a decimal comma too; not one, where it is none."""
+    try:
+        return float(str(text).replace(",", "."))
+    except ValueError:
+        return math.nan
 
 
 def read_marks() -> dict[tuple[str, ...], float]:
@@ -258,19 +288,22 @@ def read_marks() -> dict[tuple[str, ...], float]:
     Raises
     ------
     ValueError
-        For points that are no number between 0 and those that the answer is worth.
+        For points that are no number between 0 and those that the answer is worth, or two for one answer.
     """
-    found = {}
-    for row in read_table(MARKS):
-        if (row.get("points") or "").strip():
-            key, most = tuple(row.get(name) or "" for name in KEY), float(row.get("of") or 1)
-            try:
-                found[key] = float(row["points"])
-            except ValueError:
-                found[key] = -1.0
-            if not 0 <= found[key] <= most:
-                what = f"{MARKS.name} gives {row['points']!r} points for {' '.join(key)}"
-                raise ValueError(f"{what}; it must be a number from 0 to {most:g}")
+    found: dict[tuple[str, ...], float] = {}
+    for row in read_table(MARKS, (*KEY, "points")):
+        if row["points"].strip():
+            key, points, most = tuple(row[name] for name in KEY), number(row["points"]), number(row.get("of") or 1)
+            what = f"{MARKS.name} gives {row['points']!r} points for {' '.join(key)}"
+            if not 0 <= points <= most:
+                legal = (
+                    f"from 0 to {most:g}"
+                    if most >= 0
+                    else f"from 0 to what the answer is worth, which {row['of']!r} does not say"
+                )
+                raise ValueError(f"{what}; it must be a number {legal}")
+            if found.setdefault(key, points) != points:
+                raise ValueError(f"{what}, and {found[key]:g} in another line; it must be one number")
     return found
 
 
@@ -279,19 +312,27 @@ def merge(rows: list[dict[str, Any]], table: list[dict[str, Any]], marks: dict[t
     for row in rows:
         own = [grade for grade in table if (grade["student"], grade["notebook"]) == (row["student"], row["notebook"])]
         for grade in own:
-            if grade["points"] in (None, ""):
-                grade["points"] = marks.get(tuple(grade[name] for name in KEY), grade["points"])
+            if grade["points"] in (None, "") or grade["reason"] == BY_A_PERSON:
+                given = marks.get(tuple(grade[name] for name in KEY))
+                grade.update(points=given, reason="" if given is None else BY_A_PERSON)
         known = [grade for grade in own if grade["points"] not in (None, "")]
         if own:
-            row["points"] = sum(float(grade["points"]) for grade in known)
-            row["to_read"] = sum(float(grade["of"]) for grade in own) - sum(float(grade["of"]) for grade in known)
+            row["points"] = sum(number(grade["points"]) for grade in known)
+            row["to_read"] = sum(number(grade["of"]) for grade in own) - sum(number(grade["of"]) for grade in known)
 
 
 def write_tables(rows: list[dict[str, Any]], table: list[dict[str, Any]], marks: dict[tuple[str, ...], float]) -> None:
     """Write both tables, with the points that a person gave."""
     merge(rows, table, marks)
-    write_table(GRADES, Row.__dataclass_fields__, rows)
-    write_table(EXERCISES, ("student", "notebook", *Grade.__dataclass_fields__), table)
+    write_table(GRADES, OF_GRADES, rows)
+    write_table(EXERCISES, OF_EXERCISES, table)
+
+
+def tell_unused(table: list[dict[str, Any]], marks: dict[tuple[str, ...], float]) -> None:
+    """Say which points of a person are for no answer, such as those of a student ``007`` that a spreadsheet calls 7."""
+    if lost := sorted(set(marks) - {tuple(grade[name] for name in KEY) for grade in table}):
+        others = f" and to {len(lost) - 1} more" if len(lost) > 1 else ""
+        print(f"{MARKS.name} gives points to {' '.join(lost[0])}{others}; there is no such answer", file=sys.stderr)
 
 
 def main(arguments: list[str]) -> int:
@@ -304,13 +345,15 @@ def main(arguments: list[str]) -> int:
     asked = parser.parse_args([word for word in arguments if word])
     try:
         marks = read_marks()
+        if asked.folder is None and MARKS.is_file() and GRADES.is_file():
+            table = read_table(EXERCISES, OF_EXERCISES)
+            write_tables(read_table(GRADES, OF_GRADES), table, marks)
+            tell_unused(table, marks)
+            print(os.path.relpath(GRADES))
+            return 0
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
-    if asked.folder is None and MARKS.is_file() and GRADES.is_file():
-        write_tables(read_table(GRADES), read_table(EXERCISES), marks)
-        print(os.path.relpath(GRADES))
-        return 0
     if asked.folder is None:
         print("FOLDER is missing; it must hold what students handed in", file=sys.stderr)
         return 2
@@ -346,5 +389,6 @@ def main(arguments: list[str]) -> int:
     if not rows:
         print(f"FOLDER is {str(asked.folder)!r}; it must hold what students handed in", file=sys.stderr)
         return 2
+    tell_unused(table, marks)
     print(os.path.relpath(GRADES))
     return 0

@@ -22,11 +22,12 @@ class Terminated(KeyboardInterrupt):
 
 
 def _terminate(*_: object) -> None:
-    import psutil
+    with contextlib.suppress(ImportError):  # without any package, what was started is git or gh
+        import psutil
 
-    for child in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.Error):
-            child.terminate()
+        for child in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                child.terminate()
     raise Terminated
 
 

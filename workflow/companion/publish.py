@@ -14,10 +14,8 @@ import sys
 import zipfile
 from pathlib import Path
 
-from companion import plainly
+from companion import BUILD, ROOT, plainly
 
-ROOT = Path(__file__).resolve().parents[2]
-BUILD = ROOT / "_build"
 NOTEBOOKS = BUILD / "notebooks"
 RELEASE = BUILD / "release"
 SUMS = "SHA256SUMS"

@@ -7,7 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from companion import chapters
+from companion import BUILD, ROOT
 
 HOMES = ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME")
 PERSONAL = ("IPYTHON", "JUPYTER", "MATPLOTLIB", "MPL", "PYTHON")  # how names of variables with such settings begin
@@ -48,7 +48,7 @@ def use_folders() -> None:
 
 
 def _stand_in(name: str, folder: Path, own: str) -> None:
-    instead = chapters.BUILD / own
+    instead = BUILD / own
     instead.mkdir(parents=True, exist_ok=True)
     told = f"{name} is {str(folder)!r}, which cannot be written or is full; {os.path.relpath(instead)} is used instead"
     print(told, file=sys.stderr)
@@ -81,7 +81,7 @@ def leave_personal_settings(folder: Path) -> None:
         "JUPYTER_NO_CONFIG": "1",
         "JUPYTER_PREFER_ENV_PATH": "1",  # the kernel of this environment, not of the user
         "JUPYTER_RUNTIME_DIR": str(folder),
-        "MPLCONFIGDIR": str(chapters.BUILD / "matplotlib"),  # stays: the list of fonts takes seconds to make
-        "PYTHONPATH": str(chapters.ROOT),
+        "MPLCONFIGDIR": str(BUILD / "matplotlib"),  # stays: the list of fonts takes seconds to make
+        "PYTHONPATH": str(ROOT),
         "PYTHONWARNINGS": "ignore:IProgress not found",  # bars as text are what is wanted here
     }
