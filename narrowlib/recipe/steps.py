@@ -131,6 +131,7 @@ class Narrowing:
             "reused": self.reused,
             "provenance": {**provenance(model.model.device), "transformers": transformers.__version__},
         }
+        del whole
         result = self.store.folder / "result"
         with replacing(result) as temporary:
             result_model = replace(_rounded(model, self.dtypes["after"]), name=self.config.model)
@@ -141,7 +142,7 @@ class Narrowing:
                     "file": file,
                     **write_gguf(replace(result_model, name=str(out)), temporary / file, weights=self.config.gguf),
                 }
-            del model, whole, result_model
+            del model, result_model
             write_report(numbers, temporary)
         result.replace(out)
         return Report(out, numbers)
@@ -205,15 +206,20 @@ class Narrowing:
 
         The losses are read on documents that neither scores nor the refit have seen.
         """
-        plain = sliced(whole, masks)
         if self.config.refit == "off" or not masks:
-            return plain, {}
+            return sliced(whole, masks), {}
+
+        def loss(model: PreTrainedModel) -> float:
+            return mean_loss(model, self._select, batch_size=4, progress=self.progress)
+
+        losses = {"plain": loss(sliced(whole, masks))}  # cut again where it is taken: not held beside the other
         model = sliced(whole, masks)
         refit(model, whole, masks, self._blocks("keep", "train", self.config.score_tokens), progress=self.progress)
-        losses = {name: mean_loss(each, self._select, batch_size=4, progress=self.progress)
-                  for name, each in (("plain", plain), ("refit", model))}  # fmt: skip
-        takes = self.config.refit == "on" or losses["refit"] < losses["plain"]
-        return (model if takes else plain), {**losses, "taken": "refit" if takes else "plain"}
+        losses["refit"] = loss(model)
+        if self.config.refit == "on" or losses["refit"] < losses["plain"]:
+            return model, {**losses, "taken": "refit"}
+        del model
+        return sliced(whole, masks), {**losses, "taken": "plain"}
 
     def _tuned(self, load: Loader, **options: Any) -> Trained:
         model, training = load().model, self.config.training(self.config.finetune_tokens)

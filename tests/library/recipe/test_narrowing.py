@@ -1,5 +1,6 @@
 """Narrowing a model of one's own: the same model after a kill, a plain checkpoint, refusals in one sentence."""
 
+import gc
 import itertools
 import json
 import random
@@ -269,6 +270,29 @@ def test_tuning_lasso_and_distillation_take_part(work, tmp_path, monkeypatch):
     assert report.curves["tokens"].is_monotonic_increasing
     tuning, recovery = teachers
     assert tuning is None and recovery.config.intermediate_size == 24  # the uncut model teaches the cut one
+
+
+def test_no_more_models_are_held_than_a_step_needs(work, tmp_path, monkeypatch):
+    """Two where a refit looks at both, one where only one is measured, trained or written."""
+    from transformers import LlamaForCausalLM
+
+    def n_models():
+        gc.collect()  # of the tests before
+        return sum(type(each) is LlamaForCausalLM and each.device.type != "meta" for each in gc.get_objects())
+
+    held, at_first = {}, n_models()
+
+    def watched(name, real):
+        def called(*arguments, **options):
+            held.setdefault(name, set()).add(n_models() - at_first)
+            return real(*arguments, **options)
+
+        return called
+
+    for name in ("refit", "mean_loss", "recover", "export_vanilla", "losses_of"):
+        monkeypatch.setattr(steps, name, watched(name, getattr(steps, name)))
+    narrow(**given(work, out=tmp_path / "out", sparsity=0.5, seed=3))
+    assert held == {"refit": {2}, "mean_loss": {1, 2}, "recover": {1}, "export_vanilla": {1}, "losses_of": {1}}
 
 
 def test_weight_on_what_is_lost_counts_against_a_unit(monkeypatch):
