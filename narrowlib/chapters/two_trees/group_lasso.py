@@ -142,9 +142,27 @@ def strength_sweep(
     Every network is regularised with every strength, all of them side by side.  A strength of 0 is the control:
     training on the wanted composite alone.
     """
+    runs, given = side_by_side(stack, strengths)
+    regularised, _ = regularise(runs, config, lasso, strengths=given, progress=progress)
+    return swept(regularised, config, lasso.method, given, sparsities, progress=progress)
+
+
+def side_by_side(stack: MLPStack, strengths: Sequence[float]) -> tuple[MLPStack, list[float]]:
+    """Copies of every network for each strength, and the strength of each copy."""
     runs = [run for _ in strengths for run in range(stack.n_runs)]
-    given = [strength for strength in strengths for _ in range(stack.n_runs)]
-    regularised, _ = regularise(copies(stack, runs), config, lasso, strengths=given, progress=progress)
+    return copies(stack, runs), [strength for strength in strengths for _ in range(stack.n_runs)]
+
+
+def swept(
+    regularised: MLPStack,
+    config: NonlocalityConfig,
+    method: str,
+    given: Sequence[float],
+    sparsities: Sequence[float],
+    *,
+    progress: bool = True,
+) -> StrengthSweep:
+    """What `strength_sweep` tells of networks that are trained: `side_by_side`, each with its strength in ``given``."""
     curves = pruning_curves(regularised, config, sparsities, recover=[OTHER], progress=progress)
     whole = pruning_curves(regularised, config, [0.0], recover=[], progress=progress)
     other = curves[(curves["task"] == task_name(OTHER)) & (curves["stage"] == "recovered")]
@@ -153,13 +171,12 @@ def strength_sweep(
     columns = {
         "sparsity": kept_sparsity(curves, stage="pruned").fillna({"sparsity": 0}).set_index("seed")["sparsity"],
         "wanted": whole[whole["task"] == task_name(WANTED)].set_index("seed")["accuracy"],
-        "zeros": pd.Series(
-            (norms == 0).float().mean(1).tolist(), [config.first_seed + run for run in range(len(runs))]
-        ),
+        "zeros": pd.Series((norms == 0).float().mean(1).tolist(), [first + number for number in range(len(given))]),
         "regained": other.groupby("seed")["accuracy"].max(),
     }
     table = pd.DataFrame(columns)  # by number of the run, which stands for the seed there
-    about = {"method": lasso.method, "strength": given, "seed": [first + run for run in runs]}
+    seeds = [first + number % given.count(given[0]) for number in range(len(given))]
+    about = {"method": method, "strength": given, "seed": seeds}
     both = pd.concat([whole, curves], ignore_index=True)
     number = both["seed"] - first
     both = both.assign(**{name: number.map(dict(enumerate(about[name]))) for name in ("strength", "seed")})

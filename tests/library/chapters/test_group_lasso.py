@@ -18,7 +18,7 @@ from narrowlib.chapters.two_trees.group_lasso import (
     strength_sweep,
     tables,
 )
-from narrowlib.chapters.two_trees.lasso_training import regularise
+from narrowlib.chapters.two_trees.lasso_training import regularise, regularised_after
 from narrowlib.chapters.two_trees.networks import ablation, train_networks
 from narrowlib.cmsp import task_name
 from narrowlib.penalties import group_norms
@@ -68,6 +68,15 @@ def test_norms_are_those_of_the_step_they_name(networks, monkeypatch):
         for layer, values in layers.items():
             found = norms[(norms["layer"] == layer) & (norms["step"] == step)].sort_values(["seed", "neuron"])["norm"]
             np.testing.assert_allclose(found, values.detach().flatten(), rtol=1e-4)
+
+
+def test_readings_of_one_training_are_trainings_of_so_many_steps(networks):
+    given = [0.0, 1e-2]
+    after = regularised_after(networks, CONFIG, LASSO, [5, 12], strengths=given, progress=False)
+    for steps, found in zip((5, 12), after, strict=True):
+        alone, _ = regularise(networks, CONFIG, LASSO.replace(n_steps=steps), strengths=given, progress=False)
+        for a, b in zip(found.parameters(), alone.parameters(), strict=True):
+            torch.testing.assert_close(a, b)
 
 
 def test_proximal_method_makes_exact_zeros(networks):
