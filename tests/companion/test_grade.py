@@ -1,5 +1,6 @@
 """A class of submissions of every kind, graded in one run: a row each, with the points that it has earned."""
 
+import contextlib
 import copy
 import csv
 import dataclasses
@@ -8,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 
 import nbformat
 import pytest
@@ -258,6 +260,118 @@ def test_answers_leave_as_plain_data():
     assert answers.plain(given) == [1.0, [1, 2], [True, "a"], 0.5, {"a": [0, 1]}]
     with pytest.raises(TypeError, match="of the type object"):
         answers.plain([object()])
+
+
+def test_an_answer_that_is_too_long_costs_no_other(tmp_path, monkeypatch):
+    names = {
+        "long": list(range(10**6)),
+        "digits": 10**5000,
+        "own": type("Own", (), {"tolist": lambda _: 1 / 0})(),
+        "x": 1,
+    }
+    for name, value in names.items():
+        monkeypatch.setattr(sys.modules["__main__"], name, value, raising=False)
+        answers.show(str(tmp_path / "answers"), name, [name])
+    found = dict(map(json.loads, (tmp_path / "answers").read_text().splitlines()))
+    assert found.pop("x") == {"x": 1} and all(
+        isinstance(why, str) and why.startswith(name) for name, why in found.items()
+    )
+    assert "longer than 1,000,000 characters" in found["long"] and len(found) == 3
+
+
+def test_reasons_are_one_line_that_a_file_takes():
+    said = submissions.one_line("half of a pair: \ud800\nand " + "x" * 10**6)
+    assert said.startswith("half of a pair: \\ud800 and xxx") and len(said) < 1000 and said.encode()
+
+
+def started(folder, source):
+    """What runs a source for a folder, as `Grader.execute` starts it."""
+    (folder / "source.py").write_text(source)
+    return subprocess.Popen([sys.executable, "-S", folder / "source.py"], env={**os.environ, "IPYTHONDIR": str(folder)})
+
+
+RESPAWNS = """import os, time
+end = time.monotonic() + 60
+while time.monotonic() < end:  # every process starts the next and ends
+    if os.fork():
+        os._exit(0)
+    time.sleep(0.02)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="it forks")
+@pytest.mark.parametrize("source", ["import time\ntime.sleep(60)", RESPAWNS])
+def test_what_a_notebook_leaves_running_is_ended(tmp_path, source):
+    import psutil
+
+    first = started(tmp_path, source)
+    time.sleep(0.5)
+    grade.end_all(tmp_path)
+    first.wait(10)
+    time.sleep(0.2)
+    left = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            left += [process] if process.environ().get("IPYTHONDIR") == str(tmp_path) else []
+    assert not left
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes")
+def test_a_pipe_in_the_place_of_the_answers_is_not_read(students, monkeypatch):
+    def leave_a_pipe(_, folder):
+        (folder / "notebook.ipynb").unlink()
+        for name in (answers.ANSWERS, answers.NOTEBOOK):
+            os.mkfifo(folder / name)
+        return "ended early"
+
+    monkeypatch.setattr(grade.Grader, "execute", leave_a_pipe)
+    grader = grade.Grader(1, 1, [])
+    assert grader.run(copy.deepcopy(students), grader.names("methods")) == ({}, "ended early")
+
+
+def test_the_teachers_notebook_is_no_copy_that_an_editor_keeps(students):
+    folder = course.FOLDER / "instructor" / ".ipynb_checkpoints"
+    folder.mkdir()
+    shutil.copy(course.FOLDER / "instructor" / "methods.ipynb", folder / "methods-checkpoint.ipynb")
+    assert list(grade.Grader(1, 1, []).teachers) == ["methods"]
+    shutil.rmtree(folder)
+
+
+def test_every_folder_has_a_row(tmp_path, monkeypatch):
+    for name in ("ada/closed", "eve", "far"):
+        (tmp_path / "class" / name).mkdir(parents=True)
+    (tmp_path / "class" / "linked").symlink_to(tmp_path / "class" / "far", target_is_directory=True)
+    closed, scandir = str(tmp_path / "class" / "eve"), os.scandir
+
+    def refuse(path):
+        if os.fspath(path) == closed:
+            raise PermissionError(13, "Permission denied", closed)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    monkeypatch.setattr(os, "access", lambda path, _: os.fspath(path) != closed)
+    rows = dict(submissions.files_in(tmp_path / "class"))
+    why = {"ada": "nothing was handed in", "far": "nothing", "linked": "a link", "eve": "may not be looked into"}
+    assert set(rows) == set(why)
+    for student, words in why.items():
+        with pytest.raises(ValueError, match=words):
+            submissions.read(rows[student])
+
+
+def test_pictures_in_answers_are_kept_and_one_that_is_lost_stops_no_page(students):
+    name = next(
+        submissions.name_of(cell)
+        for cell in students.cells
+        if cell.cell_type == "markdown" and not cell.metadata["nbgrader"]["locked"]
+    )
+    notebook = answered(students)
+    cell = cell_of(notebook, name)
+    cell.source = "see ![a](attachment:a.png) and ![b](attachment:lost.png)"
+    cell.attachments = {"a.png": {"image/png": "aGVsbG8="}, "odd": 3}
+    assembled = submissions.assembled(notebook, students)
+    assert cell_of(assembled, name).attachments == {"a.png": {"image/png": "aGVsbG8="}}
+    shown = feedback.page(assembled, submissions.Row("ada", "methods.ipynb"))
+    assert "data:image/png;base64,aGVsbG8=" in shown and "lost.png" in shown
 
 
 def test_container_says_what_is_missing(tmp_path):

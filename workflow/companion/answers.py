@@ -17,6 +17,7 @@ from typing import Any
 ANSWERS, NOTEBOOK = "answers.jsonl", "notebook.ipynb"
 N_RUNS = 5  # one more each time that a cell takes the kernel down or does not end: it is left out of the next
 MOST_OUTPUT = 1_000_000  # characters kept of all that a notebook prints
+MOST_ANSWER = 1_000_000  # characters of one answer, whose length would cost the others
 GIB = 2**30
 
 
@@ -47,6 +48,8 @@ def show(path: str, label: str, names: list[str]) -> None:
     for name in names:
         try:
             values[name] = plain(space.get(name))
+            if len(json.dumps(values[name])) > MOST_ANSWER:
+                raise ValueError(f"it is longer than {MOST_ANSWER:,} characters")
         except Exception as error:
             values = f"{name}: {error}"
             break

@@ -221,7 +221,7 @@ def write_course(wanted: list[str], profile: str, seed: int | None = None) -> li
     config = CONFIG.format(code=CODE_STUB, text=TEXT_STUB)
     chapters.write_if_changed(FOLDER / "nbgrader_config.py", config)
     for path in [*(FOLDER / "instructor").rglob("*.ipynb"), *(FOLDER / "student").rglob("*.ipynb")]:
-        if str(path.relative_to(FOLDER).with_suffix("")).partition("/")[2] not in written:
+        if path.relative_to(FOLDER).with_suffix("").as_posix().partition("/")[2] not in written:
             path.unlink()  # of a chapter that is gone, or not wanted this time
     return written
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from companion import chapters, course, myst, submissions
 
 PAGE_SECONDS = 120
+_PICTURE = re.compile(r"attachment:([^\s)>\"']+)")  # one that is not there stops nbconvert
 
 
 def page(notebook: Any, row: submissions.Row) -> str:
@@ -24,6 +26,9 @@ def page(notebook: Any, row: submissions.Row) -> str:
     about.update(score=row.points or 0, max_score=row.of or 0)
     for cell in submissions.graded_cells(notebook):
         cell.metadata["nbgrader"]["score"] = determine_grade(cell)[0] or 0
+    for cell in notebook.cells:
+        there = cell.get("attachments", {})
+        cell.source = _PICTURE.sub(lambda found, there=there: found[0] if found[1] in there else found[1], cell.source)
     if row.reason:
         notebook.cells.insert(0, myst.markdown_cell(f"**{row.reason}**", "reason"))
     return exporter.from_notebook_node(notebook, resources={"nbgrader": about})[0]

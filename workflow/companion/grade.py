@@ -27,13 +27,15 @@ from typing import Any
 import nbformat
 
 from companion import answers, chapters, course, exercises, feedback, myst, submissions, surroundings
-from companion.submissions import MOST_BYTES, Row, checks, graded_cells, known_cells, label_of, read
+from companion.submissions import MOST_BYTES, Row, checks, graded_cells, known_cells, label_of, one_line, read
 from narrowlib.store.downloads import CACHE_VARIABLE, cache_folder
+from narrowlib.store.files import visible_files
 
 GRADES, EXERCISES = course.FOLDER / "grades.csv", course.FOLDER / "exercises.csv"
 MARKS = course.FOLDER / "marks.csv"  # points that a person gave, in the columns of exercises.csv
 KEY = ("student", "notebook", "exercise")
 NO_ANSWER = "no answer yet"
+N_LOOKS = 100  # for what a notebook has left running
 BY_A_PERSON = "read by a person"  # the reason of points out of `MARKS`
 ENVIRONMENT = {
     "CUDA_VISIBLE_DEVICES": "",  # teacher's and students' notebooks compute the same
@@ -104,7 +106,8 @@ class Grader:
 
     def __init__(self, seconds_per_cell: float, seconds: float, contained: list[str]) -> None:
         folder = course.FOLDER / "instructor"
-        found = {str(path.relative_to(folder).with_suffix("")): path for path in sorted(folder.rglob("*.ipynb"))}
+        files = visible_files(folder, "**/*.ipynb")
+        found = {path.relative_to(folder).with_suffix("").as_posix(): path for path in files}
         self.teachers = {chapter: nbformat.read(path, as_version=4) for chapter, path in found.items()}
         self.students = {chapter: course.students_notebook(teachers) for chapter, teachers in self.teachers.items()}
         self.seconds_per_cell, self.seconds, self.contained = seconds_per_cell, seconds, contained
@@ -140,7 +143,8 @@ class Grader:
             nbformat.write(asking, folder / answers.NOTEBOOK)
             reason, answered = self.execute(folder), {}
             with contextlib.suppress(Exception):  # what lies in the folder may be anything
-                lines = path.read_text(encoding="utf-8") if path.stat().st_size < MOST_BYTES else ""
+                is_whole = path.is_file() and path.stat().st_size < MOST_BYTES  # no pipe, whose end never comes
+                lines = path.read_text(encoding="utf-8") if is_whole else ""
                 for label, values in map(json.loads, lines.splitlines()):
                     if isinstance(values, str) or None not in values.values():
                         answered.setdefault(label, values)
@@ -151,33 +155,27 @@ class Grader:
 
     def execute(self, folder: Path) -> str:
         """Run the notebook in a folder, and end all that it has started; returns what went wrong."""
-        import psutil
-
         command = [sys.executable, "-m", "companion.answers", str(folder), str(self.seconds_per_cell)]
         name = f"{IMAGE}-{folder.name}"
         if self.contained:
             where = [f"--name={name}", f"--volume={folder}:{folder}", f"--workdir={folder}", IMAGE]
             command = [*self.contained, *where, "sh", "-c", IN_CONTAINER, "sh", *command[1:]]
         own = {"PYTHONPATH": f"{chapters.ROOT}{os.pathsep}{chapters.ROOT / 'workflow'}", "IPYTHONDIR": str(folder)}
-        log = folder / "log"
-        try:
-            with log.open("wb") as said:
-                process = subprocess.Popen(
-                    command, cwd=folder, env={**os.environ, **own}, stdin=subprocess.DEVNULL, stdout=said, stderr=said
-                )
+        with tempfile.TemporaryFile() as log:
+            said = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
+            process = subprocess.Popen(command, cwd=folder, env={**os.environ, **own}, **said)
+            try:
                 code = process.wait(self.seconds)
-            last = log.read_bytes()[-300:].decode(errors="replace").strip().splitlines()[-1:]
-            return f"the process that ran it ended early, with code {code} ({' '.join(last)})" if code else ""
-        except subprocess.TimeoutExpired:
-            return f"it did not end within {self.seconds:g} seconds"
-        finally:
-            if self.contained:
-                subprocess.run([self.contained[0], "kill", name], capture_output=True)
-            for other in psutil.process_iter():
-                with contextlib.suppress(psutil.Error, OSError):
-                    if other.environ().get("IPYTHONDIR") == str(folder):
-                        other.kill()
-            process.wait()
+                log.seek(max(0, log.seek(0, os.SEEK_END) - 300))
+                last = log.read().decode(errors="replace").strip().splitlines()[-1:]
+                return f"the process that ran it ended early, with code {code} ({' '.join(last)})" if code else ""
+            except subprocess.TimeoutExpired:
+                return f"it did not end within {self.seconds:g} seconds"
+            finally:
+                if self.contained:
+                    subprocess.run([self.contained[0], "kill", name], capture_output=True)
+                end_all(folder)
+                process.wait()
 
     def decide(self, cell: Any, chapter: str, answered: dict[str, Any]) -> Grade:
         """The grade of a cell, by nbgrader's rule: untouched is worth nothing, nor is a check that fails."""
@@ -185,7 +183,7 @@ class Grader:
 
         reason = ""
         if cell.cell_type == "code":
-            reason = self.wrong_with(chapter, label_of(cell), answered.get(label_of(cell), NO_ANSWER))
+            reason = one_line(self.wrong_with(chapter, label_of(cell), answered.get(label_of(cell), NO_ANSWER)))
             said = {"ename": "Not right", "evalue": reason, "traceback": [reason]}
             cell.outputs = [nbformat.v4.new_output("error", **said)] if reason else []
         points, of = determine_grade(cell)
@@ -208,6 +206,24 @@ class Grader:
         except Exception as error:  # the answer took the kernel down, or its check does not end
             self.references.pop(chapter).close()
             return f"its check did not end: {type(error).__name__}"
+
+
+def end_all(folder: Path) -> None:
+    """End what runs for a folder; looks again as long as it finds something, which may have started more meanwhile."""
+    import psutil
+
+    for _ in range(N_LOOKS):
+        found = []
+        for other in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, OSError):
+                if other.environ().get("IPYTHONDIR") == str(folder):
+                    other.suspend()
+                    found.append(other)
+        for other in found:
+            with contextlib.suppress(psutil.Error, OSError):
+                other.kill()
+        if not found:
+            return
 
 
 def container() -> list[str]:
@@ -379,6 +395,7 @@ def main(arguments: list[str]) -> int:
             grades, notebook = grader.grade(row, path)
         except Exception as error:
             row.reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        row.reason = one_line(row.reason)
         row.reason = "; ".join(filter(None, (row.reason, pages.write(notebook, row))))
         rows.append(asdict(row))
         table += [{"student": row.student, "notebook": row.notebook, **asdict(grade)} for grade in grades]

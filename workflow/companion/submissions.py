@@ -17,6 +17,7 @@ from companion import course, myst
 from narrowlib.store.files import is_stray
 
 MOST_BYTES = 50_000_000  # of a notebook, and of the answers in it
+MOST_OF_A_REASON = 500  # characters
 
 
 @dataclass
@@ -38,13 +39,18 @@ def files_in(folder: Path) -> Iterator[tuple[str, Path]]:
     The folder holds STUDENT/.../*.ipynb, STUDENT.ipynb, or nbgrader's folder ``submitted``.
     """
     root = folder / "submitted" if (folder / "submitted").is_dir() else folder
-    for at, inner, files in os.walk(root):
+    closed: list[OSError] = []
+    for at, inner, files in os.walk(root, onerror=closed.append):
         inner[:] = sorted(name for name in inner if not name.startswith((".", "__")))
         where = Path(at).relative_to(root).parts
+        files += [name for name in inner if Path(at, name).is_symlink()]  # where nobody follows
         handed_in = sorted(name for name in files if not is_stray(Path(name)) and name != "timestamp.txt")
         yield from ((where[0] if where else Path(name).stem, Path(at, name)) for name in handed_in)
         if where and not inner and not handed_in:
             yield where[0], Path(at)
+    for path in (Path(error.filename) for error in closed):
+        if where := path.relative_to(root).parts:
+            yield where[0], path
 
 
 def read(path: Path) -> Any:
@@ -55,11 +61,13 @@ def read(path: Path) -> Any:
     ValueError
         When it is none, with the reason in one sentence.
     """
+    if path.is_symlink():
+        raise ValueError("a link or a special file is not a notebook")
     if path.is_dir():
-        raise ValueError("nothing was handed in")
+        raise ValueError("nothing was handed in" if os.access(path, os.R_OK | os.X_OK) else "it may not be looked into")
     if path.suffix.lower() != ".ipynb":
         raise ValueError(f"a file named *{path.suffix} is not a notebook")
-    if path.is_symlink() or not path.is_file():
+    if not path.is_file():
         raise ValueError("a link or a special file is not a notebook")
     if path.stat().st_size > MOST_BYTES:
         raise ValueError(f"the file is larger than {MOST_BYTES // 10**6} MB")
@@ -115,6 +123,25 @@ def chapter_of(notebook: Any, students: dict[str, Any]) -> str:
     return best if shared[best] else said
 
 
+def pictures(cell: Any) -> Any:
+    """What was dropped into a cell of text, by name, as far as it is of the form that notebooks have."""
+    found = cell.get("attachments")
+    found = found if isinstance(found, dict) else {}
+    return nbformat.from_dict(
+        {
+            name: data
+            for name, data in found.items()
+            if isinstance(data, dict) and data and all(isinstance(content, str) for content in data.values())
+        }
+    )
+
+
+def one_line(reason: str) -> str:
+    """A reason as a table holds it, whatever was written into it: one line, not too long, that any file takes."""
+    text = " ".join(reason.encode(errors="backslashreplace").decode().split())
+    return text if len(text) <= MOST_OF_A_REASON else f"{text[:MOST_OF_A_REASON]}…"
+
+
 def check_seed(submitted: Any, students: Any) -> None:
     """See that a notebook was handed out with the values of the course that grades it; one that says nothing passes.
 
@@ -136,9 +163,14 @@ def assembled(submitted: Any, students: Any) -> Any:
     A check that is gone stands after its answer; the cell of parameters stands at the top.
     """
     known, cells, placed = known_cells(students), [], set()
-    sources: dict[Any, list[str]] = {}
+    sources: dict[Any, list[Any]] = {}
     for cell in submitted.cells:
-        sources.setdefault(name_of(cell), []).append(cell.source)
+        sources.setdefault(name_of(cell), []).append(cell)
+
+    def put_written(own: Any) -> None:
+        cells[-1].source = own.source
+        if cells[-1].cell_type == "markdown" and (shown := pictures(own)):
+            cells[-1].attachments = shown
 
     def put(name: Any) -> None:
         if name in known and name not in placed:
@@ -146,15 +178,17 @@ def assembled(submitted: Any, students: Any) -> Any:
             cells.append(copy.deepcopy(known[name]))
             if not known[name].metadata["nbgrader"]["locked"]:
                 stub = known[name].source
-                written = [text for text in sources.get(name, []) if text.strip() not in ("", stub.strip())]
-                cells[-1].source = written[0] if written else stub
+                written = [own for own in sources.get(name, []) if own.source.strip() not in ("", stub.strip())]
+                if written:
+                    put_written(written[0])
 
     put(course.PARAMETERS)
     for cell in submitted.cells:
         name = name_of(cell)
         if name not in known or (name in placed and not known[name].metadata["nbgrader"]["locked"]):
             make = myst.code_cell if cell.cell_type == "code" else myst.markdown_cell
-            cells.append(make(cell.source, "own"))
+            cells.append(make("", "own"))
+            put_written(cell)
         put(name)
         check = f"{name}".removesuffix("answer") + "check"
         if check not in sources:
