@@ -7,26 +7,28 @@ Of chats, losses count the answers alone; of other documents every token.
 
 What counts as a document is decided in `narrowlib.recipe.reading`.  Of equal documents only the first is taken.  The
 documents are put in the order of the sha256 sums of seed and text; the first of them are held out, as many of the next
-are for choices, so that the split depends on the texts alone.  Skills and data sets of the hub have held-out documents
-of their own; one in `SELECTED` of the others is for choices.  Of a data set of the hub whose rows name files, those of
-Python are taken.
+are for choices, so that the split depends on the texts alone.  Where sources overlap, a document that one of them holds
+back is in no earlier split of another.  Skills and data sets of the hub have held-out documents of their own; one in
+`SELECTED` of the others is for choices.  Of a data set of the hub whose rows name files, those of Python are taken.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from narrowlib.data.documents import CHAT, SKILLS, Document, hub_documents, package_documents
 from narrowlib.data.tokens import TooFewTokensError, token_blocks
 from narrowlib.llm.losses import tokens_counted
 from narrowlib.recipe.reading import STANDARD_INPUT, Reading, read
+from narrowlib.store.files import at_home
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 
 SPLITS = ("train", "select", "held-out")
 SELECTED = 10
+_UNESCAPED_SPACES = re.compile(r"(?<!\\)\s+")
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -172,14 +175,19 @@ class Mixture:
 def texts_of(config: RecipeConfig) -> dict[str, Texts | Mixture]:
     """The documents to keep, and those that may be lost where there are any; raises what `open_texts` raises."""
     options = {"column": config.column, "held_out_share": config.held_out_share, "seed": config.seed}
-    options |= {"include": config.include.split(), "exclude": config.exclude.split()}
+    options |= {
+        name: [*filter(None, _UNESCAPED_SPACES.split(getattr(config, name)))] for name in ("include", "exclude")
+    }
+    opened = [
+        (open_texts(name, source, **options), weight)
+        for name, named in (("keep", config.keep), ("lose", config.lose))
+        for source, weight in map(weighted, named.splitlines())
+        if source
+    ]
+    apart = _apart([text for text, _ in opened])
     found: dict[str, Texts | Mixture] = {}
-    for name, named in (("keep", config.keep), ("lose", config.lose)):
-        parts = [
-            (open_texts(name, source, **options), weight)
-            for source, weight in map(weighted, named.splitlines())
-            if source
-        ]
+    for name in ("keep", "lose"):
+        parts = [(text, weight) for text, (_, weight) in zip(apart, opened, strict=True) if text.argument == name]
         total = sum(weight for _, weight in parts)
         parts = [
             (replace(text, needs={split: round(n * weight / total) for split, n in config.needs(name).items()},
@@ -211,12 +219,37 @@ def counts_of(blocks: Dataset) -> list[int] | None:
     return [int(tokens_counted(blocks).sum()), len(blocks) * len(blocks[0]["input_ids"])]
 
 
+def _apart(texts: Sequence[Texts]) -> list[Texts]:
+    """Sources of which none trains on what another one holds back; those that share no such document as they are."""
+    by_split = [{split: text.documents(split) if text.n_documents else () for split in SPLITS} for text in texts]
+    selected, held_out = ({d.text for each in by_split for d in each[split]} for split in SPLITS[1:])
+    elsewhere = dict(zip(SPLITS, (selected | held_out, held_out, set()), strict=True))
+    apart = []
+    for text, documents in zip(texts, by_split, strict=True):
+        left = {split: [d for d in each if d.text not in elsewhere[split]] for split, each in documents.items()}
+        gone = [d for split, each in documents.items() for d in each if d.text in elsewhere[split]]
+        if gone:
+            reasons = {**text.left_out, "held back from another source": [d.name for d in gone]}
+            key = _sum(json.dumps([text.key, sorted(_sum(d.text) for d in gone)]))
+            n_documents = {split: len(each) for split, each in left.items()}
+            text = replace(text, key=key, documents=left.__getitem__, n_documents=n_documents, left_out=reasons)
+        apart.append(text)
+    return apart
+
+
 def weighted(named: str) -> tuple[str, float]:
     """A source and its weight: ``notes=2`` has twice the tokens of ``notes``, unless there is a file of that name."""
     source, sign, weight = named.strip().rpartition("=")
-    if sign and re.fullmatch(r"\d*\.?\d+", weight) and float(weight) > 0 and not Path(named.strip()).exists():
+    if sign and re.fullmatch(r"\d*\.?\d+", weight) and 0 < float(weight) < math.inf and not _is_there(named.strip()):
         return source, float(weight)
     return named.strip(), 1.0
+
+
+def _is_there(source: str) -> bool:
+    try:
+        return at_home(source).exists()
+    except OSError as error:  # others are told where it is read
+        return error.errno != errno.ENAMETOOLONG
 
 
 def open_texts(
@@ -250,8 +283,8 @@ def open_texts(
     ValueError
         When there is nothing of this name, or no documents that can be read in it.
     """
-    path = Path(source).expanduser()
-    if path.exists() or source == STANDARD_INPUT:
+    path = at_home(source)
+    if _is_there(source) or source == STANDARD_INPUT:
         return _of_files(argument, source, partial(read, path, column=column, include=include, exclude=exclude),
                          held_out_share, seed)  # fmt: skip
     if source in SKILLS:

@@ -2,8 +2,8 @@
 
 - Files may be compressed (``.gz``, ``.bz2``, ``.zst``), and in any encoding that can be told.
 - jsonl, json that holds a list, csv, tsv and parquet hold a document per row; empty rows are left out.
-- A row with ``messages``, ``conversations`` (ShareGPT) or ``instruction`` and ``output`` (Alpaca) is a chat; one
-  without an answer is left out.
+- A row with ``messages``, ``conversations`` (ShareGPT) or ``instruction`` and ``output`` (Alpaca) is a chat; it is left
+  out without an answer, and where a turn holds more than text, such as an image or the call of a tool.
 - A txt file that is named alone is cut at blank lines into documents of at least `TXT_CHARACTERS`; without blank lines
   each line is a document.  Of a notebook the cells are taken, not their output.
 - Of a folder, files are left out that are hidden or backups, that ``.gitignore`` names, that tools write (lock files,
@@ -37,7 +37,10 @@ _ROWS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 _MARKS = {b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 _MARKS |= {b"\xef\xbb\xbf": "utf-8-sig"}
 _COMPRESSED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
-_ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant"}  # of ShareGPT
+_ROLES = {"human": "user", "prompter": "user"}  # of ShareGPT and others, in small letters
+_ROLES |= dict.fromkeys(("gpt", "chatgpt", "bot", "model", "ai"), "assistant")
+_OF_CHATS = ("messages", "conversations", "instruction", "input", "output")  # columns
+_HEAD = 8_192  # bytes by which binary files are known
 
 
 @dataclass
@@ -80,28 +83,34 @@ def _read_folder(folder: Path, column: str, include: Sequence[str], exclude: Seq
     n_files = 0
     ignored, wanted, unwanted = ignored_by(folder), patterns_of(include), patterns_of(exclude)
     for path in sorted(folder.rglob("*")):
-        if not path.is_file():
+        if not os.path.isfile(path):  # noqa: PTH113 (is_file raises where a folder may not be looked into)
             continue
         n_files += 1
         name = os.fsencode(path.relative_to(folder).as_posix()).decode(errors="backslashreplace")
-        reason = why_not(path, name, ignored, wanted if include else None, unwanted)
-        if reason:
-            reading.leave(reason, name)
-            continue
         try:
-            found = list(_file(path, column, reading, shown=name))
+            reason = why_not(path, name, ignored, wanted if include else None, unwanted)
+            found = [] if reason else list(_file(path, column, reading, shown=name))
         except (ValueError, OSError) as error:
             reading.leave(f"cannot be read: {' '.join(str(error).replace(name, 'it').split())}"[:120], name)
             continue
+        if reason:
+            reading.leave(reason, name)
         for document in found:
             suffix = _inner(path).suffix.lower()
-            reason = why_not_text(document.text, suffix, is_rows=suffix in _ROWS)
+            reason = why_not_text(_words_of(document), suffix, is_rows=suffix in _ROWS)
             if reason:
                 reading.leave(reason, document.name)
             else:
                 reading.documents.append(document)
     if not n_files:
         raise ValueError("the folder holds no file")
+
+
+def _words_of(document: Document) -> str:
+    """The text as it was written, of a chat without the escapes of JSON."""
+    if document.package != CHAT:
+        return document.text
+    return "\n\n".join(message["content"] for message in json.loads(document.text))
 
 
 @cache
@@ -121,7 +130,10 @@ def _content(path: Path) -> bytes:
         return _standard_input()
     compression = _COMPRESSED.get(path.suffix.lower())
     if compression is None:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            head = file.read(_HEAD)
+            is_binary = _encoding_marked(head) is None and b"\0" in head and path.suffix.lower() != ".parquet"
+            return head if is_binary else head + file.read()
     try:
         with pa.input_stream(str(path), compression=compression) as stream:
             return stream.read()
@@ -137,7 +149,7 @@ def _file(path: Path, column: str, reading: Reading, *, shown: str = "", is_alon
     if not content:
         raise ValueError("the file is empty")
     if suffix == ".parquet":
-        yield from _documents(_parquet(content, shown), column, shown, reading)
+        yield from _documents(_parquet(content, shown, column), column, shown, reading)
         return
     text = decoded(content)
     if text is None:
@@ -145,8 +157,8 @@ def _file(path: Path, column: str, reading: Reading, *, shown: str = "", is_alon
             raise ValueError("the file is binary; it must be UTF-8 text, of another encoding, or parquet named so")
         reading.leave("not text", shown)
         return
-    if is_input and text.lstrip()[:1] in ("{", "["):
-        suffix = ".json" if text.lstrip()[0] == "[" and "\n{" not in text else ".jsonl"
+    if is_input and text.lstrip()[:1] in ("{", "[") and (_begins_with_json_line(text) or _is_json(text)):
+        suffix = ".json"
     rows = _rows(text, suffix, shown)
     if rows is not None and (is_alone or suffix in (".jsonl", ".ndjson") or _has_text(rows, column)):
         yield from _documents(rows, column, shown, reading)
@@ -166,7 +178,7 @@ def decoded(content: bytes) -> str | None:
     ValueError
         For a line that is not in the encoding of the others.
     """
-    marked = next((encoding for mark, encoding in _MARKS.items() if content.startswith(mark)), None)
+    marked = _encoding_marked(content)
     if marked is None and b"\0" in content:
         return None
     encoding = marked or "utf-8"
@@ -183,6 +195,10 @@ def decoded(content: bytes) -> str | None:
         return None
 
 
+def _encoding_marked(content: bytes) -> str | None:
+    return next((encoding for mark, encoding in _MARKS.items() if content.startswith(mark)), None)
+
+
 def _is_mostly_utf8(content: bytes) -> bool:
     """Whether more than half of what is not ASCII are characters, and not single bytes: by chance it is a tenth."""
     others = re.findall(r"[^\0-\x7f]", content.decode("utf-8", "surrogateescape"))
@@ -192,7 +208,10 @@ def _is_mostly_utf8(content: bytes) -> bool:
 def _guessed(content: bytes) -> str | None:
     from charset_normalizer import from_bytes
 
-    best = from_bytes(content[:100_000], threshold=0.1).best()
+    head = content[:100_000]
+    if len(head) < len(content):  # half a character at its end would speak against every encoding of several bytes
+        head = head[: head.rfind(b"\n") + 1] or head
+    best = from_bytes(head, threshold=0.1).best()
     return best.encoding if best else None
 
 
@@ -202,11 +221,11 @@ def _rows(text: str, suffix: str, name: str) -> list[tuple[str, Any]] | None:
         return list(_json_lines(text, name))
     if suffix in (".csv", ".tsv"):
         csv.field_size_limit(sys.maxsize)
-        try:
-            dialect = csv.excel_tab if suffix == ".tsv" else csv.Sniffer().sniff(text[:20_000], delimiters=",;\t")
-        except csv.Error:
-            dialect = csv.excel
-        rows = csv.DictReader(io.StringIO(text, newline=""), dialect=dialect)
+        names = text.lstrip("\r\n").partition("\n")[0]  # texts below may hold anything
+        delimiter = "\t" if suffix == ".tsv" else max(",;\t", key=names.count)
+        is_spaced = f"{delimiter} " in names or re.search(rf'^[^"\n]*{delimiter} "', text[:20_000], re.M)
+        options = {"delimiter": delimiter, "skipinitialspace": bool(is_spaced)}
+        rows = csv.DictReader(io.StringIO(text, newline=""), **options)
         try:
             return [(f"row {number} of {name}", row) for number, row in enumerate(rows, 1)]
         except csv.Error as error:
@@ -215,12 +234,32 @@ def _rows(text: str, suffix: str, name: str) -> list[tuple[str, Any]] | None:
         try:
             found = json.loads(text)
         except (ValueError, RecursionError) as error:
+            if _begins_with_json_line(text):
+                return list(_json_lines(text, name))
             raise ValueError(f"{name} is no JSON ({error})") from error
-        if isinstance(found, dict):  # a list under one name, as in {"data": [...]}
-            found = next((value for value in found.values() if isinstance(value, list)), None)
-        if isinstance(found, list) and found and all(isinstance(each, (dict, str, type(None))) for each in found):
-            return [(f"entry {number} of {name}", each) for number, each in enumerate(found, 1)]
+        lists = found.values() if isinstance(found, dict) else [found]  # also under a name, as in {"data": [...]}
+        longest = max((each for each in lists if _holds_rows(each)), key=len, default=())
+        if longest:
+            return [(f"entry {number} of {name}", each) for number, each in enumerate(longest, 1)]
     return None
+
+
+def _holds_rows(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, (dict, str, type(None))) for each in value)
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _begins_with_json_line(text: str) -> bool:
+    """Whether the first of several lines is JSON by itself, as in JSON lines."""
+    first, _, others = text.strip().partition("\n")
+    return bool(others) and _is_json(first)
 
 
 def _json_lines(text: str, name: str) -> Iterator[tuple[str, Any]]:
@@ -232,35 +271,50 @@ def _json_lines(text: str, name: str) -> Iterator[tuple[str, Any]]:
                 raise ValueError(f"line {number} of {name} is no JSON ({getattr(error, 'msg', error)})") from error
 
 
-def _parquet(content: bytes, name: str) -> list[tuple[str, Any]]:
+def _parquet(content: bytes, name: str, column: str) -> list[tuple[str, Any]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        rows = pq.read_table(io.BytesIO(content)).to_pylist()
+        table = pq.read_table(io.BytesIO(content))
+        wanted = (column,) if column else (*COLUMNS, *_OF_CHATS)
+        there = [each for each in table.column_names if each in wanted]
+        rows = table.select(there or table.column_names).to_pylist()  # others may hold what Python has no value for
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{name} is no parquet file that can be read ({str(error).splitlines()[0]})") from error
     return [(f"row {number} of {name}", row) for number, row in enumerate(rows, 1)]
 
 
 def _has_text(rows: list[tuple[str, Any]], column: str) -> bool:
-    first = next((row for _, row in rows if row), None)
-    wanted = (column,) if column else COLUMNS
-    return isinstance(first, str) or (isinstance(first, dict) and (any(c in first for c in wanted) or _is_chat(first)))
+    wanted = {column} if column else set(COLUMNS)
+    return any(
+        isinstance(row, str)
+        or (isinstance(row, dict) and (not wanted.isdisjoint(row) or (not column and _is_chat(row))))
+        for _, row in rows
+    )
 
 
 def _documents(rows: list[tuple[str, Any]], column: str, name: str, reading: Reading) -> Iterator[Document]:
+    first = next(((where, row) for where, row in rows if isinstance(row, dict)), None)
+    if first is not None and not _has_text(rows, column):
+        wanted = repr(column) if column else f"any of {', '.join(COLUMNS)}"
+        there = ", ".join(map(str, first[1])) or "nothing"
+        raise ValueError(f"column is {column!r}; {first[0]} has not {wanted}, but {there}")
     for number, (where, row) in enumerate(rows):
         if isinstance(row, dict) and any(row.get(None) or ()):  # of csv, what stands behind the last named cell
             raise ValueError(f"{where} has more cells than columns; a text with the delimiter must be quoted")
         if isinstance(row, dict) and not column and (messages := messages_of(row, where)):
-            if answers_in(messages):
-                yield Document(CHAT, f"{name}:{number}", _checked(json.dumps(messages, ensure_ascii=False), where))
-            else:
+            if any(message["content"] is None for message in messages):
+                reading.leave("chats of more than text", f"{name}:{number}")
+            elif not any(message["content"].strip() for message in messages):
+                reading.leave("rows without text", f"{name}:{number}")
+            elif not answers_in(messages):
                 reading.leave("chats without an answer", f"{name}:{number}")
+            else:
+                yield Document(CHAT, f"{name}:{number}", _checked(json.dumps(messages, ensure_ascii=False), where))
             continue
         if isinstance(row, dict):
-            row = row[_chosen(list(row), column, where)]
+            row = next((row[each] for each in ((column,) if column else COLUMNS) if each in row), None)
         if row is None or (isinstance(row, str) and not row.strip()):
             reading.leave("rows without text", f"{name}:{number}")
         elif not isinstance(row, str):
@@ -282,8 +336,10 @@ def _is_chat(row: dict[str, Any]) -> bool:
     return "messages" in row or "conversations" in row or {"instruction", "output"} <= set(row)
 
 
-def messages_of(row: dict[str, Any], where: str) -> list[dict[str, str]]:
+def messages_of(row: dict[str, Any], where: str) -> list[dict[str, str | None]]:
     """The messages of a row that is a chat, each with ``role`` and ``content``; none where it is not.
+
+    The content of a turn that holds more than text is None.
 
     Raises
     ------
@@ -296,14 +352,19 @@ def messages_of(row: dict[str, Any], where: str) -> list[dict[str, str]]:
             said = [("user", asked), ("assistant", str(row["output"]))]
         else:
             turns = row.get("messages") or row.get("conversations") or []
-            said = [(turn.get("role") or turn["from"], turn["content"] if "content" in turn else turn["value"])
-                    for turn in turns]  # fmt: skip
-        texts = [(_ROLES.get(role, role), content) for role, content in said if isinstance(content, str)]
-        if not all(isinstance(role, str) for role, _ in texts):
-            raise TypeError("a role is no text")
+            said = [(turn.get("role") or turn["from"], _content_of(turn)) for turn in turns]
+        return [{"role": _ROLES.get(role.lower(), role.lower()), "content": content} for role, content in said]
     except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{where}: messages must each hold role and content, or from and value, as texts") from error
-    return [{"role": role, "content": content} for role, content in texts]
+
+
+def _content_of(turn: dict[str, Any]) -> str | None:
+    """What a turn says, which may be in parts; None where it holds more than text."""
+    content = turn["value"] if turn.get("content") is None and "value" in turn else turn["content"]
+    parts = content if isinstance(content, list) else [content]
+    texts = [part.get("text") if isinstance(part, dict) else part for part in parts]
+    is_call = turn.get("tool_calls") or turn.get("function_call")
+    return "".join(texts) if not is_call and all(isinstance(text, str) for text in texts) else None
 
 
 def _cells(text: str, name: str) -> str:
@@ -317,7 +378,7 @@ def _cells(text: str, name: str) -> str:
 
 def _parts(text: str) -> Iterator[str]:
     paragraphs = re.split(r"(?<=\n)\n+", text)
-    if len(paragraphs) == 1:
+    if "\n\n" not in text.strip("\n"):
         yield from (line for line in text.split("\n") if line.strip())
         return
     held = ""
@@ -328,11 +389,3 @@ def _parts(text: str) -> Iterator[str]:
             held = ""
     if held.strip():
         yield held
-
-
-def _chosen(there: list[str], column: str, where: str) -> str:
-    for name in (column,) if column else COLUMNS:
-        if name in there:
-            return name
-    wanted = repr(column) if column else f"any of {', '.join(COLUMNS)}"
-    raise ValueError(f"column is {column!r}; {where} has not {wanted}, but {', '.join(map(str, there)) or 'nothing'}")

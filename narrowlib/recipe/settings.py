@@ -57,7 +57,9 @@ class RecipeConfig(Settings):
         "", description=f"what the model should stay good at: {FORMS}; repeat it for several; notes=2 weighs double"
     )
     lose: str = Field("", description="what it may lose, in the same forms; its loss is reported; empty for nothing")
-    include: str = Field("", description="patterns of the files of a folder to take, as in .gitignore; empty for all")
+    include: str = Field(
+        "", description=r"patterns of the files of a folder to take, as in .gitignore, a space as '\ '; empty for all"
+    )
     exclude: str = Field("", description="patterns of the files of a folder to leave out, such as tests/")
     model: str = Field("default", description="default, a folder, or a name on the Hugging Face hub")
     column: str = Field("", description="column of files of rows with the text; empty for text, content or code")

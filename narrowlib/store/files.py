@@ -98,6 +98,13 @@ def _has_locks(folder: Path) -> bool:
     return True
 
 
+def at_home(path: str | Path) -> Path:
+    """A path with a home folder in the place of ``~``; as it is where this is only the beginning of a name."""
+    with suppress(RuntimeError):  # there is no user of this name
+        return Path(path).expanduser()
+    return Path(path)
+
+
 def visible_files(folder: str | Path, pattern: str = "**/*") -> list[Path]:
     """Files of a folder in the order of their names, without those that `is_stray` names."""
     found = (path for path in Path(folder).glob(pattern) if path.is_file())

@@ -108,6 +108,33 @@ def test_a_built_in_skill_has_splits_of_its_own(monkeypatch):
     assert found["select"] | found["train"] == {f"train {number}" for number in range(200)}
 
 
+BEYOND = pa.table({"text": DOCUMENTS[:3], "when": pa.array([10**7] * 3, pa.date32()), "picture": [b"\xff"] * 3})
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "holds"),
+    [
+        ("lines.csv", "text\none; one; 1\ntwo; two\nthree; 3\n", ["one; one; 1", "two; two", "three; 3"]),
+        ("late.csv", 'id,text\n1,"o, n"\n' * 3_000 + '2,"a ""b"", c"\n3,"it, \'s\', x"\n', ['a "b", c', "it, 's', x"]),
+        ("spaced.csv", 'id, text\n1, "a, b"\n2, "c, d"\n3, e\n', ["a, b", "c, d", "e"]),
+        ("semi.csv", "\ufefftext;n\r\na, b, c;1\r\nd, e;2\r\nf;3\r\n", ["a, b, c", "d, e", "f"]),
+        ("lines.json", '{"text": "a"}\n{"text": "b"}\n{"text": "c"}\n', ["a", "b", "c"]),
+        ("named.json", '{"ids": ["x"], "data": [{"text": "a"}, {"text": "b"}, {"text": "c"}]}', ["a", "b", "c"]),
+        ("lines.txt", "one\ntwo\nthree\n\n", ["one", "two", "three"]),
+        ("sparse.jsonl", '{"text": "a"}\n{"id": 1}\n{"text": "b"}\n{}\n"c"\n', ["a", "b", "c"]),
+        ("beyond.parquet", BEYOND, DOCUMENTS[:3]),
+    ],
+)
+def test_files_as_tools_write_them(tmp_path, name, content, holds):
+    path = tmp_path / name
+    if isinstance(content, pa.Table):
+        pq.write_table(content, path)
+    else:
+        path.write_bytes(content.encode())
+    found = set().union(*split(path).values())
+    assert found >= set(holds) and (len(found) == len(holds) or name == "late.csv")
+
+
 CELLS = pa.StringArray.from_buffers(2, pa.array([0, 1, 3], pa.int32()).buffers()[1], pa.py_buffer(b"a\xff\xfe"))
 
 
@@ -166,6 +193,10 @@ def test_text_that_cannot_be_read_is_named_by_file_and_line(tmp_path, name, cont
 )
 def test_text_of_another_encoding_is_not_taken_for_broken_utf8(encoding, words):
     assert reading.decoded(words.encode(encoding) * 40)
+    for n_before in range(2):  # whatever is looked at first may end in the middle of a character
+        assert encoding == "latin-1" or words in reading.decoded(
+            ("a" * n_before + f"{words}\n" * 8_000).encode(encoding)
+        )
 
 
 def test_a_file_whose_name_is_no_utf8_is_named_so_that_a_report_can_be_written(tmp_path):
@@ -245,6 +276,100 @@ def test_a_nasty_folder_is_taken_apart(nasty):
     assert all(document.name.endswith(".py") for document in only.documents("train"))
 
 
+@pytest.mark.parametrize(
+    ("text", "is_secret"),
+    [
+        ("AWS_SECRET_ACCESS_KEY = 'abcdefgh1234567890xyz'", True),
+        ("clientSecret: 'abcdefgh1234567890xyz'", True),
+        ('github_token = "abcdefgh1234567890xyz"', True),
+        ("-----BEGIN PGP PRIVATE KEY BLOCK-----", True),
+        ("mine:\nAKIAABCDEFGHIJKLMNOP", True),
+        ("asiapacificcountriesx", False),
+        (".sk-toggleable__content-and-a-long-name-of-css", False),
+        ("token = 'a plain text of 20 letters 1'", False),
+    ],
+)
+def test_secrets_are_seen_in_texts_and_in_chats(tmp_path, text, is_secret):
+    (tmp_path / "one.txt").write_text(text)
+    chat = [{"role": "user", "content": text}, {"role": "assistant", "content": "an answer"}]
+    (tmp_path / "two.jsonl").write_text(json.dumps({"messages": chat}))
+    for n in range(3):
+        (tmp_path / f"{n}.txt").write_text(f"plain {n}")
+    left_out = open_texts("keep", str(tmp_path)).left_out.get("may hold a secret", [])
+    assert left_out == (["one.txt", "two.jsonl:0"] if is_secret else [])
+
+
+def test_ignored_files_are_those_of_git(tmp_path):
+    for name in (
+        "a.log",
+        "b/kept.txt",
+        "b/c/gone.txt",
+        "d/gone.txt",
+        "d/e/f.txt",
+        "g h/gone.txt",
+        "i/gone.txt",
+        "j.txt",
+        "k.txt",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    (tmp_path / ".gitignore").write_text("\ufeff*.log\n!\n[z-a]\n\\\nd/\ni/*\n")
+    (tmp_path / "b" / "c" / ".gitignore").write_text("*")
+    (tmp_path / "d" / "e" / ".gitignore").write_text("!f.txt")  # git does not look into what is ignored
+    config = RecipeConfig(keep=str(tmp_path), exclude="g\\ h/ nothing", sparsity=0.5)
+    assert set().union(*({d.text for d in texts_of(config)["keep"].documents(s)} for s in SPLITS)) == {
+        "b/kept.txt",
+        "j.txt",
+        "k.txt",
+    }
+    with pytest.raises(ValueError, match=r"keep is .*: a pattern has a bad character range z-a"):
+        open_texts("keep", str(tmp_path), exclude=["[z-a]"])
+
+
+def test_models_and_large_binary_files_in_a_folder_are_no_documents(tmp_path):
+    for name in ("out/config.json", "out/tokenizer.json", "out/README.md", "out/report.html", "sweep.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(f"{name} of a model")
+    for name in ("README.md", "config.json", "a.txt"):
+        (tmp_path / name).write_text(json.dumps({"name": name}))
+    for name in ("out/model.safetensors", "film.mp4"):
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(1 << 36)  # more than is in memory; its beginning says enough
+    texts = open_texts("keep", str(tmp_path))
+    assert {d.name for s in SPLITS for d in texts.documents(s)} == {"README.md", "config.json", "a.txt"}
+    assert {len(names) for names in texts.left_out.values()} == {1, 2, 4}
+
+
+def test_what_one_source_holds_back_no_other_is_trained_on(tmp_path):
+    for n in range(40):
+        (tmp_path / "part").mkdir(exist_ok=True)
+        (tmp_path / ("part" if n % 2 else "") / f"{n}.txt").write_text(f"document {n}")
+    alone = texts_of(RecipeConfig(keep=str(tmp_path), sparsity=0.5))["keep"]
+    texts = texts_of(
+        RecipeConfig(keep=[str(tmp_path), f"{tmp_path / 'part'}=2"], lose=str(tmp_path / "part"), sparsity=0.5)
+    )
+    parts = [*(text for text, _ in texts["keep"].parts), texts["lose"]]
+    found = {s: {d.text for text in parts for d in text.documents(s)} for s in SPLITS}
+    assert not found["train"] & (found["select"] | found["held-out"]) and not found["select"] & found["held-out"]
+    assert set().union(*found.values()) == {f"document {n}" for n in range(40)}
+    assert parts[0].key != alone.key and sum(parts[0].n_documents.values()) < 40
+
+
+@pytest.mark.parametrize(
+    "name", ["~notes.txt", "~nobody-of-this-name/notes", "a long text and no name " * 200, "x=" + "9" * 400]
+)
+def test_what_is_no_name_is_refused_in_a_sentence(name):
+    assert weighted(name) == (name.strip(), 1)
+    with pytest.raises(ValueError, match=r"keep is '.*which is not there"):
+        open_texts("keep", name)
+
+
+def test_a_name_with_a_tilde_is_a_file_where_it_is_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "~notes.txt").write_text("\n".join(DOCUMENTS))
+    assert sum(map(len, split("~notes.txt").values())) == 20
+
+
 CHATS = [
     {"messages": [{"role": "user", "content": "w3"}, {"role": "assistant", "content": "w4"}]},
     {"conversations": [{"from": "human", "value": "w5"}, {"from": "gpt", "value": "w6"}]},
@@ -253,6 +378,57 @@ CHATS = [
 
 
 TEMPLATE = "{% for m in messages %}</s> {{ m.role }} {{ m.content }} {% endfor %}"
+IMAGE = {"type": "image_url", "image_url": {"url": "data:"}}
+CALL = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": "{}"}}]}
+
+
+def text(words):
+    return {"type": "text", "text": words}
+
+
+def turns(*contents, role="user"):
+    return [{"role": role, "content": content} for content in contents]
+
+
+@pytest.mark.parametrize(
+    ("row", "found"),
+    [
+        (
+            {"messages": [*turns([text("a"), text("b")]), *turns([text("c")], role="assistant")]},
+            [("user", "ab"), ("assistant", "c")],
+        ),
+        ({"messages": [*turns(["a"]), *turns(["b"], role="assistant")]}, [("user", "a"), ("assistant", "b")]),
+        (
+            {"messages": [{"from": "Human", "value": "a"}, {"from": "chatgpt", "value": "b"}]},
+            [("user", "a"), ("assistant", "b")],
+        ),
+        (
+            {"conversations": [{"from": "prompter", "value": "a"}, *turns("b", role="model")]},
+            [("user", "a"), ("assistant", "b")],
+        ),
+        ({"messages": turns("a", role="system")}, "chats without an answer"),
+        ({"messages": turns("a", "")}, "chats without an answer"),
+        ({"messages": [], "text": "plain"}, "plain"),
+        ({"messages": turns([text("a"), IMAGE])}, "chats of more than text"),
+        ({"messages": [*turns("a"), CALL, *turns("3", role="tool")]}, "chats of more than text"),
+        ({"messages": turns("a", None)}, "chats of more than text"),
+        ({"messages": turns("", " ")}, "rows without text"),
+        ({"messages": []}, "rows without text"),
+        ({"conversations": None}, "rows without text"),
+        ({"instruction": "a", "input": "", "output": ""}, "rows without text"),
+    ],
+)
+def test_chats_of_other_forms(tmp_path, row, found):
+    (tmp_path / "chats.jsonl").write_text("\n".join(map(json.dumps, [row, *CHATS])))
+    if row.get("messages") or row.get("conversations"):  # a table of nothing has no types
+        pq.write_table(pa.Table.from_pylist([row]), tmp_path / "chats.parquet")
+    for path in tmp_path.iterdir():
+        taken = reading.read(path)
+        if isinstance(found, list):
+            assert [tuple(each.values()) for each in json.loads(taken.documents[0].text)] == found
+        else:
+            assert taken.left_out == ({} if found == "plain" else {found: [f"{path.name}:0"]})
+            assert found != "plain" or taken.documents[0].text == found
 
 
 @pytest.mark.parametrize("template", [None, TEMPLATE])
@@ -318,8 +494,18 @@ def test_several_sources_are_mixed_by_weight(tmp_path, monkeypatch):
     assert weighted(f"{tmp_path / 'two.txt'}=3")[1] == 1
 
 
-@pytest.mark.parametrize("content", ["\n".join(json.dumps({"text": t}) for t in DOCUMENTS), json.dumps(DOCUMENTS)])
+AS_ROWS = [json.dumps({"text": text}) for text in DOCUMENTS]
+
+
+@pytest.mark.parametrize("content", ["\n".join(AS_ROWS), json.dumps(DOCUMENTS), "[\n" + ",\n".join(AS_ROWS) + "\n]"])
 def test_the_standard_input_is_read_once(monkeypatch, content):
     reading._standard_input.cache_clear()
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content.encode())))
     assert set().union(*split("-").values()) == set(DOCUMENTS) == set().union(*split("-").values())
+
+
+def test_a_text_on_the_standard_input_may_begin_with_a_bracket(monkeypatch):
+    reading._standard_input.cache_clear()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"[a link](of a page)\n{ a block }\nthe end\n")))
+    assert set().union(*split("-").values()) == {"[a link](of a page)", "{ a block }", "the end"}
+    reading._standard_input.cache_clear()
