@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from narrowlib.data.documents import SKILLS, Document, hub_documents, package_documents
+from narrowlib.data.documents import CHAT, SKILLS, Document, hub_documents, package_documents
 from narrowlib.data.tokens import TooFewTokensError, token_blocks
 from narrowlib.recipe.reading import STANDARD_INPUT, Reading, read
 from narrowlib.store.files import at_home
@@ -86,7 +86,9 @@ class Texts:
             When the documents do not fill one block.
         """
         n_tokens = max(at_most, self.needs.get(split, 0), block_length) // block_length * block_length
-        options = {"name": f"{self.argument}-{split}", "key": [self.key, split], "progress": progress}
+        has_chats = self.n_documents and any(document.package == CHAT for document in self.documents(split))
+        key = [self.key, split, *([tokenizer.chat_template] if has_chats else [])]
+        options = {"name": f"{self.argument}-{split}", "key": key, "progress": progress}
         documents = partial(self.documents, split)
         try:
             blocks = token_blocks(

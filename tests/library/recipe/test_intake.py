@@ -439,6 +439,15 @@ def test_chats_go_through_the_template(tmp_path, monkeypatch, template):
     assert {*range(3, 10)} - {9} <= set(found) | {8} and found.count(1) >= (4 if template else 1)
 
 
+def test_chats_are_read_again_when_the_template_is_another(tmp_path, monkeypatch):
+    monkeypatch.setenv("NARROWLIB_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "chats.jsonl").write_text("\n".join(map(json.dumps, CHATS)))
+    tokenizer, texts, found = tiny_tokenizer(), open_texts("keep", str(tmp_path / "chats.jsonl")), []
+    for tokenizer.chat_template in ("w3 w4 w5", "w6 w7 w8", "w3 w4 w5"):
+        found.append(texts.blocks(tokenizer, "train", at_most=2, block_length=2, progress=False)["input_ids"][0])
+    assert found[0] == found[2] != found[1]
+
+
 @pytest.mark.parametrize("template", ["{{ raise_exception('no system here') }}", "{{ messages[9].content.upper() }}"])
 def test_a_chat_that_the_template_refuses_is_named(tmp_path, monkeypatch, template):
     monkeypatch.setenv("NARROWLIB_CACHE", str(tmp_path / "cache"))
