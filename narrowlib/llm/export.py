@@ -201,7 +201,7 @@ def export_vanilla(
             language_model.tokenizer.save_pretrained(temporary)
         card = _model_card(language_model, narrowed, masks, about or {})
         (temporary / "README.md").write_text(card, encoding="utf-8")
-        for path in temporary.iterdir():
+        for path in filter(Path.is_file, temporary.iterdir()):  # further templates lie in a folder
             path.chmod(0o644)  # safetensors leaves its files to their owner alone
     return folder
 

@@ -190,10 +190,14 @@ def _write_tokenizer(writer: GGUFWriter, tokenizer: PreTrainedTokenizerBase, n_r
         tokenizer.save_pretrained(folder)
         special = gguf.SpecialVocab(folder, load_merges=True, n_vocab=n_rows)
     numbers = {kind: getattr(tokenizer, f"{kind}_token_id") for kind in ("bos", "eos", "unk", "pad")}
-    special.special_token_ids |= {kind: number for kind, number in numbers.items() if number is not None}
+    special.special_token_ids |= {
+        kind: number for kind, number in numbers.items() if number is not None and number < n_rows
+    }
     first = tokenizer("a")["input_ids"][:1]
     special.add_special_token["bos"] = tokenizer.bos_token_id is not None and first == [tokenizer.bos_token_id]
-    special.chat_template = tokenizer.chat_template or None
+    template = tokenizer.chat_template or None
+    is_one = not isinstance(template, dict)  # otherwise by name
+    special.chat_template = template if is_one else [{"name": n, "template": each} for n, each in template.items()]
     special.add_to_gguf(writer, quiet=True)
 
 

@@ -77,7 +77,7 @@ def benchmark_accuracies(
 
 
 def known_tasks() -> set[str]:
-    """Names of all tasks.
+    """Names of all tasks, without those of groups of them.
 
     Raises
     ------
@@ -86,7 +86,7 @@ def known_tasks() -> set[str]:
     """
     try:
         with _quiet():
-            return set(_task_manager().all_tasks)
+            return set(_task_manager().all_subtasks)
     except ImportError as error:
         raise UnavailableError("lm-eval is not installed; the extra 'evaluate' of narrowlib brings it") from error
 
@@ -111,7 +111,9 @@ def _accuracy(manager: TaskManager, model: HFLM, task: str, limit: int | None) -
             f"the data of {task!r} could not be had from the Hugging Face hub ({reason}); the tasks "
             f"{' and '.join(LOCAL)} need no network"
         ) from error
-    accuracy, n = found["results"][task]["acc,none"], found["n-samples"][task]["effective"]
+    accuracy, n = found["results"][task].get("acc,none"), found["n-samples"][task]["effective"]
+    if accuracy is None:
+        raise ValueError(f"tasks holds {task!r}, of which lm-eval tells no accuracy; it must be left out")
     return {
         "task": task,
         "accuracy": accuracy,

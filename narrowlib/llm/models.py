@@ -20,6 +20,7 @@ from narrowlib.llm import tiny
 from narrowlib.llm.families import check_family, unfused
 from narrowlib.machine import free_memory
 from narrowlib.store.downloads import Archive, UnavailableError, cache_folder, fetch, made, members
+from narrowlib.store.files import at_home
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -152,14 +153,17 @@ def origin_of(name: str) -> dict[str, str]:
     if name == DEFAULT_NAME:
         note = "Its weights come from a Python package that holds them in 4 bits."
         return {"base_model": DEFAULT_ON_HUB, "license": "apache-2.0", "note": note}
-    is_here = name not in (SMALL_NAME, tiny.NAME) and Path(name).exists()
+    is_here = name not in (SMALL_NAME, tiny.NAME) and at_home(name).exists()
     if not is_here and not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):  # what is made here, or was there
         return {}
     from huggingface_hub import ModelCard, model_info
 
     said: Any = {}
     with suppress(Exception):  # what clients of the hub raise without a network has no name in common
-        said = ModelCard.load(Path(name, "README.md")).data if is_here else model_info(name, timeout=5).card_data or {}
+        if not is_here:
+            said = model_info(name, timeout=5).card_data or {}
+        elif (card := at_home(name) / "README.md").is_file():  # what is no file would be looked for on the hub
+            said = ModelCard.load(card).data
     found = {"base_model": said.get("base_model") if is_here else name, "license": said.get("license")}
     return {what: value for what, value in found.items() if isinstance(value, str)}
 
@@ -263,7 +267,7 @@ def _source_of(name: str) -> str | Path:
         return small_base.recorded() or small_base.stand_in()
     if name in OWN:
         return made(_own_folder(name), OWN[name])
-    folder = Path(name).expanduser()
+    folder = at_home(name)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise UnavailableError(f"the folder {name!r} has no config.json, so no model can be loaded from it")

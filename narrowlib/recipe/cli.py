@@ -209,4 +209,5 @@ def _print_report(report: Report) -> None:
 
 
 def _print(text: str) -> None:
-    print(text, flush=True)
+    encoding = sys.stdout.encoding or "utf-8"  # of a terminal that may not know every character
+    print(text.encode(encoding, "replace").decode(encoding), flush=True)

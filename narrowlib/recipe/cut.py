@@ -32,7 +32,9 @@ _MOST = 1 - 1e-6  # share that leaves one unit of every kind
 _SCORED_AT_ONCE = 4  # blocks
 
 
-def counts_at(model: PreTrainedModel, shares: Mapping[str, float], multiple_of: int | None = None) -> dict[str, int]:
+def counts_at(
+    model: PreTrainedModel, shares: Mapping[str, float], multiple_of: int | None = None, *, at_most: int | None = None
+) -> dict[str, int]:
     """Units of every kind that a model keeps per layer when these shares of them go.
 
     At least one unit is left.  Neurons and residual dimensions that are cut are rounded to multiples, see
@@ -47,6 +49,8 @@ def counts_at(model: PreTrainedModel, shares: Mapping[str, float], multiple_of: 
         By kind, from 0 to 1.
     multiple_of : int, optional
         Of the widths that are cut; None for what suits the model.
+    at_most : int, optional
+        Residual dimensions that an earlier cut has left; None for all.
     """
     config = model.config
 
@@ -56,12 +60,30 @@ def counts_at(model: PreTrainedModel, shares: Mapping[str, float], multiple_of: 
 
     n_groups = config.num_key_value_heads
     n_heads = max(1, n_groups - count_removed(n_groups, shares.get("heads", 0.0)))
-    n_query_heads = n_heads * (config.num_attention_heads // n_groups)
+    needs = width_divisor(model, n_heads * (config.num_attention_heads // n_groups))
+    residual = width(config.hidden_size, "residual", needs)
+    if at_most is not None and residual > at_most:
+        residual = round_width(at_most, at_most, needs=needs, multiple_of=1)
     return {
         "neurons": width(config.intermediate_size, "neurons"),
         "heads": n_heads,
-        "residual": width(config.hidden_size, "residual", width_divisor(model, n_query_heads)),
+        "residual": residual,
     }
+
+
+def counts_by_round(
+    model: PreTrainedModel, shares: Mapping[str, float], n_rounds: int, multiple_of: int | None = None
+) -> list[dict[str, int]]:
+    """Units that are left after each of several cuts, in equal parts, up to these shares: see `counts_at`.
+
+    Dimensions that heads demand to go in one round are not there in the next.
+    """
+    found: list[dict[str, int]] = []
+    for number in range(1, n_rounds + 1):
+        so_far = {kind: share * number / n_rounds for kind, share in shares.items()}
+        there = found[-1]["residual"] if found else None
+        found.append(counts_at(model, so_far, multiple_of, at_most=there))
+    return found
 
 
 def first_masks(model: PreTrainedModel, counts: Mapping[str, int]) -> Masks:

@@ -53,7 +53,7 @@ def estimate(config: RecipeConfig) -> pd.DataFrame:
     if config.gguf:
         check_gguf(language_model)
     shares = cut.shares_of(config, whole)
-    counts = cut.counts_at(whole, shares, config.multiple_of)
+    counts = cut.counts_by_round(whole, shares, config.rounds, config.multiple_of)[-1]
     masks = cut.first_masks(whole, counts)
     small = sliced(whole, masks)
     n_trained = config.n_trained

@@ -94,8 +94,9 @@ class Texts:
             When the documents do not fill one block, or no token of their blocks counts.
         """
         n_tokens = max(at_most, self.needs.get(split, 0), block_length) // block_length * block_length
-        options = {"name": f"{self.argument}-{split}", "key": [self.key, split], "or_fewer": True}
-        options |= {"n_tokens": n_tokens, "block_length": block_length, "labels": self.labels, "progress": progress}
+        key = [self.key, split, *([tokenizer.chat_template] if self.labels else [])]
+        options = {"name": f"{self.argument}-{split}", "key": key, "or_fewer": True, "labels": self.labels}
+        options |= {"n_tokens": n_tokens, "block_length": block_length, "progress": progress}
         try:
             blocks = token_blocks(tokenizer, partial(self.documents, split), **options)
         except TooFewTokensError as error:

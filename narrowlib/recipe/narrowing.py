@@ -22,8 +22,10 @@ from narrowlib.recipe.settings import RecipeConfig
 from narrowlib.recipe.steps import SHARED, Narrowing
 from narrowlib.store.digests import digest_of
 from narrowlib.store.downloads import UnavailableError, cache_folder
-from narrowlib.store.files import lock_of
+from narrowlib.store.files import at_home, lock_of, sha256_of, visible_files
 from narrowlib.store.kept import Kept
+
+_FILES_OF_MODELS = {".safetensors", ".json", ".jinja", ".model", ".txt"}
 
 
 def narrow(
@@ -62,14 +64,17 @@ def narrow(
 
 def run(config: RecipeConfig, out: str | Path, *, progress: bool = True) -> Report:
     """`narrow` with its settings as one value."""
-    out = Path(out).expanduser().absolute()
+    out = at_home(out).resolve()  # a link would stand in the way of the result
     texts = texts_of(config)
     about = {"settings": config.lasting, "texts": {name: each.key for name, each in texts.items()}}
+    about |= _files_of(config.model)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         found = Report.read_if_there(out)
         if found is not None and found.numbers["made from"] == about:
             return found
         raise ValueError(f"out is {str(out)!r}, which is there already; it must be a new or an empty folder")
+    if out.is_mount():
+        raise ValueError(f"out is {str(out)!r}, where a file system is mounted; it must be a folder below")
     language_model = load_causal_lm(config.model, device=config.device, block_length=config.block_length)
     if config.gguf:
         check_gguf(language_model)
@@ -84,7 +89,7 @@ def run(config: RecipeConfig, out: str | Path, *, progress: bool = True) -> Repo
             raise UnavailableError(
                 f"out is {str(out)!r}, where {free / 1e9:.1f} GB are free; the steps need {needed / 1e9:.1f} GB"
             )
-        model = [about["texts"], digest_of(language_model.model)]
+        model = [about["texts"], about.get("model"), digest_of(language_model.model)]
         stores = {
             step: Kept(
                 cache_folder() / "narrow" if step in SHARED else folder,
@@ -98,6 +103,14 @@ def run(config: RecipeConfig, out: str | Path, *, progress: bool = True) -> Repo
         report = narrowing.write(out, about)
         shutil.rmtree(folder, ignore_errors=True)
     return report
+
+
+def _files_of(model: str) -> dict[str, str]:
+    """What tells a folder from what it held at another time: weights, configuration and tokenizer, by content."""
+    if not at_home(model).is_dir():
+        return {}
+    files = [path for path in visible_files(at_home(model), "*") if path.suffix in _FILES_OF_MODELS]
+    return {"model": digest_of({path.name: sha256_of(path) for path in files})}
 
 
 @contextmanager

@@ -138,7 +138,8 @@ class Report:
 def without_folders(source: str) -> str:
     """How sources or a model are named to others: of paths into this machine, the last part only."""
     return ", ".join(
-        PurePath(part.replace("\\", "/")).name if _IN_MACHINE.match(part) else part for part in source.split(", ")
+        PurePath(part.replace("\\", "/")).name or "." if _IN_MACHINE.match(part) else part
+        for part in source.split(", ")
     )
 
 
@@ -269,8 +270,7 @@ def samples_of(
             for name, language_model in models.items():
                 model, tokenizer = language_model.model, language_model.tokenizer
                 prompt = torch.as_tensor(ids[:N_PROMPT], device=model.device)[None]
-                options = {"max_new_tokens": N_CONTINUED, "do_sample": False, "pad_token_id": 0}
-                written = model.generate(prompt, attention_mask=torch.ones_like(prompt), **options)[0]
+                written = _written(model, prompt, max_new_tokens=N_CONTINUED)[0]
                 row["prompt"] = tokenizer.decode(prompt[0])
                 row[name] = tokenizer.decode(written[prompt.shape[1] :])
             rows.append(row)
@@ -295,10 +295,9 @@ def speeds_of(models: Mapping[str, PreTrainedModel]) -> dict[str, dict[str, dict
             longest = n_tokens["read"] = min(N_READ, model.config.max_position_embeddings - N_WRITTEN)
             ids = torch.arange(longest, device=model.device)[None] % model.config.vocab_size
             prompt = ids[:, : min(16, longest)]
-            options = {"max_new_tokens": N_WRITTEN, "min_new_tokens": N_WRITTEN, "do_sample": False, "pad_token_id": 0}
-            options["attention_mask"] = torch.ones_like(prompt)
+            write = partial(_written, model, prompt, max_new_tokens=N_WRITTEN, min_new_tokens=N_WRITTEN)
             read = partial(model, input_ids=ids, use_cache=False)
-            for what, call in (("read", read), ("write", partial(model.generate, prompt, **options))):
+            for what, call in (("read", read), ("write", write)):
                 seconds.setdefault((name, what), []).append(_timed(call, model.device))
     speeds = {key: sorted(n_tokens[key[1]] / each for each in taken[1:]) for key, taken in seconds.items()}
     of = {name: {what: speeds[name, what] for what in n_tokens} for name in models}
@@ -308,6 +307,19 @@ def speeds_of(models: Mapping[str, PreTrainedModel]) -> dict[str, dict[str, dict
             name: {what: [each[0], each[-1]] for what, each in rates.items()} for name, rates in of.items()
         },
     }
+
+
+def _written(model: PreTrainedModel, prompt: torch.Tensor, **options: int) -> torch.Tensor:
+    """A prompt and how a model goes on, the likeliest token each time, whatever its generation config says."""
+    from transformers import GenerationConfig
+
+    own = model.generation_config
+    plain = GenerationConfig(do_sample=False, eos_token_id=own.eos_token_id, pad_token_id=0, **options)
+    try:
+        model.generation_config = plain  # what this leaves open would else be taken from its own
+        return model.generate(prompt, attention_mask=torch.ones_like(prompt), generation_config=plain)
+    finally:
+        model.generation_config = own
 
 
 def median_seconds(call: Callable[[], Any], device: torch.device, *, repeats: int = 3) -> float:

@@ -157,9 +157,8 @@ class Narrowing:
     def _cut_and_recover(self) -> None:
         """Rounds of cutting, up to the sparsity or while the loss is at most the target."""
         config, load_teacher = self.config, self.load
-        for number in range(1, config.rounds + 1):
-            shares = {kind: share * number / config.rounds for kind, share in self.shares.items()}
-            counts = cut.counts_at(self.whole, shares, config.multiple_of)
+        by_round = cut.counts_by_round(self.whole, self.shares, config.rounds, config.multiple_of)
+        for number, counts in enumerate(by_round, 1):
             masks = self._step(f"cut-{number}", partial(self._masks, counts))
             load_last = self.load
             loss = self._change(f"recovery-{number}", partial(self._cut_by, masks, number, load_teacher))

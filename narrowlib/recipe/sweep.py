@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from narrowlib.recipe.narrowing import run
 from narrowlib.recipe.report import Report, svg_of
 from narrowlib.recipe.settings import HOW_MUCH, RecipeConfig
-from narrowlib.store.files import is_stray, replacing
+from narrowlib.store.files import at_home, is_stray, replacing
 
 TABLE, FIGURE = "sweep.csv", "sweep.svg"
 
@@ -62,7 +62,7 @@ def sweep(configs: Sequence[RecipeConfig], out: str | Path, *, progress: bool = 
         ``write`` (tokens per second), ``loss on keep``, ``loss on lose`` where something may be lost (nats per token),
         and ``accuracy on ...`` for every task.
     """
-    out = Path(out).expanduser().absolute()
+    out = at_home(out).absolute()
     names = {f"sparsity-{config.sparsity[0]:g}": config for config in configs}
     if out.exists() and (not out.is_dir() or any(not _is_of_sweep(path.name) for path in out.iterdir())):
         raise ValueError(f"out is {str(out)!r}, which holds something else; it must be a new folder, or one of a sweep")

@@ -140,6 +140,13 @@ def test_benchmarks_without_the_hub_are_refused_in_one_sentence(model, tokenizer
         harness.benchmark_accuracies(model, tokenizer, ["no_such"])
 
 
+def test_a_task_without_an_accuracy_is_refused_in_one_sentence(model, tokenizer, monkeypatch):
+    told = {"results": {"gsm8k": {"exact_match,strict-match": 0.5}}, "n-samples": {"gsm8k": {"effective": 2}}}
+    monkeypatch.setattr("lm_eval.simple_evaluate", lambda *_, **__: told)
+    with pytest.raises(ValueError, match="tasks holds 'gsm8k', of which lm-eval tells no accuracy"):
+        harness.benchmark_accuracies(model, tokenizer, ["gsm8k"])
+
+
 def test_relearning_asks_before_between_and_after(tokenizer):
     model = tiny_llama(vocab_size=3 + len(WORDS))
     before = answer_facts(model, tokenizer, facts("test", per_category=2))

@@ -168,6 +168,15 @@ def test_what_a_checkpoint_holds(tmp_path):
     assert all(path.stat().st_mode & 0o044 for path in folder.iterdir())
 
 
+def test_templates_by_name_can_be_read_by_others(tmp_path):
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = {"default": "{{ messages }}", "tool_use": "{{ tools }}"}
+    folder = export_vanilla(LanguageModel(tiny_llama(), tokenizer, "tiny"), {}, tmp_path / "out")
+    assert load_causal_lm(folder).tokenizer.chat_template == tokenizer.chat_template
+    assert all(path.stat().st_mode & (0o055 if path.is_dir() else 0o044) for path in folder.rglob("*"))
+    assert all(path.stat().st_mode & 0o111 for path in folder.rglob("*") if path.is_dir())
+
+
 def test_a_folder_that_holds_something_is_left_alone(tmp_path):
     (tmp_path / "note").write_text("mine")
     model = tiny_llama()

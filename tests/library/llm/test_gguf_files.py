@@ -94,6 +94,16 @@ def test_the_tokenizer_and_scaled_positions_are_in_it(tmp_path):
     torch.testing.assert_close(usual / torch.tensor(factors), model.model.rotary_emb.inv_freq)
 
 
+def test_templates_by_name_are_in_it_and_no_token_beyond_the_embedding(tmp_path):
+    tokenizer = word_pieces()
+    tokenizer.chat_template = {"default": "{{ messages }}", "tool_use": "{{ tools }}"}
+    tokenizer.add_special_tokens({"pad_token": "<pad>"})  # which the model has no row for
+    _, file = written(tiny_llama(vocab_size=len(tokenizer) - 1), tmp_path, "f16", tokenizer)
+    found = {name.removeprefix("tokenizer."): field.contents() for name, field in file.fields.items()}
+    assert (found["chat_template"], found["chat_template.tool_use"]) == ("{{ messages }}", "{{ tools }}")
+    assert "ggml.padding_token_id" not in found and "ggml.eos_token_id" in found
+
+
 @pytest.mark.parametrize(
     ("family", "tokenizer", "says"),
     [

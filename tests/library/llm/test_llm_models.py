@@ -228,5 +228,10 @@ def test_where_a_model_comes_from_is_what_its_card_says(tmp_path, monkeypatch):
     ):
         card.write_bytes(text.encode("latin-1"))
         assert llm.origin_of(str(tmp_path)) == said
+    card.unlink()
+    asked = []
+    monkeypatch.setattr("huggingface_hub.ModelCard.load", asked.append)
+    monkeypatch.chdir(tmp_path.parent)
+    assert llm.origin_of(tmp_path.name) == {} and not asked  # nor on the hub, under the name of the folder
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert llm.origin_of("owner/model") == {"base_model": "owner/model"}

@@ -469,6 +469,17 @@ def test_chats_without_an_answer_are_left_out_and_blocks_without_one_too(tmp_pat
         texts.blocks(tiny_tokenizer(), "select", at_most=16, block_length=8, progress=False)
 
 
+def test_chats_are_read_again_when_the_template_is_another(tmp_path, monkeypatch):
+    monkeypatch.setenv("NARROWLIB_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "chats.jsonl").write_text("\n".join(map(json.dumps, CHATS)))
+    tokenizer, texts, found = tiny_tokenizer(), open_texts("keep", str(tmp_path / "chats.jsonl")), []
+    for word in ("w3", "w6", "w3"):
+        tokenizer.chat_template = TEMPLATE.replace("</s>", f"</s> {word}")
+        blocks = texts.blocks(tokenizer, "train", at_most=1_000, block_length=4, progress=False)
+        found.append([token for block in blocks["input_ids"] for token in block])
+    assert found[0] == found[2] != found[1]
+
+
 @pytest.mark.parametrize("template", ["{{ raise_exception('no system here') }}", "{{ messages[9].content.upper() }}"])
 def test_a_chat_that_the_template_refuses_is_named(tmp_path, monkeypatch, template):
     monkeypatch.setenv("NARROWLIB_CACHE", str(tmp_path / "cache"))

@@ -1,12 +1,15 @@
 """Narrowing a model of one's own: the same model after a kill, a plain checkpoint, refusals in one sentence."""
 
 import gc
+import io
 import itertools
 import json
 import random
 import re
 import resource
 import shlex
+import shutil
+from functools import partial
 from math import inf, isfinite
 from pathlib import Path
 
@@ -17,15 +20,18 @@ from bs4 import BeautifulSoup
 from datasets import Dataset
 from tiny_llamas import Counting, tiny_llama, tiny_tokenizer, word_pieces
 from train_tiny_llm import Killed, killed_after
+from transformers import GenerationConfig
 
 from narrowlib.data import tokens
 from narrowlib.llm.losses import block_losses
+from narrowlib.llm.models import LanguageModel
 from narrowlib.recipe import cut, narrowing, steps
-from narrowlib.recipe.cli import _parser, main
+from narrowlib.recipe.cli import _parser, _print, main
 from narrowlib.recipe.intake import texts_of
 from narrowlib.recipe.narrowing import narrow
-from narrowlib.recipe.report import Report, loss_table, without_folders
+from narrowlib.recipe.report import Report, loss_table, samples_of, without_folders
 from narrowlib.recipe.settings import RecipeConfig
+from narrowlib.recipe.sweep import configs_of, sweep
 from narrowlib.settings import SettingsError
 
 SMALL = {
@@ -241,6 +247,7 @@ def test_accuracies_and_samples_of_both_models_are_told(work, tmp_path, capsys):
         ("../mine", "mine"),
         (r"C:\Users\ada\notes", "notes"),
         ("owner/data", "owner/data"),
+        ("./", "."),
         ("-", "-"),
     ],
 )
@@ -249,7 +256,11 @@ def test_no_folder_of_this_machine_is_told_to_others(source, told):
 
 
 @pytest.mark.parametrize(
-    ("asked", "says"), [("no_such", "eval holds 'no_such'; it must hold names of tasks of lm-eval")]
+    ("asked", "says"),
+    [
+        ("no_such", "eval holds 'no_such'; it must hold names of tasks of lm-eval"),
+        ("mmlu", "eval holds 'mmlu'; it must hold names of tasks of lm-eval"),  # a group of tasks
+    ],
 )
 def test_tasks_that_are_none_are_refused_before_any_work(work, tmp_path, capsys, asked, says):
     assert main(flags(work, "--sparsity", "0.5", "--out", str(tmp_path / "out"), "--eval", asked)) == 2
@@ -352,6 +363,72 @@ def test_widths_are_multiples(shares, multiple_of, neurons, residual):
     assert (found["neurons"], found["residual"]) == (neurons, residual)
     if multiple_of is None and "residual" in shares:  # Llama alone must have a multiple of its heads
         assert cut.counts_at(tiny_llama("mistral", **sizes), shares)["residual"] == 448
+
+
+def test_dimensions_that_heads_take_in_one_round_are_not_asked_for_in_the_next():
+    model = tiny_llama(hidden_size=64, num_attention_heads=4, num_key_value_heads=4)
+    first, second = cut.counts_by_round(model, {"heads": 0.5}, 2)
+    assert (first["heads"], first["residual"], second["heads"], second["residual"]) == (3, 63, 2, 62)
+    sizes = {"hidden_size": 576, "num_attention_heads": 9, "num_key_value_heads": 3}
+    many = cut.counts_by_round(tiny_llama(**sizes), {"residual": 0.8}, 4)
+    assert many[-1] == cut.counts_at(tiny_llama(**sizes), {"residual": 0.8})  # nothing but heads makes a difference
+
+
+ODD = (
+    {"num_beams": 3},
+    {"repetition_penalty": 1.5},
+    {"num_return_sequences": 2, "do_sample": True},
+    {"penalty_alpha": 0.6},
+)
+
+
+@pytest.mark.parametrize("odd", [*ODD, {"return_dict_in_generate": True}, {"stop_strings": ["x"]}, {"max_length": 4}])
+def test_samples_are_the_likeliest_whatever_the_generation_config_says(odd):
+    model, blocks = tiny_llama(), {"keep": Dataset.from_dict({"input_ids": [[*range(3, 40)]]})}
+    plain = model.generation_config
+    changed = GenerationConfig(eos_token_id=plain.eos_token_id, **odd)
+    written = []
+    for model.generation_config in (plain, changed):
+        models = {"after": LanguageModel(model, tiny_tokenizer(), "tiny")}
+        written.append(samples_of(models, blocks, 1)[0]["after"])
+    assert written[0] == written[1] and written[0].split() and model.generation_config is changed
+
+
+def test_out_may_be_a_link_but_no_mounted_file_system(work, tmp_path, capsys):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "disk")
+    report = narrow(**given(work, out=tmp_path / "out", sparsity=0.5, recovery_tokens=0))
+    assert report.folder == tmp_path / "disk" and weights(tmp_path / "out")
+    assert main(flags(work, "--sparsity", "0.5", "--out", "/dev/shm")) == 2
+    assert "/dev/shm', where a file system is mounted; it must be a folder below" in capsys.readouterr().err
+
+
+def test_a_folder_that_holds_another_model_now_is_not_the_same_call(work, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(work / "model", folder)
+    call = partial(narrow, **given(work, model=str(folder), out=tmp_path / "out", sparsity=0.5, recovery_tokens=0))
+    assert call().numbers == call().numbers
+    (folder / "README.md").write_text("a card")
+    call()
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    with pytest.raises(ValueError, match="which is there already"):
+        call()
+
+
+def test_documents_may_lie_around_the_result(work, tmp_path):
+    for number, text in enumerate(texts(3, 30)):
+        (tmp_path / f"{number}.txt").write_text(text)
+    settings = {**given(work, keep=str(tmp_path)), "recovery_tokens": 0}
+    configs = configs_of({name: value for name, value in settings.items() if name != "progress"}, "25%,50%")
+    first = sweep(configs, tmp_path / "sweep", progress=False)
+    assert sweep(configs, tmp_path / "sweep", progress=False).equals(first)  # nothing was made again
+
+
+def test_a_terminal_may_lack_characters(monkeypatch):
+    shown = io.TextIOWrapper(io.BytesIO(), encoding="latin-1")
+    monkeypatch.setattr("sys.stdout", shown)
+    _print("2.24 \u2192 2.61")
+    assert shown.buffer.getvalue() == b"2.24 ? 2.61\n"
 
 
 def test_a_changed_learning_rate_repeats_only_recovery(work, tmp_path, monkeypatch, capsys):
