@@ -148,7 +148,7 @@ def token_blocks(
     or_fewer : bool
         Take as many blocks as there are, at least one, where the documents hold fewer tokens.
     labels : bool
-        Write the column ``labels`` too: the tokens again, but `narrowlib.data.chats.IGNORED` for those of chats that
+        Write the column ``labels`` too: the tokens again, but ``narrowlib.data.chats.IGNORED`` for those of chats that
         no loss counts, see `narrowlib.data.chats.chat_tokens`.
 
     Raises

@@ -1,7 +1,7 @@
 """Losses of a language model: of the next token, per block of tokens, and per skill.
 
 Token blocks are a data set with the columns ``input_ids`` and, where not every token counts, ``labels``: the ids again,
-but `narrowlib.data.chats.IGNORED` for a token that no loss counts.
+but ``narrowlib.data.chats.IGNORED`` for a token that no loss counts.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def mean_of_counted(losses: Tensor, labels: Tensor) -> Tensor:
 def next_token_loss(logits: Tensor, labels: Tensor, *, reduction: str = "mean") -> Tensor:
     """Cross entropy of the next token in nats, from float32 logits: (n, t, vocabulary), (n, t) -> ().
 
-    Mean or sum over the tokens that count; `narrowlib.data.chats.IGNORED` in place of others.  The mean of none is 0.
+    Mean or sum over the tokens that count; ``narrowlib.data.chats.IGNORED`` in place of others.  The mean of none is 0.
     """
     logits = logits[:, :-1].to(torch.promote_types(logits.dtype, torch.float32))
     total = F.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten(), reduction="sum")
@@ -130,7 +130,7 @@ def token_losses(
     input_ids : Tensor, integer, shape (batch, length)
         On any device; length at least 2.
     labels : Tensor, integer, shape (batch, length), optional
-        The same, but `narrowlib.data.chats.IGNORED` for tokens that are not counted: their loss is 0.
+        The same, but ``narrowlib.data.chats.IGNORED`` for tokens that are not counted: their loss is 0.
     rows_at_once : int
         Bounds the memory for logits.
 

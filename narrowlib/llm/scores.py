@@ -80,7 +80,7 @@ def score_units(
         See `narrowlib.llm.units.llama_units`.
     batches : iterable of Tensor, int64, shape (n_sequences, n_tokens), or of pairs of them
         Token blocks without padding; every token after the first of its block is predicted.  Of a pair the second are
-        labels: the ids, but `narrowlib.data.chats.IGNORED` for tokens that the loss does not count.  A batch's
+        labels: the ids, but ``narrowlib.data.chats.IGNORED`` for tokens that the loss does not count.  A batch's
         activations are held at once.
     variants : sequence of str
         Of `VARIANTS`.

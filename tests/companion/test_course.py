@@ -180,6 +180,10 @@ FORMS = {  # by exercise, answers that are right and that are wrong; names of th
         ["survivor.upper(), round(its_share, 2)", "survivor, f'{its_share:.0%}'", "f'{survivor} ', str(its_share)"],
         ["survivor, its_share - 0.02", "'nature', its_share", "0, its_share"],
     ),
+    "ex-lasso-map-own": (
+        ["round(held_back, 2), round(gained, 2)", "str(held_back), str(gained)", "f'{held_back:.1%}', gained"],
+        ["held_back + 0.02, gained", "held_back, gained - 0.02", "held_back + 1, gained + 1"],
+    ),
     "ex-breadth-missing": (
         ["float(bits_left)", "str(bits_left)", "f' {bits_left}.0'"],
         ["bits_left + 1", "3 * bits_left", "bits_left - 0.5"],

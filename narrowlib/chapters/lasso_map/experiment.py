@@ -24,7 +24,7 @@ def strength_map(config: Config, *, progress: bool = True) -> pd.DataFrame:
 
     Parameters
     ----------
-    config : Config
+    config : narrowlib.chapters.lasso_map.config.Config
     progress : bool
         Show progress bars.
 

@@ -62,7 +62,7 @@ def by_width(sweep: pd.DataFrame) -> pd.DataFrame:
         ``strengths`` chosen, in order of size, ``control`` (mean accuracy that the other composite regains there),
         ``n_networks``, and ``verdict``: ``"holds"`` when every interval obeys its rule, ``"does not hold"`` when one
         lies outside altogether, ``"undecided"`` otherwise or with fewer than
-        `narrowlib.chapters.censored.LEAST_RUNS` networks.
+        ``narrowlib.chapters.censored.LEAST_RUNS`` networks.
     """
     rows, last = [], with_control(sweep[sweep["steps"] == sweep["steps"].max()])
     for width, runs in last[last["strength"] > 0].groupby("width"):

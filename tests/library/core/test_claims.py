@@ -128,7 +128,7 @@ def test_wrong_names_are_refused(tmp_path):
 def test_claims_file_is_complete():
     for name, claim in load_claims().items():
         parts = {"chapter", "where", "statement", "decided_by", "quantities"}
-        assert set(claim) - {"points", "targets", "limits", "ja"} == parts and claim["decided_by"], name
+        assert set(claim) - {"points", "targets", "base_loss", "limits", "ja"} == parts and claim["decided_by"], name
         assert (BOOK / f"{claim['chapter']}.md").is_file()
         for about in claim["quantities"].values():
             assert {"what", "paper", "source", "interval", "holds", "tolerance"} <= set(about)
