@@ -112,8 +112,6 @@ def current_axes(ax: Axes | None) -> Axes:
 def plain_ticks(axis: Axis, values: Sequence[float]) -> None:
     """Numbers on a logarithmic axis, in full below a million, and only those that do not crowd each other."""
     low, high = sorted(axis.get_view_interval())
-    if not 0 < low < high:
-        return  # nothing is drawn
     is_wide = axis.axis_name == "x"  # there, numbers stand side by side
     box, figure = axis.axes.get_position(), axis.axes.figure
     length = 72 * (box.width * figure.get_figwidth() if is_wide else box.height * figure.get_figheight())  # points

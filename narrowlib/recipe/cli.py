@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from narrowlib import __version__
-from narrowlib.recipe.settings import GROUPS, HOW_MUCH, REPEATED, RecipeConfig
+from narrowlib.recipe.settings import GROUPS, HOW_MUCH, PAGE, REPEATED, RecipeConfig
 from narrowlib.settings import SettingsError, about_setting, add_flags, read_yaml
 from narrowlib.store.downloads import UnavailableError
 
@@ -205,7 +205,7 @@ def _print_report(report: Report) -> None:
         _print(f"taken from an earlier run: {', '.join(reused)}")
     if gguf := report.numbers.get("gguf"):
         _print(f"{report.folder / gguf['file']}, {gguf['bytes'] / 1e6:,.1f} MB")
-    _print(str(report.folder / "report.html"))
+    _print(str(report.folder / PAGE))
 
 
 def _print(text: str) -> None:

@@ -25,7 +25,7 @@ from narrowlib.llm.losses import loss_per_skill
 from narrowlib.llm.models import LanguageModel, load_causal_lm
 from narrowlib.llm.units import n_parameters_of
 from narrowlib.recipe.intake import texts_of
-from narrowlib.recipe.settings import RecipeConfig
+from narrowlib.recipe.settings import CARD, NUMBERS, PAGE, RecipeConfig
 from narrowlib.store.files import replacing
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ N_TURNS = 5
 N_PROMPT, N_CONTINUED = 32, 32  # tokens of a sample
 _SHORT = 24  # characters of a name in a line
 _IN_MACHINE = re.compile(r"[/\\~.]|[a-zA-Z]:[/\\]")  # how a path begins that says where something lies
-NUMBERS, PAGE, CARD = "report.json", "report.html", "README.md"
 _LOOKS = {  # of a split: colour of seaborn's colorblind palette, marker
     "train": ("#de8f05", "s"),
     "train, hard": ("#029e73", "^"),

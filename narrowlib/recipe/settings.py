@@ -28,6 +28,8 @@ from narrowlib.settings import (
 FURTHEST = 0.9  # sparsity that a target_loss without a sparsity goes up to
 N_RECORDS, N_CHECKPOINTS = 8, 4  # of every training
 TRAINED_AT_ONCE = 4  # blocks through the model in training
+NUMBERS, PAGE, CARD = "report.json", "report.html", "README.md"  # files beside the weights of a result
+TABLE, FIGURE = "sweep.csv", "sweep.svg"  # and beside the results of a sweep
 FORMS = f"a file, a folder, - for the standard input, a data set of the hub (OWNER/NAME), or one of {', '.join(SKILLS)}"
 GROUPS = {  # of the flags, by the first of each
     "keep": "documents and model",

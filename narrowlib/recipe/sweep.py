@@ -11,10 +11,8 @@ from matplotlib.figure import Figure
 
 from narrowlib.recipe.narrowing import run
 from narrowlib.recipe.report import Report, svg_of
-from narrowlib.recipe.settings import HOW_MUCH, RecipeConfig
+from narrowlib.recipe.settings import FIGURE, HOW_MUCH, TABLE, RecipeConfig
 from narrowlib.store.files import at_home, is_stray, replacing
-
-TABLE, FIGURE = "sweep.csv", "sweep.svg"
 
 
 def configs_of(values: dict[str, Any], sparsities: str | Sequence[float]) -> list[RecipeConfig]:

@@ -222,6 +222,7 @@ def test_every_checked_exercise_has_three_right_and_three_wrong_forms():
 @pytest.mark.parametrize("chapter", COURSE)
 def test_no_wrong_answer_passes_and_no_right_one_fails(chapter, capsys):
     """All cells of the chapter at smoke scale in this process; at each check, answers of every form and variant."""
+    plt.close("all")  # of a chapter that failed
     checked = {one.check.id: one for one in exercises.read_exercises(chapter) if one.is_checked}
     names = {"__name__": "__main__", "display": lambda *_: None}
     for cell in chapters.code_cells(chapter):

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from narrowlib.chapters.frontier.outcomes import HELD_OUT
+
 PAPER = "the paper"
 _N_EXTENDED = 20  # points of an extrapolation
 
@@ -40,7 +42,7 @@ def scaling_points(records: Mapping[str, pd.DataFrame], base: str, *, until: flo
     """
     recovery, lasso = records["recovery"], records["lasso"]
     whole = lasso.loc[lasso["strength"].isna() & (lasso["sparsity"] == 0), "loss"].item()
-    trained = (recovery["split"] == "held out") & (recovery["tokens"] > 0)
+    trained = (recovery["split"] == HELD_OUT) & (recovery["tokens"] > 0)
     rows, parts = recovery[trained & (recovery["variant"] == variant)], []
     for (neurons, residual), curve in rows.groupby(["neuron_sparsity", "residual_sparsity"]):
         curve = curve.sort_values("tokens")

@@ -108,6 +108,16 @@ def _verdict(found: Mapping[str, Interval], n_networks: int) -> str:
     return UNDECIDED if all(map(any, obeyed)) else FAILS
 
 
+def rules_said() -> str:
+    """The rules of the verdict, in sentences."""
+    rule = rules()
+    return (
+        f"Those of G1 and G2: sparsity kept {rule['kept']}, accuracy regained {rule['regained']}. Against the control, "
+        f"network by network: sparsity gained {rule['gain']}, accuracy held back {rule['held_back']}. With fewer than "
+        f"{LEAST_RUNS} networks it is undecided."
+    )
+
+
 def width_said(row: pd.Series) -> str:
     """A row of `by_width` as a sentence: its verdict, the strengths, and the quantities with their intervals."""
     told = {
