@@ -61,7 +61,7 @@ def read(path: Path, *, column: str = "", include: Sequence[str] = (), exclude: 
     ----------
     path : Path
     column : str
-        Of files of rows; empty for the first of `narrowlib.recipe.rows.COLUMNS` that is there.
+        Of files of rows; empty for the first of ``narrowlib.recipe.rows.COLUMNS`` that is there.
     include, exclude : sequence of str
         Patterns as in ``.gitignore`` of files of a folder; without ``include`` all are taken.
 
