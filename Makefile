@@ -16,6 +16,7 @@ AGAIN ?=
 CORES ?= all
 MEMORY ?= 0
 THREADS ?=
+PIECE ?=
 TORCH ?=
 CHAPTERS ?=
 FOLDER ?=
@@ -33,7 +34,7 @@ BOOK_AND_TEST := book,test
 NEW_ENOUGH := import sys; sys.exit(None if sys.version_info >= (3, 11) else "python is %s (%s); it must be 3.11 or newer (PYTHON=... chooses another, outside of an active environment)" % (sys.version.split()[0], sys.executable))
 
 # What a user passes reaches the shell as it was typed.
-export CHAPTER PROFILE ONLY MINUTES CHAPTERS FOLDER SEED TAG REPOSITORY CORES MEMORY PORT THREADS
+export CHAPTER PIECE PROFILE ONLY MINUTES CHAPTERS FOLDER SEED TAG REPOSITORY CORES MEMORY PORT THREADS
 export PARAMETERS := $(value P)
 export RECORDED := $(if $(filter file,$(origin PROFILE)),paper,$(value PROFILE))
 
@@ -83,9 +84,9 @@ run: environment  ## execute one chapter: CHAPTER=, PROFILE=, P="name=value ..."
 	$(call install,book)
 	@$(COMPANION) run "$$CHAPTER" --profile "$$PROFILE" --set="$$PARAMETERS" $(if $(AGAIN),--again) $(if $(THREADS),--threads "$$THREADS")
 
-record: environment  ## run one chapter's experiment at the paper's scale and record it for the book: CHAPTER=, P=, PROFILE=overnight without a GPU
+record: environment  ## run one chapter's experiment at the paper's scale and record it for the book: CHAPTER=, P=, PIECE= for one table or run of a language chapter, PROFILE=overnight without a GPU
 	$(call install,book)
-	@$(COMPANION) record "$$CHAPTER" --profile "$$RECORDED" --set="$$PARAMETERS" $(if $(THREADS),--threads "$$THREADS")
+	@$(COMPANION) record "$$CHAPTER" --profile "$$RECORDED" --set="$$PARAMETERS" $(if $(PIECE),--piece "$$PIECE") $(if $(THREADS),--threads "$$THREADS")
 
 records: environment  ## record every chapter that has a record, one after another; PROFILE=overnight without a GPU
 	$(call install,book)

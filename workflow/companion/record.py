@@ -89,11 +89,9 @@ def record(chapter: str, asked: argparse.Namespace) -> None:
     started = time.monotonic()
     try:
         config = configuration(module, values)
-        if asked.piece:
-            module.tables(config, piece=asked.piece)
-            return
-        store = Kept(config.checkpoints, [chapter, what(config)], device=pick_device(config.device))
-        tables = store.keep("record", partial(module.tables, config))
+        piece = {"piece": asked.piece} if asked.piece else {}
+        store = Kept(config.checkpoints, [chapter, what(config), *piece.values()], device=pick_device(config.device))
+        tables = store.keep("record", partial(module.tables, config, **piece))
     except ValueError as error:
         raise Refusal(error) from error
     except UnavailableError as error:
@@ -134,7 +132,11 @@ def options(about: str = __doc__.splitlines()[0]) -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--profile", default="paper", help="paper, overnight for what two cores can do of it, or one to try it")
     add("--set", default="", dest="overrides", help="parameters: 'n_seeds=4 n_steps=500'")
-    add("--piece", default="", help="make one piece of the work only, which is kept with the checkpoints")
+    add(
+        "--piece",
+        default="",
+        help="a part of the work: one table of llm-scores or llm-pruning, one run of llm-frontier",
+    )
     add("--save-every", type=float, default=unfinished.SECONDS_BETWEEN, help="seconds between checkpoints")
     add("--threads", default=None, help="of computation on the CPU; all for one per core; by default torch chooses")
     add("--folder", type=Path, default=records.PAPER_RESULTS, help="where the records go")

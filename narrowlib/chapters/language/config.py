@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, model_validator
 
@@ -29,8 +29,11 @@ from narrowlib.settings import (
 from narrowlib.store.records import Record, paper_record
 
 if TYPE_CHECKING:
+    import pandas as pd
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
+
+    from narrowlib.store.kept import Kept
 
 WANTED_SKILL = "python"
 KINDS = ("neurons", "residual")
@@ -47,12 +50,26 @@ def record_name(name: str, model: str) -> str:
     return f"{SMALL_NAME}-{name}" if model == SMALL_NAME else name
 
 
-def records_of(chapter: str, names: Sequence[str]) -> dict[str, dict[str, Record]]:
-    """Records of a chapter by base model, the small one first, and name; a base model that lacks one is left out."""
-    found = {
-        base: {name: paper_record(chapter, record_name(name, model)) for name in names} for base, model in BASES.items()
-    }
-    return {base: records for base, records in found.items() if all(records.values())}
+def kept_tables(
+    computed: Mapping[str, Callable[[], pd.DataFrame]], store: Kept, model: str, piece: str = "", *, inputs: Any = None
+) -> dict[str, pd.DataFrame]:
+    """Tables of a record by their recorded names, every one kept: all of them, or that of one piece of the work.
+
+    Raises
+    ------
+    ValueError
+        For an unknown piece.
+    """
+    if piece and piece not in computed:
+        raise ValueError(f"piece is {piece!r}; it must be one of {', '.join(computed)}")
+    names = [piece] if piece else computed
+    return {record_name(name, model): store.keep(name, computed[name], inputs=inputs) for name in names}
+
+
+def records_of(chapter: str, name: str) -> dict[str, Record]:
+    """Records of one table of a chapter by base model, the small one first; a base model without one is left out."""
+    found = {base: paper_record(chapter, record_name(name, model)) for base, model in BASES.items()}
+    return {base: record for base, record in found.items() if record}
 
 
 class Trained(Settings):

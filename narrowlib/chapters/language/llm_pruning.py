@@ -6,7 +6,7 @@ from functools import cache
 
 import pandas as pd
 
-from narrowlib.chapters.language.config import BEFORE, PAPERS_SCORE, RANKED_BY, WANTED_SKILL, record_name, records_of
+from narrowlib.chapters.language.config import BEFORE, PAPERS_SCORE, RANKED_BY, WANTED_SKILL, kept_tables, records_of
 from narrowlib.chapters.language.config import LLMPruningPage as Config
 from narrowlib.chapters.language.figures.curves import plot_lasso_curves, plot_lasso_recovery, plot_recovery
 from narrowlib.chapters.language.lasso import (
@@ -43,8 +43,8 @@ def tokens_needed(claim: str) -> float:
     return next(rule["least"] for rule in load_claims()[claim]["decided_by"] if rule.get("most") == "tokens")
 
 
-def tables(config: Config, *, progress: bool = True) -> dict[str, pd.DataFrame]:
-    """Every table of the chapter's record; what is finished is taken from the folder ``config.checkpoints``.
+def tables(config: Config, *, piece: str = "", progress: bool = True) -> dict[str, pd.DataFrame]:
+    """The tables of the chapter's record, or the one of ``piece``; finished ones come from ``config.checkpoints``.
 
     Returns
     -------
@@ -78,4 +78,4 @@ def tables(config: Config, *, progress: bool = True) -> dict[str, pd.DataFrame]:
         return strength_recovery(models(), tokenizer, config.lasso_sparsity, config.pruning, **where)
 
     computed = {"recovery": recovery, "lasso": lasso, "lasso-recovery": lasso_recovery}
-    return {record_name(name, config.model): store.keep(name, each, inputs=base) for name, each in computed.items()}
+    return kept_tables(computed, store, config.model, piece, inputs=base)

@@ -6,7 +6,7 @@ from functools import cache
 
 import pandas as pd
 
-from narrowlib.chapters.language.config import KINDS, RANKED_BY, record_name, records_of
+from narrowlib.chapters.language.config import KINDS, RANKED_BY, kept_tables, records_of
 from narrowlib.chapters.language.config import LLMScoresPage as Config
 from narrowlib.chapters.language.figures.block import plot_llama_block
 from narrowlib.chapters.language.figures.curves import plot_llm_pruning, plot_skills
@@ -27,8 +27,8 @@ from narrowlib.store.kept import Kept
 from narrowlib.store.records import origin, provenance
 
 
-def tables(config: Config, *, progress: bool = True) -> dict[str, pd.DataFrame]:
-    """Every table of the chapter's record; finished ones are taken from the folder ``config.checkpoints``.
+def tables(config: Config, *, piece: str = "", progress: bool = True) -> dict[str, pd.DataFrame]:
+    """The tables of the chapter's record, or the one of ``piece``; finished ones come from ``config.checkpoints``.
 
     Returns
     -------
@@ -55,4 +55,4 @@ def tables(config: Config, *, progress: bool = True) -> dict[str, pd.DataFrame]:
 
     store = Kept(config.checkpoints, config.asked, device=base.device)
     computed = {"curves": curves, "ablation": ablation}
-    return {record_name(name, config.model): store.keep(name, each, inputs=base) for name, each in computed.items()}
+    return kept_tables(computed, store, config.model, piece, inputs=base)

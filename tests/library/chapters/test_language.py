@@ -198,6 +198,10 @@ def test_tables_are_made_once(loaded, tmp_path, monkeypatch):
         path.unlink()
     for name, table in llm_pruning.tables(config, progress=False).items():
         pd.testing.assert_frame_equal(table, tables[name])
+    ((name, table),) = llm_pruning.tables(config, piece="lasso", progress=False).items()
+    pd.testing.assert_frame_equal(table, tables[name])
+    with pytest.raises(ValueError, match="piece is 'curves'; it must be one of recovery, lasso, lasso-recovery"):
+        llm_pruning.tables(config, piece="curves")
 
 
 def test_leads_of_scores_over_random_at_once_and_after_recovery():
