@@ -31,7 +31,7 @@ PATIENCE = 300_000  # milliseconds for all pages to load
 FOOTER = '<div style="width: 100%; font: 8px sans-serif; text-align: center"><span class="pageNumber"></span></div>'
 PAPER = {
     "format": "A4",
-    "margin": {"top": "14mm", "bottom": "16mm", "left": "15mm", "right": "15mm"},
+    "margin": {"top": "12mm", "bottom": "14mm", "left": "15mm", "right": "15mm"},
     "print_background": True,
     "display_header_footer": True,
     "header_template": "<span></span>",
@@ -49,7 +49,7 @@ html { font-size: 13.5px !important; }
 article { line-height: 1.35 !important; }
 article p, article ul, article table.dataframe, article figure { margin-bottom: 0.5rem !important; }
 article h1, article h2, article h3 { margin-top: 1rem !important; }
-article img { max-height: 7cm; width: auto; }
+article img { max-height: 6cm; width: auto; }
 .output.text_html, .output pre, .admonition, figure { margin-top: 0.25rem !important; }
 [id="document-book/appendix/ja"] + section img,
 .hero .run + .run, .runs:not(.hero .runs) > .run:has(.shown-again) { display: none !important; }  /* stand elsewhere */
