@@ -150,4 +150,6 @@ def test_japanese_page_is_a_short_edition(visit, claims):
     pictures = tab.locator(".shown-again img").all()
     shown = [name for name in chapters.names() if myst.numbers(name).figures]
     assert len(pictures) == len(shown) == text.count("まとめ。")
+    listed = tab.locator("dt a").evaluate_all("links => links.map(link => link.getAttribute('href'))")
+    assert {f"../{name}.html" for name in shown} <= set(listed)
     assert all(re.search("[ぁ-ん]", picture.get_attribute("alt")) for picture in pictures)
