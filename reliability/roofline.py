@@ -21,12 +21,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import FlopCounterMode
 
+from narrowlib.chapters.lasso_map.config import Config as LassoMapPage
 from narrowlib.chapters.two_trees.config import RECORDED_SPARSITIES, WANTED, GroupLassoPage
 from narrowlib.chapters.two_trees.group_lasso import SWEEP_SPARSITIES, SWEPT
 from narrowlib.cmsp import CMSP, CMSPSampler
 from narrowlib.devices import pick_dtype
 from narrowlib.llm.losses import next_token_loss, one_text_per_block
-from narrowlib.llm.models import load_causal_lm
+from narrowlib.llm.models import DEFAULT_NAME, SMALL_NAME, load_causal_lm
 from narrowlib.stacks.cohort import Cohort
 from narrowlib.stacks.networks import MLPStack
 from narrowlib.stacks.training import make_generators
@@ -115,9 +116,9 @@ def stack_step(problem: CMSP, sizes: tuple[int, ...], batch_size: int, precision
     return small + slope * (batch_size - few)
 
 
-def block_costs(block_length: int, n_rows: int = 8) -> tuple[Cost, Cost]:
-    """One block of tokens through the default model: training, the optimiser aside, and a forward pass."""
-    config = load_causal_lm(device="cpu").model.config
+def block_costs(block_length: int, n_rows: int = 8, model: str = DEFAULT_NAME) -> tuple[Cost, Cost]:
+    """One block of tokens through a model: training, the optimiser aside, and a forward pass."""
+    config = load_causal_lm(model, device="cpu").model.config
     from transformers import AutoModelForCausalLM
 
     with FakeTensorMode(), one_text_per_block(), torch.autocast("cpu", torch.bfloat16):
@@ -157,13 +158,19 @@ def parts() -> Iterator[Part]:
     swept = page.n_swept * sum(map(len, SWEPT.values()))
     yield _of_width(page, "group-lasso", "group lasso", page.width, swept)
     yield _of_width(page, "group-lasso", "recovery", page.width, swept * len(SWEEP_SPARSITIES))
+    page = of_paper("lasso-map")
+    n_runs = page.n_seeds * len(page.strengths)
+    for width in page.widths:
+        yield _of_width(page, "lasso-map", "training", width, page.n_seeds)
+        yield _of_width(page, "lasso-map", "group lasso", width, n_runs)
+        yield _of_width(page, "lasso-map", "recovery", width, n_runs * len(page.steps) * len(page.sparsities))
     yield from _language_models()
 
 
-def _of_width(page: GroupLassoPage, chapter: str, what: str, width: int, n_runs: int) -> Part:
+def _of_width(page: GroupLassoPage | LassoMapPage, chapter: str, what: str, width: int, n_runs: int) -> Part:
     problem, n_steps, batch_size, shares = {
         "training": (page.problem, page.n_steps, page.batch_size, (1,)),
-        "group lasso": (page.problem.only(WANTED), page.lasso_steps, page.lasso_batch_size, (1,)),
+        "group lasso": (page.problem.only(WANTED), page.lasso.n_steps, page.lasso.batch_size, (1,)),
         "recovery": (page.problem.only(WANTED), page.recovery_steps, page.recovery_batch_size, KEPT),
     }[what]
     step = Cost(0, 0)
@@ -175,6 +182,9 @@ def _of_width(page: GroupLassoPage, chapter: str, what: str, width: int, n_runs:
 
 
 def _language_models() -> Iterator[Part]:
+    recipe = of_paper("small-base").recipe
+    batch = block_costs(recipe.block_length, model=SMALL_NAME)[0] * recipe.batch_size
+    yield Part("small-base", "training", recipe.n_steps, batch, "bfloat16")
     pruning, scores, frontier, unlearning = map(of_paper, ("llm-pruning", "llm-scores", "llm-frontier", "unlearning"))
     train, forward = block_costs(pruning.block_length)
     ablated = 2 * scores.n_ablated * scores.n_ablation_blocks
