@@ -8,6 +8,7 @@ A map of the house, from the ground up; a room imports from the rooms below it o
 `scores`                     how much a unit matters: ablation, attribution, weight norm, random
 `pruning`                    masks from scores, units zeroed and units cut out
 `penalties`                  the group lasso: penalty, gradient, proximal step
+`texts`                      text files that people write, and YAML as they mean it
 `settings`                   base of every configuration: types, ranges and meanings once
 `claims`                     the paper's claims, their rules and verdicts
 `answering`                  answers to exercises: what counts as right, at the precision asked for

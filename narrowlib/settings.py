@@ -29,16 +29,15 @@ from pathlib import Path, PurePath
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Self, TypeVar, Union, get_args, get_origin
 
-import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
+
+from narrowlib.texts import load_yaml
 
 T = TypeVar("T")
 S = TypeVar("S", bound="Settings")
 _LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below", "multiple_of": "divisible by"}
 _KINDS = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
-# Octal, hexadecimal, base 60, dates, truth values, digits in groups, and what YAML 1.1 has no reader for.
-_SURPRISES = re.compile(r"[-+]?0[\dxb].*|.*[:_].*|\d+-\d+-\d.*|yes|no|on|off|=|<<", re.I)
 _NO_CHARACTERS = re.compile("[\0\ud800-\udfff]")  # bytes of another encoding in the arguments, too
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 80
@@ -182,11 +181,7 @@ class Settings(BaseModel):
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """Values by name from a YAML file; ``-`` in a name counts as ``_``.
-
-    Numbers are decimal, ``010`` is text as well as ``12:30``, and only ``true`` and ``false`` are truth values: what
-    YAML 1.1 makes of them, 8, 750 and False of ``no``, nobody means.  Tags, which would say so (``!!int 010``), are
-    refused.
+    """Values by name from a YAML file, see `narrowlib.texts.load_yaml`; ``-`` in a name counts as ``_``.
 
     Raises
     ------
@@ -194,34 +189,12 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         When it cannot be read, holds no mapping, or a name twice.
     """
     try:
-        values = yaml.load(Path(path).read_text(encoding="utf-8-sig"), _Loader)  # noqa: S506 (it is a safe one)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise SettingsError(f"{str(path)!r} cannot be read: {reason}") from error
-    if not isinstance(values, dict):
-        raise SettingsError(f"{str(path)!r} must hold lines of the form name: value")
+        values = load_yaml(path)
+    except OSError as error:
+        raise SettingsError(f"{str(path)!r} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise SettingsError(error) from error
     return {str(name).replace("-", "_"): value for name, value in values.items()}
-
-
-class _Loader(yaml.SafeLoader):
-    """Scalars as whoever wrote them means them, and every name once."""
-
-    def resolve(self, kind: type[yaml.Node], value: Any, implicit: Any) -> str:
-        tag = super().resolve(kind, value, implicit)
-        is_surprise = kind is yaml.ScalarNode and not tag.endswith(("str", "null")) and _SURPRISES.fullmatch(value)
-        return f"{tag.rpartition(':')[0]}:str" if is_surprise else tag
-
-    def compose_node(self, parent: Any, index: Any) -> yaml.Node | None:
-        if tag := getattr(self.peek_event(), "tag", None):
-            raise ValueError(f"it holds the tag {tag.replace('tag:yaml.org,2002:', '!!')}; values have no tags here")
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        names = [str(self.construct_object(name, deep=True)).replace("-", "_") for name, _ in node.value]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"it holds {name!r} more than once")
-        return super().construct_mapping(node, deep)
 
 
 def add_flags(

@@ -27,9 +27,8 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from narrowlib.store.downloads import Archive, UnavailableError, fetch, members
+from narrowlib.texts import load_yaml
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -221,7 +220,7 @@ def _hub_rows(name: str) -> Iterator[Mapping[str, Any]]:
 
 @cache
 def _table() -> dict[str, dict[str, list[dict[str, Any]]]]:
-    return yaml.safe_load(_SOURCES.read_text(encoding="utf-8"))
+    return load_yaml(_SOURCES)
 
 
 def _source(about: Mapping[str, Any]) -> Source:

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import yaml
 
 from narrowlib.data.tokens import end_of_text
+from narrowlib.texts import load_yaml
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -171,7 +171,7 @@ def fact_blocks(
 
 @cache
 def _all_facts() -> tuple[Fact, ...]:
-    categories = yaml.safe_load(_FACTS.read_text(encoding="utf-8"))
+    categories = load_yaml(_FACTS)
     found = []
     for category, groups in categories.items():
         questions = [question for group in groups for question in _questions(group)]

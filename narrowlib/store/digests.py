@@ -18,6 +18,8 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from narrowlib.store.files import named_in, visible_files
+
 LENGTH = 16
 
 
@@ -125,13 +127,7 @@ def sources(package: str) -> tuple[grimp.ImportGraph, dict[str, str]]:
 def _of_module(path: Path) -> str:
     file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     source = file.read_bytes()
-    return _hash(source, *(data.read_bytes() for data in _data_files(file.parent, source)))
-
-
-def _data_files(folder: Path, source: bytes) -> Iterator[Path]:
-    for path in sorted(folder.iterdir()):
-        if path.is_file() and not path.suffix.startswith(".py") and f'"{path.name}"'.encode() in source:
-            yield path
+    return _hash(source, *(data.read_bytes() for data in named_in(source, visible_files(file.parent, "*"))))
 
 
 def _of_lone_module(name: str, function: Callable[..., Any]) -> str:

@@ -14,7 +14,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -22,7 +22,7 @@ from pathlib import Path
 from filelock import FileLock
 
 _WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # what some network file systems answer
-_STRAY = re.compile(r"\..*|#.*#|.*~|thumbs\.db|desktop\.ini", re.I)
+_STRAY = re.compile(r"\..*|#.*#|.*~|~\$.*|.*\.sw[a-p]|(eh)?thumbs\.db|desktop\.ini|icon\r|__macosx", re.I)
 SECONDS_TO_WRITE = 86_400.0  # what a killed run left half-written is older than that when it is removed
 
 
@@ -111,10 +111,16 @@ def visible_files(folder: str | Path, pattern: str = "**/*") -> list[Path]:
     return sorted(path for path in found if not is_stray(path.relative_to(folder)))
 
 
+def named_in(source: bytes, files: Iterable[Path]) -> list[Path]:
+    """Those files, code apart, whose names stand in quotes in a source."""
+    return [path for path in files if not path.suffix.startswith(".py") and f'"{path.name}"'.encode() in source]
+
+
 def is_stray(path: Path) -> bool:
     """Whether a file, or a folder on the way to it, is hidden or left there by an editor or a file manager.
 
-    Such as ``.ipynb_checkpoints/curves.json``, ``.nfs01``, ``curves.json~``, ``#curves.json#`` and ``Thumbs.db``.
+    Such as ``.ipynb_checkpoints/curves.json``, ``.nfs01``, ``curves.json~``, ``#curves.json#``, ``curves.json.swp``,
+    ``~$curves.xlsx`` and ``Thumbs.db``.
     """
     return any(_STRAY.fullmatch(part) for part in path.parts)
 

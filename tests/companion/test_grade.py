@@ -9,11 +9,13 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
+from io import StringIO
 
 import nbformat
 import pytest
-from companion import answers, course, feedback, grade, submissions
+from companion import answers, chapters, course, feedback, grade, locks, submissions
 
 pytest.importorskip("nbgrader")
 SETS, CANCEL, SQUARE = (f"ex-methods-{name}" for name in ("sets", "cancel", "square"))
@@ -115,6 +117,33 @@ def class_of(students):
         "zip/methods.zip": ("PK", "*.zip"),
         "py/methods.py": ("x = 1", "*.py"),
     }
+
+
+@pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@me", "\t=1", "'=1", "''-1", "'quoted", "\uff1d1", "Zoë", "ada"])
+def test_a_name_that_a_spreadsheet_would_compute_is_a_text_in_tables_and_itself_when_they_are_read(tmp_path, name):
+    row = {"student": name, "notebook": f"{name}/a.ipynb", "exercise": "ex", "points": 2.0}
+    grade.write_table(tmp_path / "marks.csv", row, [row])
+    with (tmp_path / "marks.csv").open(newline="", encoding="utf-8") as file:
+        (written,) = csv.DictReader(file)
+    assert written["student"][:1] not in ("=", "+", "-", "@", "\t", "\uff1d") and written["points"] == "2.0"
+    assert grade.read_table(tmp_path / "marks.csv", row) == [row | {"points": "2.0"}]
+
+
+@pytest.mark.parametrize("main", [grade.main, course.main], ids=["grade", "course"])
+def test_two_that_write_or_grade_a_course_wait_for_each_other(tmp_path, monkeypatch, main):
+    monkeypatch.setattr(chapters, "BUILD", tmp_path)
+    monkeypatch.setattr(grade, "grade", lambda asked: done.append(1) or 0)
+    monkeypatch.setattr(course, "write_course", lambda *asked: done.append(1) or [])
+    said, done = StringIO(), []
+    monkeypatch.setattr(sys, "stderr", said)
+    with locks.one_at_a_time(course.LOCK, ""):
+        other = threading.Thread(target=main, args=([],))
+        other.start()
+        while not said.getvalue():
+            time.sleep(0.01)
+        assert said.getvalue() == "another process writes or grades the course; waiting for it\n" and not done
+    other.join(60)
+    assert done == [1]
 
 
 @pytest.mark.book

@@ -48,4 +48,5 @@ def main(arguments: list[str]) -> int:
 
 if __name__ == "__main__":
     surroundings.start_anew()
+    sys.stdout.reconfigure(errors="backslashreplace")  # a console of Windows knows few characters
     sys.exit(main(sys.argv[1:]))

@@ -13,7 +13,7 @@ from pathlib import Path
 from companion import chapters
 from narrowlib.store.files import visible_files
 
-INDEX = "book/appendix/api"  # the page above them; without it in the table of contents there are none
+INDEX = chapters.MADE.rstrip("/")  # the page above them; without it in the table of contents there are none
 PACKAGE = "narrowlib"
 PAGE = """% made from {digest}
 

@@ -9,28 +9,73 @@ import ast
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
-
-import yaml
+from urllib.parse import urlsplit
 
 from companion import BUILD, ROOT
 from companion.plainly import Refusal
-from narrowlib.store.files import replacing, visible_files
+from narrowlib.store.files import named_in, replacing, visible_files
+from narrowlib.texts import load_yaml, read_text
 
 BOOK = ROOT / "book"
 KEY_LENGTH = 16
+KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}  # of every notebook
+MADE = "book/appendix/api/"  # where pages are made when the book is laid out, see `companion.api`
+NO_DATA = re.compile(r"(_|profiles/).*|.*\.(md|ipynb|bib)|(claims|differences)\.yaml")  # of what lies in the book
+_WORD = re.compile(r"\w+")
+_REPOSITORY = re.compile(
+    r"(?:\w+://)?(?:[^/@]+@)?(?:www\.)?(?P<host>[\w.-]+)(?::\d+)?[/:](?P<path>[\w.-]+/[\w.-]+?)(?:\.git)?/*", re.A
+)
+
+
+def refused(read: Callable[..., Any], path: Path, *more: Any, **how: Any) -> Any:
+    """What a function reads from a file of the book; what is wrong with it is refused by its name in the tree."""
+    try:
+        return read(path, *more, **how)
+    except ValueError as error:
+        raise Refusal(str(error).replace(f"{ROOT}{os.sep}", "")) from None
+
+
+def text_of(path: Path) -> str:
+    """The text of a file of the book."""
+    return refused(read_text, path)
+
+
+def configuration() -> dict[str, Any]:
+    """What ``_config.yml`` holds, with the address of the repository, which is empty when nothing says it.
+
+    Raises
+    ------
+    Refusal
+        When it cannot be read, or REPOSITORY, or the file where that is not set, names no repository on GitHub.
+    """
+    config = refused(load_yaml, ROOT / "_config.yml", truths=True)
+    about = config.get("repository") or {}
+    if not isinstance(about, dict):
+        raise Refusal(f"repository in _config.yml is {about!r}; it must hold url and branch")
+    named = os.environ.get("REPOSITORY", "")
+    where, named = ("REPOSITORY", named) if named else ("the url of repository in _config.yml", about.get("url") or "")
+    return {**config, "repository": {**about, "url": _address(str(named).strip(), where)}}
 
 
 def repository() -> str:
-    """Address of the repository: what REPOSITORY says, or `_config.yml`; empty when neither does."""
-    named = os.environ.get("REPOSITORY", "")
-    if not named:
-        config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8")) or {}
-        named = (config.get("repository") or {}).get("url") or ""
-    return named.removesuffix("/").removesuffix(".git")
+    """Address of the repository, see `configuration`."""
+    return configuration()["repository"]["url"]
+
+
+def _address(named: str, where: str) -> str:
+    found = _REPOSITORY.fullmatch(named)
+    server = urlsplit(os.environ.get("GITHUB_SERVER_URL", "")).hostname  # of an enterprise, in its workflows
+    if found and found["host"].lower() in ("github.com", server):
+        return f"https://{found['host'].lower()}/{found['path']}"
+    if named:
+        shown = re.sub(r"(?<=//)[^/@]+@", "", named)  # without a password, which no log should hold
+        raise Refusal(f"{where} is {shown!r}; it must be on GitHub, such as https://github.com/OWNER/NAME, or empty")
+    return ""
 
 
 def contents() -> dict[str, Any]:
@@ -39,12 +84,16 @@ def contents() -> dict[str, Any]:
     Raises
     ------
     Refusal
-        When CHAPTERS or the file names what there is not.
+        When it is none, or CHAPTERS or the file names what there is not.
     """
-    found = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
-    every = [found["root"], *_files(found)]
-    if missing := [page for page in every if not (ROOT / f"{page}.md").is_file()]:
-        raise Refusal(f"_toc.yml names {missing[0]!r}; there is no {missing[0]}.md")
+    found = refused(load_yaml, ROOT / "_toc.yml")
+    every, patterns = _listed(found)
+    for page in every:
+        if not page.startswith("book/") or not (ROOT / f"{page}.md").is_file():
+            lacks = f"there is no {page}.md" if page.startswith("book/") else "it must begin with book/"
+            raise Refusal(f"_toc.yml names {page!r}; {lacks}")
+    if unknown := [pattern for pattern in patterns if not pattern.startswith(MADE)]:
+        raise Refusal(f"_toc.yml holds glob: {unknown[0]}; it must name pages one by one, with file:")
     wanted = set(os.environ.get("CHAPTERS", "").replace(",", " ").split())
     known = [page.removeprefix("book/") for page in every if _holds_code(page)]
     if unknown := sorted(wanted - set(known)):
@@ -59,22 +108,24 @@ def _without(node: Any, left_out: set[str]) -> Any:
         return {name: value for name, value in kept.items() if value != []}
     if isinstance(node, list):
         kept = [_without(each, left_out) for each in node if each.get("file") not in left_out]
-        return [each for each in kept if {"file", "glob", "chapters", "sections"} & set(each)]
+        return [each for each in kept if {"file", "glob", "url"} & set(each) or list in map(type, each.values())]
     return node
 
 
 def pages() -> list[str]:
     """Every page of the table of contents, ``book/hierarchy`` and so on, in reading order."""
-    found = contents()
-    return [found["root"], *_files(found)]
+    return _listed(contents())[0]
 
 
-def _files(node: Any) -> Iterator[str]:
-    children = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
-    if isinstance(node, dict) and "file" in node:
-        yield node["file"]
-    for child in children:
-        yield from _files(child)
+def _listed(contents: dict[str, Any]) -> tuple[list[str], set[str]]:
+    """The pages of a table of contents in reading order, and its patterns, as Jupyter Book reads it."""
+    from sphinx_external_toc.parsing import parse_toc_data
+
+    try:
+        site = parse_toc_data(contents)
+    except Exception as error:  # not all of what it raises is its own
+        raise Refusal(f"_toc.yml is no table of contents: {error}") from None
+    return list(site), site.globs()
 
 
 def names() -> list[str]:
@@ -83,7 +134,7 @@ def names() -> list[str]:
 
 
 def _holds_code(page: str) -> bool:
-    return "{code-cell}" in (ROOT / f"{page}.md").read_text(encoding="utf-8")
+    return "{code-cell}" in text_of(ROOT / f"{page}.md")
 
 
 def source_path(chapter: str) -> Path:
@@ -93,10 +144,26 @@ def source_path(chapter: str) -> Path:
 
 @cache
 def read_notebook(chapter: str) -> Any:
-    """The chapter as a notebook without outputs, its cell ids made from their position."""
+    """The chapter as a notebook without outputs, its cell ids made from their position, its kernel that of the book.
+
+    Raises
+    ------
+    Refusal
+        When it is no MyST notebook, or one of another language.
+    """
     import jupytext
 
-    notebook = jupytext.read(source_path(chapter))
+    path, name = source_path(chapter), f"book/{chapter}.md"
+    text = text_of(path)
+    try:
+        notebook = jupytext.reads(text, {"extension": path.suffix})
+    except Exception as error:  # of YAML in its header or in a cell
+        raise Refusal(f"{name} cannot be read as a MyST notebook: {' '.join(str(error).split())}") from None
+    said = notebook.metadata.get("kernelspec", {}).get("language")
+    for language in filter(None, [said, *re.findall(r"^```+\{code-cell\} *(\S+)", text, re.M)]):
+        if not re.fullmatch(r"i?python\d?", language, re.I):
+            raise Refusal(f"{name} holds code in {language!r}; it must be in Python, the only kernel of this book")
+    notebook.metadata["kernelspec"] = KERNEL.copy()
     for number, cell in enumerate(notebook.cells):
         cell["id"] = f"{chapter.replace('/', '-')}-{number}"
     return notebook
@@ -144,14 +211,16 @@ def without_magics(source: str) -> str:
 
 def claims() -> dict[str, Any]:
     """The claims of the book by their id; none without the file."""
+    from narrowlib.claims import load_claims
+
     file = BOOK / "claims.yaml"
-    return (file.is_file() and yaml.safe_load(file.read_text(encoding="utf-8"))) or {}
+    return refused(load_claims, file) if file.is_file() else {}
 
 
 def key(chapter: str, values: Mapping[str, Any]) -> str:
     """What an execution depends on, as a hash: equal keys, equal results.
 
-    It covers the code cells, the parameters, the modules of narrowlib that they import, the lock file,
+    It covers the code cells, the parameters, the modules of narrowlib that they import, `data_files`, the lock file,
     the claims of the chapter and its recorded results.  Prose is not in it: a sentence may change
     without a cell being executed.
     """
@@ -162,12 +231,30 @@ def key(chapter: str, values: Mapping[str, Any]) -> str:
         "cells": [[cell.source, sorted(cell.metadata.get("tags", []))] for cell in code_cells(chapter)],
         "parameters": dict(values),
         "modules": {name: digest(module_path(name)) for name in code},
+        "data": {path.relative_to(ROOT).as_posix(): digest(path) for path in data_files(chapter)},
         "constraints": digest(ROOT / "constraints.txt"),
         "claims": {name: claim for name, claim in claims().items() if claim["chapter"] == chapter},
-        "records": {str(path.relative_to(ROOT)): digest(path) for path in records},
+        "records": {path.relative_to(ROOT).as_posix(): digest(path) for path in records},
     }
     canonical = json.dumps(depends_on, sort_keys=True, default=str)
     return hashlib.sha256(canonical.encode()).hexdigest()[:KEY_LENGTH]
+
+
+def data_files(chapter: str) -> list[Path]:
+    """Files of the book and of the library that the chapter may read.
+
+    A module reads what lies beside it, or in the book, and has its name in quotes.  A cell may put names together, so
+    of the book all counts of which the cells hold the ending, the stem or a folder.
+    """
+    inside = [path for path in visible_files(BOOK) if not NO_DATA.fullmatch(path.relative_to(BOOK).as_posix())]
+    held = set().union(*(_WORD.findall(cell.source) for cell in code_cells(chapter)))
+    found = set()
+    for path in inside:
+        names = (path.suffix or path.name, path.stem, *path.relative_to(BOOK).parts[:-1])
+        found |= {path} if any(held.issuperset(_WORD.findall(name)) for name in names) else set()
+    for file in map(module_path, modules(chapter)):
+        found.update(named_in(file.read_bytes(), [*visible_files(file.parent, "*"), *inside]))
+    return sorted(found)
 
 
 def module_path(module: str) -> Path:

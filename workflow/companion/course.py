@@ -14,8 +14,10 @@ import sys
 from typing import Any
 
 from companion import chapters, exercises, myst, notebooks, parameters, variants
+from companion.locks import one_at_a_time
 
 FOLDER = chapters.BUILD / "course"
+LOCK = "course"  # of who writes it and who grades by it
 PROFILE = "course"  # what a student's notebook is run with; the defaults where no such file is
 SCHEMA = 3  # of nbgrader's metadata
 PARAMETERS = "parameters"  # the locked cell of them
@@ -250,7 +252,8 @@ def main(arguments: list[str] | None = None) -> int:
         if unknown := [name for name in asked.chapters if name not in chapters.names()]:
             known = ", ".join(chapters.names())
             raise parameters.ParameterError(f"CHAPTERS holds {unknown[0]!r}; it must hold some of {known}")
-        written = write_course(asked.chapters or chapters.names(), asked.profile, seed)
+        with one_at_a_time(LOCK, "another process writes or grades the course; waiting for it"):
+            written = write_course(asked.chapters or chapters.names(), asked.profile, seed)
     except (parameters.ParameterError, exercises.ExerciseError) as error:
         print(error, file=sys.stderr)
         return 2

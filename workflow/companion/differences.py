@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-import yaml
-
 from companion import chapters, parameters
+from companion.plainly import Refusal
+from narrowlib.texts import load_yaml
 
 FILE = chapters.BOOK / "differences.yaml"
 TEXTS = ("what", "paper", "here", "why")
@@ -20,24 +20,27 @@ def differences() -> tuple[dict[str, Any], ...]:
 
     Raises
     ------
-    ValueError
+    Refusal
         When one lacks something, or names a chapter or parameter that there is not.
     """
     if not FILE.is_file():
         return ()
-    found = yaml.safe_load(FILE.read_text(encoding="utf-8")) or []
+    found = chapters.refused(load_yaml, FILE, list)
     names = chapters.names()
     for number, each in enumerate(found, 1):
-        where, parameter = f"difference {number} in {FILE.name}", each.get("parameter")
-        for chapter in each.get("chapters") or [None]:
+        where = f"difference {number} in {FILE.name}"
+        if not isinstance(each, dict) or not isinstance(each.get("chapters"), list):
+            raise Refusal(f"{where} has no chapters; they must be a list")
+        parameter = each.get("parameter")
+        for chapter in each["chapters"] or [None]:
             if chapter not in names and not (chapter and chapters.source_path(chapter).is_file()):
-                raise ValueError(f"{where} is of the chapter {chapter!r}; it must be one of {', '.join(names)}")
+                raise Refusal(f"{where} is of the chapter {chapter!r}; it must be one of {', '.join(names)}")
             if parameter and parameter not in parameters.quick(chapter):
-                raise ValueError(f"{where} is of the parameter {parameter!r}, which {chapter} does not have")
+                raise Refusal(f"{where} is of the parameter {parameter!r}, which {chapter} does not have")
         if parameter:
             each.setdefault("here", str(_papers_value(each["chapters"][0], parameter)))
         if missing := [name for name in TEXTS if not isinstance(each.get(name), str)]:
-            raise ValueError(f"{where} has no {missing[0]}; it must be a text")
+            raise Refusal(f"{where} has no {missing[0]}; it must be a text")
         each["chapters"] = [chapter for chapter in each["chapters"] if chapter in names]
     return tuple(each for each in found if each["chapters"])
 

@@ -56,7 +56,7 @@ def execute(chapter: str, values: dict[str, Any], output: Path, threads: int) ->
     compile_by_content(chapter)
     os.environ.update({**ENVIRONMENT, **os.environ})
     os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         surroundings.leave_personal_settings(Path(folder, "jupyter"))
         source, done = Path(folder, "source.ipynb"), Path(folder, "done.ipynb")
         nbformat.write(made.with_report(chapters.read_notebook(chapter)), source)
@@ -153,7 +153,7 @@ def drop_old(folder: Path) -> None:
     in_book = plan.read_plan()["executed"].values()
     newest_first = sorted(folder.glob("*.ipynb"), key=lambda path: path.stat().st_mtime, reverse=True)
     for path in newest_first[KEPT:]:
-        if str(path.relative_to(chapters.ROOT)) not in in_book:
+        if path.relative_to(chapters.ROOT).as_posix() not in in_book:
             path.unlink()
 
 

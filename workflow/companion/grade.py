@@ -8,7 +8,6 @@ plain answers return from it, and the kernel that ran the teacher's notebook che
 from __future__ import annotations
 
 import argparse
-import codecs
 import contextlib
 import copy
 import csv
@@ -16,6 +15,7 @@ import io
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -27,15 +27,18 @@ from typing import Any
 import nbformat
 
 from companion import answers, chapters, course, exercises, feedback, myst, submissions, surroundings
+from companion.locks import one_at_a_time
 from companion.submissions import MOST_BYTES, Row, checks, graded_cells, known_cells, label_of, one_line, read
 from narrowlib.store.downloads import CACHE_VARIABLE, cache_folder
 from narrowlib.store.files import visible_files
+from narrowlib.texts import read_text
 
 GRADES, EXERCISES = course.FOLDER / "grades.csv", course.FOLDER / "exercises.csv"
 MARKS = course.FOLDER / "marks.csv"  # points that a person gave, in the columns of exercises.csv
 KEY = ("student", "notebook", "exercise")
 NO_ANSWER = "no answer yet"
 N_LOOKS = 100  # for what a notebook has left running
+FORMULA = re.compile(r"'*[=+\-@\t\r\n\uff0b\uff0d\uff1d\uff20]")  # how what a spreadsheet computes begins
 BY_A_PERSON = "read by a person"  # the reason of points out of `MARKS`
 ENVIRONMENT = {
     "CUDA_VISIBLE_DEVICES": "",  # teacher's and students' notebooks compute the same
@@ -245,7 +248,8 @@ def container() -> list[str]:
     shared["/cache"] = cache_folder()
     inside = {**ENVIRONMENT, "HOME": "/tmp", CACHE_VARIABLE: "/tmp/cache", "PYTHONPATH": "/narrow:/narrow/workflow"}  # noqa: S108 (inside the container)
     words = [engine, "run", "--rm", "--network=none", "--memory=4g", "--cpus=2", "--pids-limit=512", "--cap-drop=ALL"]
-    words += ["--security-opt=no-new-privileges", f"--user={os.getuid()}:{os.getgid()}"]
+    words += ["--security-opt=no-new-privileges"]
+    words += [f"--user={os.getuid()}:{os.getgid()}"] if hasattr(os, "getuid") else []  # not on Windows
     words += ["--userns=keep-id"] if engine == "podman" else []
     words += [f"--env={name}={value}" for name, value in inside.items()]
     return words + [f"--volume={there}:{at}:ro" for at, there in shared.items()]
@@ -259,11 +263,16 @@ def _succeeds(command: list[str]) -> bool:
 
 
 def write_table(path: Path, columns: Iterable[str], rows: list[dict[str, Any]]) -> None:
-    """Write rows separated by commas, whole or not at all; what a person has added to the columns is left out."""
+    """Write rows separated by commas, whole or not at all; what a person has added to the columns is left out.
+
+    A text that a spreadsheet would compute, such as the name ``=1+1``, has an apostrophe before it, which `read_table`
+    takes away.
+    """
     table = io.StringIO(newline="")
     writer = csv.DictWriter(table, columns, extrasaction="ignore")
     writer.writeheader()
-    writer.writerows(rows)
+    for row in rows:
+        writer.writerow({name: f"'{cell}" if FORMULA.match(str(cell)) else cell for name, cell in row.items()})
     chapters.write_if_changed(path, table.getvalue().encode(errors="backslashreplace"))
 
 
@@ -277,17 +286,17 @@ def read_table(path: Path, columns: Iterable[str]) -> list[dict[str, Any]]:
     """
     if not path.is_file():
         return []
-    data = path.read_bytes()
     try:
-        text = data.decode("utf-16" if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig")
-    except UnicodeDecodeError:
-        raise ValueError(f"{path.name} is not in UTF-8; spreadsheets save it so as 'CSV UTF-8'") from None
+        text = read_text(path, newline="")
+    except ValueError as error:
+        raise ValueError(f"{error}; spreadsheets save it in UTF-8 as 'CSV UTF-8'") from None
     separator = max(",;\t", key=text.partition("\n")[0].count)
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
     head = [name.strip().lower() for name in next(lines, [])]
     if missing := [name for name in columns if name not in head]:
         raise ValueError(f"{path.name} has no column {missing[0]!r}; its first line must name {', '.join(columns)}")
-    return [{**dict.fromkeys(head, ""), **dict(zip(head, line))} for line in lines if any(line)]
+    rows = [[cell[1:] if cell[:1] == "'" and FORMULA.match(cell) else cell for cell in line] for line in lines]
+    return [{**dict.fromkeys(head, ""), **dict(zip(head, row))} for row in rows if any(row)]
 
 
 def number(text: Any) -> float:
@@ -359,6 +368,12 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--seconds-per-cell", type=float, default=300)
     parser.add_argument("--seconds", type=float, default=1800, help="of one notebook")
     asked = parser.parse_args([word for word in arguments if word])
+    with one_at_a_time(course.LOCK, "another process writes or grades the course; waiting for it"):
+        return grade(asked)
+
+
+def grade(asked: argparse.Namespace) -> int:
+    """Grade what is asked for, or only take up the marks of a person; the exit code."""
     try:
         marks = read_marks()
         if asked.folder is None and MARKS.is_file() and GRADES.is_file():
@@ -388,7 +403,7 @@ def main(arguments: list[str]) -> int:
     rows: list[dict[str, Any]] = []
     table: list[dict[str, Any]] = []
     for student, path in submissions.files_in(asked.folder):
-        names = (student, path.relative_to(asked.folder))
+        names = (student, path.relative_to(asked.folder).as_posix())
         named = [os.fsencode(name).decode(errors="backslashreplace") for name in names]
         row, grades, notebook = Row(*named), [], nbformat.v4.new_notebook()
         try:

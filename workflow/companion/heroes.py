@@ -181,7 +181,7 @@ def japanese(card: Card, figures: Figures) -> str:
         if first and first.japanese:
             picture = f"```{{image}} /{image_of(first)}\n:alt: {first.japanese}\n```"
             parts.append(f":::{{container}} shown-again\n{picture}\n\n{{numref}}`{first.name}`。{first.japanese}\n:::")
-        source = chapters.source_path(chapter).read_text(encoding="utf-8")
+        source = chapters.text_of(chapters.source_path(chapter))
         parts += [f"**まとめ。** {text}" for text in re.findall(r"^% ja: (.+)$", source, re.MULTILINE)]
     return "\n\n".join(parts)
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from companion import chapters, myst
+from companion import chapters, myst, scorecard
 from narrowlib.store.files import visible_files
 
-_ROLE = re.compile(r"\{(?P<role>doc|numref|eq|ref|term)\}`(?P<text>[^`]+)`")
+_ROLE = re.compile(r"\{(?P<role>doc|numref|eq|ref|term|cite(?::[tp])?)\}`(?P<text>[^`]+)`")
 _LINK = re.compile(r"\[(?P<words>[^\]]*)\]\((?P<target>[^()\s#]+)\.(?:md|ipynb|html)(?:#[^()\s]*)?\)")
 _LABELS = re.compile(
     r"^\s*\((?P<target>[\w:-]+)\)=|^\s*:(?:label|name): *(?P<option>\S+)|\$\$\s*\((?P<equation>[\w:-]+)\)", re.M
@@ -21,6 +21,7 @@ _FIGURE_NAME = re.compile(r"^\s+name: (\S+)$", re.M)
 _EMPTY = re.compile(r"^(:{3,})\{container\}[^\n]*\n\s*\1\n", re.M)
 _FIGURE = re.compile(r"^% here: figure (\S+)$")
 KINDS = {"numref": "a figure", "eq": "an equation", "ref": "a place"}
+LISTS = ("glossary", "bibliography")  # directives that terms and citations are linked to
 LEFT_OUT = "of a chapter that this book leaves out"
 
 
@@ -51,17 +52,22 @@ def _absent() -> dict[str, str]:
         path.relative_to(chapters.ROOT).with_suffix("").as_posix(): path
         for path in visible_files(chapters.BOOK, "**/*.md")
     }
-    return {page: path.read_text(encoding="utf-8") for page, path in paths.items() if page not in pages}
+    return {
+        page: path.read_text(encoding="utf-8", errors="replace") for page, path in paths.items() if page not in pages
+    }
 
 
 def left_out() -> tuple[set[str], set[str]]:
-    """Pages that the book leaves out, those of claims whose chapter is gone too, and labels that stand on them."""
+    """Pages that the book leaves out, those of claims whose chapter is gone too, and labels that stand on them.
+
+    Labels of all claims are among them, which stand on the scorecard, if on any page.
+    """
     absent, present = _absent(), set(chapters.names())
-    gone = {name: claim["chapter"] for name, claim in chapters.claims().items() if claim["chapter"] not in present}
-    labels = {f"claim-{name.lower()}" for name in gone}
+    labels = {scorecard.label(name) for name in chapters.claims()}
     for text in absent.values():
         labels |= {*_FIGURE_NAME.findall(text), *_labels(text)}
-    return {*absent, *(f"book/{chapter}" for chapter in gone.values())}, labels
+    of_claims = {claim["chapter"] for claim in chapters.claims().values()}
+    return {*absent, *(f"book/{chapter}" for chapter in of_claims - present)}, labels
 
 
 def _labels(text: str) -> set[str]:
@@ -74,19 +80,17 @@ def make_whole(files: dict[Path, Any], figures: Iterable[str]) -> None:
     What leads to a page or label that never was stays as it is, for Sphinx to refuse.
     """
     absent, gone = left_out()
-    if not absent:
-        return
     pages = {
         path: json.loads(text) if path.suffix == ".ipynb" else text for path, text in files.items() if _is_page(path)
     }
     every = [text for page in pages.values() for text in _texts(page)]
     gone -= set(figures).union(*map(_labels, every))
-    has_glossary = any("{glossary}" in text for text in every)
+    lacks = {kind for kind in LISTS if not any(f"{{{kind}}}" in text for text in every)}
     for path, page in pages.items():
         name = path.with_suffix("").relative_to(chapters.BUILD / "stage").as_posix()
 
         def mended(text: str, name: str = name) -> str:
-            return whole(text, name, absent, gone, has_glossary)
+            return whole(text, name, absent, gone, lacks)
 
         if isinstance(page, str):
             files[path] = mended(page)
@@ -116,7 +120,7 @@ def _rewrite(page: dict[str, Any], mended: Callable[[str], str]) -> bool:
     return json.dumps(page) != before
 
 
-def whole(text: str, page: str, absent: set[str], gone: set[str], has_glossary: bool = True) -> str:
+def whole(text: str, page: str, absent: set[str], gone: set[str], lacks: Collection[str] = ()) -> str:
     """A text in which nothing that the book leaves out is linked.
 
     Parameters
@@ -126,7 +130,8 @@ def whole(text: str, page: str, absent: set[str], gone: set[str], has_glossary: 
         Where it stands, such as ``book/hierarchy``; links are relative to it, or begin with a slash.
     absent, gone : set of str
         Pages and labels that the book leaves out.
-    has_glossary : bool
+    lacks : collection of str
+        Which of the ``LISTS`` stands on no page of the book.
     """
 
     def place(target: str) -> str:
@@ -142,7 +147,9 @@ def whole(text: str, page: str, absent: set[str], gone: set[str], has_glossary: 
             is_there = place(target) not in absent
             return found[0] if is_there else f"*{words or myst.title(place(target).removeprefix('book/'))}*"
         if found["role"] == "term":
-            return found[0] if has_glossary else words or target
+            return found[0] if "glossary" not in lacks else words or target
+        if found["role"].startswith("cite"):
+            return found[0] if "bibliography" not in lacks else myst.citation(found["role"], target)
         if target not in gone:
             return found[0]
         return words if words and "%s" not in words and "{" not in words else f"{KINDS[found['role']]} {LEFT_OUT}"

@@ -16,20 +16,25 @@ from narrowlib.store.provenance import git_state
 PACKAGES = ("torch", "numpy", "pandas", "scipy", "matplotlib", "seaborn", "torchvision", "transformers", "datasets")
 TAG = "report"
 REPORT = f"""
-import json, platform, resource, sys
+import json, platform, sys
 from importlib import metadata
 from narrowlib.store.provenance import processor_name
 
 torch = sys.modules.get("torch")
 on_gpu = torch is not None and torch.cuda.is_initialized()
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    import resource
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+except ImportError:  # Windows
+    import psutil
+    peak = psutil.Process().memory_info().peak_wset
 print(json.dumps({{
     "versions": {{"python": platform.python_version()}}
     | {{name: metadata.version(name) for name in {PACKAGES!r} if name in sys.modules}},
     "platform": f"{{platform.system()}} {{platform.machine()}}",
     "device": torch.cuda.get_device_name() if on_gpu else processor_name(),
     "n_threads": torch.get_num_threads() if torch is not None and not on_gpu else None,
-    "peak_memory_bytes": peak * (1 if sys.platform == "darwin" else 1024),
+    "peak_memory_bytes": peak,
     "peak_gpu_memory_bytes": torch.cuda.max_memory_reserved() if on_gpu else None,
 }}))
 """
@@ -68,7 +73,7 @@ def take_report(notebook: Any, chapter: str, values: Mapping[str, Any]) -> dict[
         **git_state(chapters.ROOT),
         "parameters": {**parameters.quick(chapter), **values},
         "source": chapters.source_path(chapter).relative_to(chapters.ROOT).as_posix(),
-        "lines": code_lines(chapters.source_path(chapter).read_text(encoding="utf-8")),
+        "lines": code_lines(chapters.text_of(chapters.source_path(chapter))),
     }
 
 

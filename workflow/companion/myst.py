@@ -137,16 +137,16 @@ def figure_of(cell: Any) -> dict[str, str]:
 def title(page: str) -> str:
     """The heading of a page, by name without the folder ``book``."""
     path = chapters.source_path(page)
-    found = re.search(r"^# (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE) if path.is_file() else None
+    found = re.search(r"^# (.+)$", chapters.text_of(path), re.MULTILINE) if path.is_file() else None
     return found.group(1).strip() if found else page
 
 
 @cache
 def _bibliography() -> Any:
-    from pybtex.database import parse_file
+    from pybtex.database import parse_string
 
     path = chapters.BOOK / "references.bib"
-    return parse_file(str(path)).entries if path.is_file() else {}
+    return parse_string(chapters.text_of(path), "bibtex").entries if path.is_file() else {}
 
 
 def _cited(key: str, textual: bool) -> str:
@@ -164,6 +164,12 @@ def _cited(key: str, textual: bool) -> str:
     return f"[{words}]({address})" if address else words
 
 
+def citation(role: str, keys: str) -> str:
+    """A citation as text, linked where the bibliography has an address."""
+    cited = [_cited(key.strip(), role == "cite:t") for key in keys.split(",")]
+    return " and ".join(cited) if role == "cite:t" else f"({'; '.join(cited)})"
+
+
 def plain_text(text: str, chapter: str) -> str:
     """Prose in plain Markdown: roles as words and links, labels of equations as their numbers."""
 
@@ -172,8 +178,7 @@ def plain_text(text: str, chapter: str) -> str:
         named = _TARGET.match(content)
         words, target = (named[1], named[2]) if named else ("", content)
         if role.startswith("cite"):
-            cited = [_cited(key.strip(), role == "cite:t") for key in target.split(",")]
-            return " and ".join(cited) if role == "cite:t" else f"({'; '.join(cited)})"
+            return citation(role, target)
         if role == "doc":
             return _link(words, target, chapter)
         if role in ("numref", "eq", "ref", "prf:ref"):

@@ -74,10 +74,7 @@ def install_cell(chapter: str) -> Any:
 
 def notebook_of(cells: list[Any]) -> Any:
     """Cells as a notebook with a kernel that Jupyter, Colab and papermill find."""
-    metadata = {
-        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-        "language_info": {"name": "python"},
-    }
+    metadata = {"kernelspec": chapters.KERNEL.copy(), "language_info": {"name": "python"}}
     return nbformat.v4.new_notebook(cells=cells, metadata=metadata)
 
 

@@ -8,6 +8,7 @@ read it.
 from __future__ import annotations
 
 import ast
+import os
 import shlex
 from collections.abc import Mapping
 from functools import cache
@@ -117,7 +118,10 @@ def chosen(chapter: str, profile: str, overrides: str) -> dict[str, Any]:
     if chapter not in chapters.names():
         raise ParameterError(f"CHAPTER is {chapter!r}; it must be one of {', '.join(chapters.names())}")
     try:
-        words = shlex.split(overrides)
+        lexer = shlex.shlex(overrides, posix=True, punctuation_chars=False)
+        lexer.whitespace_split, lexer.commenters = True, ""
+        lexer.escape = lexer.escape if os.sep == "/" else ""  # a backslash is part of a path
+        words = list(lexer)
     except ValueError as error:
         raise ParameterError(f"P is {overrides!r}; it cannot be split into words: {error}") from None
     given = {}

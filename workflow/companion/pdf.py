@@ -16,8 +16,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from companion import api, chapters, finish, plainly, site, stage
 
 if TYPE_CHECKING:
@@ -136,7 +134,7 @@ def write(chromium: Browser, page: Path, target: Path) -> None:
         When something that the page asks for cannot be loaded, or its mathematics is not set.
     """
     failed: set[str] = set()
-    title = yaml.safe_load((chapters.ROOT / "_config.yml").read_text(encoding="utf-8"))["title"]
+    title = chapters.configuration().get("title") or ""
     with served(page.parent) as address:
         tab = chromium.new_page(color_scheme="light")
         tab.route("**/searchindex.js*", lambda route: route.fulfill(body=""))  # one page has no search

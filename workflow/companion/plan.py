@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from companion import chapters, parameters
+from companion import chapters, differences, parameters
 from narrowlib.store.files import visible_files
 
 FILE = chapters.BUILD / "plan.json"
@@ -31,10 +31,11 @@ def make_plan(profile: str) -> dict[str, Any]:
         ``sources``, the sums of every file that the pages are made from, docstrings and this workflow included.
     """
     executed = {}
+    differences.differences()  # what is wrong with it is said before anything runs
     for chapter in chapters.names():
         path = chapters.executed_path(chapter, parameters.of_profile(chapter, profile))
         _remove_if_damaged(path)
-        executed[chapter] = str(path.relative_to(chapters.ROOT))
+        executed[chapter] = path.relative_to(chapters.ROOT).as_posix()
     found = {path for folder, pattern in RENDERED for path in visible_files(chapters.ROOT / folder, pattern)}
     sources = {
         path.relative_to(chapters.ROOT).as_posix(): chapters.digest(path)

@@ -121,6 +121,8 @@ def _json_value(value: Any) -> Any:
 
 def sentence(card: Mapping[str, Any]) -> str:
     """How many claims have which verdict, in words."""
+    if not card["claims"]:
+        return "This book judges no claim of the paper."
     told = [f"{count} {verdict}" for verdict, count in card["counts"].items() if count]
     n_decided = sum(card["counts"][verdict] for verdict in DECIDED)
     return (

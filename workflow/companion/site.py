@@ -71,7 +71,10 @@ def main(_: list[str]) -> int:
         KEY.unlink(missing_ok=True)
         if not is_finished:
             shutil.rmtree(DOCTREES, ignore_errors=True)
-        forget(stage.lay_out(plan))
+        try:
+            forget(stage.lay_out(plan))
+        except ValueError as error:  # what a page asks for or mentions, and is not there
+            raise NotRenderedError(f"the book cannot be laid out: {error}") from error
         if render("-n", "-W", "--keep-going", "-q"):
             raise NotRenderedError("a page has a warning, see above")
         if broken := finish.finish():

@@ -23,7 +23,9 @@ from narrowlib.store.files import visible_files
 
 STAGE = chapters.BUILD / "stage"
 BESIDE = chapters.BUILD / "beside"  # published beside the pages
+PICTURES = ("png", "jpg", "jpeg", "gif", "svg", "webp")  # beside the pages that show them
 SHARED = ("book/references.bib", "book/_static/**/*", "book/_templates/**/*", "book/_ext/*.py")  # copied
+SHARED += tuple(f"book/**/*.{ending}" for ending in PICTURES)
 FIGURES = heroes.FIGURES
 OPEN = {"exercise", "install"}  # tags of cells whose code is not folded; nor is that of a cell with the metadatum open
 _HERE = re.compile(r"^% here: (\S+(?: \S+)?)$", flags=re.M)
@@ -71,7 +73,7 @@ class Book:
     @staticmethod
     def source(page: str) -> str:
         """The text of a page without code, as it is written."""
-        return chapters.source_path(page.removeprefix("book/")).read_text(encoding="utf-8")
+        return chapters.text_of(chapters.source_path(page.removeprefix("book/")))
 
     def pictures(self) -> dict[str, str]:
         """The picture that stands for a page, by page, as a path in the site; the first page has the one it shows."""
@@ -193,10 +195,7 @@ def filled(text: str, made: dict[str, str]) -> str:
 
 def configuration() -> str:
     """The configuration, with the repository that REPOSITORY names where it does."""
-    config = yaml.safe_load((chapters.ROOT / "_config.yml").read_text(encoding="utf-8"))
-    if "repository" in config:
-        config["repository"]["url"] = chapters.repository()
-    return yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(chapters.configuration(), sort_keys=False, allow_unicode=True)
 
 
 def pages(book: Book) -> Files:

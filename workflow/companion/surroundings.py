@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -26,7 +27,10 @@ def start_anew() -> None:
     found = [name for name in _personal() if name.startswith("PYTHON") and name != "PYTHONPATH"]  # where this code is
     if found:
         kept = {name: value for name, value in os.environ.items() if name not in found}
-        os.execve(sys.executable, [sys.executable, "-m", "companion", *sys.argv[1:]], kept)  # noqa: S606
+        command = [sys.executable, "-m", "companion", *sys.argv[1:]]
+        if sys.platform == "win32":  # whose execve does not wait for the end
+            sys.exit(subprocess.run(command, env=kept).returncode)
+        os.execve(sys.executable, command, kept)  # noqa: S606
 
 
 def _personal() -> list[str]:

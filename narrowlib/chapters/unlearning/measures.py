@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from narrowlib.chapters.unlearning.config import BASE, SCORE_OF
 from narrowlib.data.facts import CHANCE
 from narrowlib.intervals import Interval, bootstrap
+from narrowlib.texts import load_yaml
 
 MEASURES = ("cloze", "choice")
 CHANCE_OF = {"cloze": 0.0, "choice": CHANCE}
@@ -33,7 +33,7 @@ def paper_table() -> pd.DataFrame:
     -----
     Source: Michaud, Parker-Sartori and Tegmark (2025), the table on unlearning.
     """
-    table = yaml.safe_load(_PAPER.read_text(encoding="utf-8"))
+    table = load_yaml(_PAPER)
     return pd.DataFrame(
         [
             {"method": row["method"], "sparsity": row["sparsity"], "benchmark": name, "before": before, "after": after}

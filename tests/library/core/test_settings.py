@@ -230,7 +230,7 @@ def test_an_error_in_a_yaml_file_names_the_file(tmp_path):
         ("n_seeds: !!int 010", "it holds the tag !!int"),
         ("n_seeds: !!int '12:30'", "it holds the tag !!int"),
         ("checkpoints: !!python/name:os.system", "it holds the tag !!python/name:os.system"),
-        ("<<: {n_seeds: 2}", "<< is not a parameter"),
+        ("<<: {n_seeds: 2}", "it merges by <<"),
         ('checkpoints: "\\ud800"', r"checkpoints holds '\\ud800'; it must hold characters"),
         ('checkpoints: "a\\0b"', r"checkpoints holds '\\x00'; it must hold characters"),
     ],
