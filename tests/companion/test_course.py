@@ -55,7 +55,8 @@ def test_no_solution_reaches_a_student(chapter, notebooks):
     assert not any(mark in written for mark in (*course.SOLUTION, *course.HIDDEN, "<summary>Solution"))
     found = exercises.read_exercises(chapter)
     rest = [cell.source for cell in chapters.code_cells(chapter) if not exercises.has_tag(cell, "check")]
-    rest += [piece.text for cell in prose_cells(chapter) for piece in myst.pieces(cell.source) if is_prose(piece)]
+    prose = [cell.source for cell in chapters.read_notebook(chapter).cells if cell.cell_type != "code"]
+    rest += [piece.text for text in prose for piece in myst.pieces(text) if isinstance(piece, myst.Prose)]
     rest += [exercise.question for exercise in found]
     public = words("\n".join(rest))
     seen = words("\n".join(cell.source for cell in students.cells))
@@ -68,14 +69,6 @@ def test_no_solution_reaches_a_student(chapter, notebooks):
         assert not [piece for piece in secret if piece in seen], exercise.label
     assert n_fragments > 20
     assert all(piece in words("\n".join(cell.source for cell in teachers.cells)) for piece in (sorted(secret)[:1]))
-
-
-def prose_cells(chapter):
-    return [cell for cell in chapters.read_notebook(chapter).cells if cell.cell_type != "code"]
-
-
-def is_prose(piece):
-    return isinstance(piece, myst.Prose)
 
 
 @pytest.mark.parametrize("chapter", COURSE)
@@ -158,10 +151,7 @@ FORMS = {  # by exercise, answers that are right and that are wrong; names of th
         ["1e-4, f'{largest:.2g}'", "'1e-4', largest", "1e-6, round(largest, 3)"],
         ["0, 0", "-1e-6, largest", "1e-6, 1.2 * largest", "1e-6, 0", "0.1, largest"],
     ),
-    "ex-llm-norms": (
-        ["round(factor, 5)", "str(factor)", "f'{factor:.3%}'"],
-        ["1", "1 / factor", "factor + 1e-4"],
-    ),
+    "ex-llm-norms": (["round(factor, 5)", "str(factor)", "f'{factor:.3%}'"], ["1", "1 / factor", "factor + 1e-4"]),
     "ex-frontier-read": (
         ["f' {cheapest_run} '", "cheapest_run.upper()", "str(cheapest_run)"],
         ["'pruned'", "0", "cheapest_run + '1'"],
@@ -172,10 +162,7 @@ FORMS = {  # by exercise, answers that are right and that are wrong; names of th
         ["float(f'{chance_error:.2g}')", "str(chance_error)", "f'{chance_error:.2%}'"],
         ["-chance_error", "1.05 * chance_error", "chance_error**2", "0.25"],
     ),
-    "ex-unlearning-wins": (
-        ["float(n_wins)", "str(n_wins)", "n_wins + 1e-12"],
-        ["n_wins + 1", "n_wins - 0.3", "15"],
-    ),
+    "ex-unlearning-wins": (["float(n_wins)", "str(n_wins)", "n_wins + 1e-12"], ["n_wins + 1", "n_wins - 0.3", "15"]),
     "ex-unlearning-category": (
         ["survivor.upper(), round(its_share, 2)", "survivor, f'{its_share:.0%}'", "f'{survivor} ', str(its_share)"],
         ["survivor, its_share - 0.02", "'nature', its_share", "0, its_share"],
