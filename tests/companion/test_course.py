@@ -321,12 +321,15 @@ def test_a_checked_exercise_has_two_folded_hints_below_its_question(chapter, not
         assert not any(myst.plain(hint, chapter) in source for hint in one.hints for source in others), one.label
 
 
-@pytest.mark.parametrize("says", BROKEN)
-def test_exercises_of_another_form_are_refused(says, monkeypatch):
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(BROKEN[says])])
-    monkeypatch.setattr(chapters, "read_notebook", lambda _: notebook)
+def assert_refused(monkeypatch, says, *cells):
+    monkeypatch.setattr(chapters, "read_notebook", lambda _: nbformat.v4.new_notebook(cells=list(cells)))
     with pytest.raises(exercises.ExerciseError, match=says):
         exercises.read_exercises("broken")
+
+
+@pytest.mark.parametrize("says", BROKEN)
+def test_exercises_of_another_form_are_refused(says, monkeypatch):
+    assert_refused(monkeypatch, says, nbformat.v4.new_markdown_cell(BROKEN[says]))
 
 
 @pytest.mark.parametrize(
@@ -341,12 +344,9 @@ def test_checked_exercises_of_another_form_are_refused(cells, says, monkeypatch)
     text = "```{exercise} One\n:label: a\nText\n```"
     solution = "````{solution} a\n```python\ny = 3\n```\n````"
     code = [nbformat.v4.new_code_cell(source, metadata={"tags": [tag]}) for tag, source in zip(cells[::2], cells[1::2])]
-    notebook = nbformat.v4.new_notebook(
-        cells=[nbformat.v4.new_markdown_cell(text), *code, nbformat.v4.new_markdown_cell(solution)]
+    assert_refused(
+        monkeypatch, says, nbformat.v4.new_markdown_cell(text), *code, nbformat.v4.new_markdown_cell(solution)
     )
-    monkeypatch.setattr(chapters, "read_notebook", lambda _: notebook)
-    with pytest.raises(exercises.ExerciseError, match=says):
-        exercises.read_exercises("broken")
 
 
 def test_command_refuses_what_is_no_chapter():
