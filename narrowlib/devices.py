@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from typing import get_args
 
 import torch
 
-PRECISIONS = ("auto", "float32", "bfloat16")
+from narrowlib.settings import AutoPrecision, Device
+
 SCHEMAS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
@@ -25,8 +27,8 @@ def pick_device(device: str) -> torch.device:
     ValueError
         When the name is unknown, or the device is missing.
     """
-    if device not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"device is {device!r}; it must be one of auto, cpu, cuda")
+    if device not in get_args(Device):
+        raise ValueError(f"device is {device!r}; it must be one of {', '.join(get_args(Device))}")
     has_gpu = torch.cuda.is_available()
     if device == "cuda" and not has_gpu:
         raise ValueError("device is 'cuda', but torch finds no GPU; use auto or cpu")
@@ -44,8 +46,8 @@ def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
     ValueError
         For an unknown precision.
     """
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision is {precision!r}; it must be one of {', '.join(PRECISIONS)}")
+    if precision not in get_args(AutoPrecision):
+        raise ValueError(f"precision is {precision!r}; it must be one of {', '.join(get_args(AutoPrecision))}")
     return torch.bfloat16 if is_bfloat16(precision, device) else torch.float32
 
 

@@ -34,7 +34,7 @@ from narrowlib.stacks.training import make_generators
 
 N_CLASSES = 2
 KEPT = (1 / 6, 1 / 2, 5 / 6)  # shares of the neurons that stand for those of all sparsities
-TERA, GIGA = 1e12, 1e9
+TERA = 1e12
 
 
 @dataclass(frozen=True)

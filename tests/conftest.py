@@ -23,6 +23,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             pytest.skip("needs a GPU")
 
 
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    """A cache of its own for a test, with nothing in it."""
+    monkeypatch.setenv("NARROWLIB_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "cache").mkdir()
+    return tmp_path / "cache"
+
+
 @pytest.fixture(scope="session")
 def smoke_book(tmp_path_factory) -> Path:
     """The whole book, every cell executed at smoke scale and rendered strictly; the tree it lies in."""
@@ -37,3 +45,9 @@ def smoke_book(tmp_path_factory) -> Path:
             assert result.returncode == 0, result.stdout + result.stderr
             done.touch()
     return tree
+
+
+@pytest.fixture(scope="session")
+def site(smoke_book) -> Path:
+    """Its pages."""
+    return smoke_book / "_build" / "html"

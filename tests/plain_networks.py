@@ -34,3 +34,11 @@ def train(seeds, n_steps=60, record_every=20, batch_size=32, **more):
     draw_batch = partial(sample_batch, PROBLEM, batch_size)
     config = TrainingConfig(n_steps=n_steps, learning_rate=3e-3, record_every=record_every)
     return train_stack(stack, draw_batch, generators, config, progress=False, **more), stack
+
+
+def noted_trainings(monkeypatch, *modules):
+    """A list that gets the description of every training that these modules begin."""
+    noted, train = [], modules[0].train_stack
+    for module in modules:
+        monkeypatch.setattr(module, "train_stack", lambda *a, **k: noted.append(k["description"]) or train(*a, **k))
+    return noted

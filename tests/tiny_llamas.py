@@ -111,11 +111,11 @@ def tiny_tokens(model, n_sequences=2, n_tokens=12):
     return token_ids(n_sequences, n_tokens, seed=1, size=model.config.vocab_size)
 
 
-def tiny_tokenizer(size=61):
+def tiny_tokenizer(words=tuple(f"w{n}" for n in range(3, 61))):
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    words = {"<s>": 0, "</s>": 1, "<unk>": 2, **{f"w{i}": i for i in range(3, size)}}
+    words = {word: number for number, word in enumerate(("<s>", "</s>", "<unk>", *words))}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     return PreTrainedTokenizerFast(

@@ -83,6 +83,14 @@ def environment_of(tree: Path) -> dict[str, str]:
     return {**os.environ, "REPOSITORY": REPOSITORY, "PYTHONPATH": code}
 
 
+def git_in(folder: Path, *words: str) -> str:
+    """What git says in a folder, as somebody who commits."""
+    settings = ("user.name=t", "user.email=t@localhost", "init.defaultBranch=main", "protocol.file.allow=always")
+    options = [word for setting in settings for word in ("-c", setting)]
+    command = ["git", "-C", str(folder), *options, *map(str, words)]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
 def executed(tree: Path) -> set[Path]:
     """Executed notebooks of a tree, by path."""
     return set((tree / "_build" / "executed").rglob("*.ipynb"))

@@ -108,12 +108,6 @@ def paper_record(chapter: str, name: str) -> Record | None:
     return load(name, folder) if any(path.exists() for path in _paths(folder, name)) else None
 
 
-def scale(record: Record | None) -> str:
-    """In words, at which scale a record was made, for the sentence before a verdict: the paper's, or a reduced one."""
-    is_reduced = record is not None and bool(record.provenance.get("departures"))
-    return "in the record, at a reduced scale" if is_reduced else "at the paper's scale"
-
-
 def origin(record: Record) -> pd.DataFrame:
     """What a reader should know of a record: with what it was made, and where it departs from the paper's scale.
 

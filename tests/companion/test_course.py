@@ -55,7 +55,8 @@ def test_no_solution_reaches_a_student(chapter, notebooks):
     assert not any(mark in written for mark in (*course.SOLUTION, *course.HIDDEN, "<summary>Solution"))
     found = exercises.read_exercises(chapter)
     rest = [cell.source for cell in chapters.code_cells(chapter) if not exercises.has_tag(cell, "check")]
-    rest += [piece.text for cell in prose_cells(chapter) for piece in myst.pieces(cell.source) if is_prose(piece)]
+    prose = [cell.source for cell in chapters.read_notebook(chapter).cells if cell.cell_type != "code"]
+    rest += [piece.text for text in prose for piece in myst.pieces(text) if isinstance(piece, myst.Prose)]
     rest += [exercise.question for exercise in found]
     public = words("\n".join(rest))
     seen = words("\n".join(cell.source for cell in students.cells))
@@ -68,14 +69,6 @@ def test_no_solution_reaches_a_student(chapter, notebooks):
         assert not [piece for piece in secret if piece in seen], exercise.label
     assert n_fragments > 20
     assert all(piece in words("\n".join(cell.source for cell in teachers.cells)) for piece in (sorted(secret)[:1]))
-
-
-def prose_cells(chapter):
-    return [cell for cell in chapters.read_notebook(chapter).cells if cell.cell_type != "code"]
-
-
-def is_prose(piece):
-    return isinstance(piece, myst.Prose)
 
 
 @pytest.mark.parametrize("chapter", COURSE)
@@ -158,10 +151,7 @@ FORMS = {  # by exercise, answers that are right and that are wrong; names of th
         ["1e-4, f'{largest:.2g}'", "'1e-4', largest", "1e-6, round(largest, 3)"],
         ["0, 0", "-1e-6, largest", "1e-6, 1.2 * largest", "1e-6, 0", "0.1, largest"],
     ),
-    "ex-llm-norms": (
-        ["round(factor, 5)", "str(factor)", "f'{factor:.3%}'"],
-        ["1", "1 / factor", "factor + 1e-4"],
-    ),
+    "ex-llm-norms": (["round(factor, 5)", "str(factor)", "f'{factor:.3%}'"], ["1", "1 / factor", "factor + 1e-4"]),
     "ex-frontier-read": (
         ["f' {cheapest_run} '", "cheapest_run.upper()", "str(cheapest_run)"],
         ["'pruned'", "0", "cheapest_run + '1'"],
@@ -172,10 +162,7 @@ FORMS = {  # by exercise, answers that are right and that are wrong; names of th
         ["float(f'{chance_error:.2g}')", "str(chance_error)", "f'{chance_error:.2%}'"],
         ["-chance_error", "1.05 * chance_error", "chance_error**2", "0.25"],
     ),
-    "ex-unlearning-wins": (
-        ["float(n_wins)", "str(n_wins)", "n_wins + 1e-12"],
-        ["n_wins + 1", "n_wins - 0.3", "15"],
-    ),
+    "ex-unlearning-wins": (["float(n_wins)", "str(n_wins)", "n_wins + 1e-12"], ["n_wins + 1", "n_wins - 0.3", "15"]),
     "ex-unlearning-category": (
         ["survivor.upper(), round(its_share, 2)", "survivor, f'{its_share:.0%}'", "f'{survivor} ', str(its_share)"],
         ["survivor, its_share - 0.02", "'nature', its_share", "0, its_share"],
@@ -334,12 +321,15 @@ def test_a_checked_exercise_has_two_folded_hints_below_its_question(chapter, not
         assert not any(myst.plain(hint, chapter) in source for hint in one.hints for source in others), one.label
 
 
-@pytest.mark.parametrize("says", BROKEN)
-def test_exercises_of_another_form_are_refused(says, monkeypatch):
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(BROKEN[says])])
-    monkeypatch.setattr(chapters, "read_notebook", lambda _: notebook)
+def assert_refused(monkeypatch, says, *cells):
+    monkeypatch.setattr(chapters, "read_notebook", lambda _: nbformat.v4.new_notebook(cells=list(cells)))
     with pytest.raises(exercises.ExerciseError, match=says):
         exercises.read_exercises("broken")
+
+
+@pytest.mark.parametrize("says", BROKEN)
+def test_exercises_of_another_form_are_refused(says, monkeypatch):
+    assert_refused(monkeypatch, says, nbformat.v4.new_markdown_cell(BROKEN[says]))
 
 
 @pytest.mark.parametrize(
@@ -354,12 +344,9 @@ def test_checked_exercises_of_another_form_are_refused(cells, says, monkeypatch)
     text = "```{exercise} One\n:label: a\nText\n```"
     solution = "````{solution} a\n```python\ny = 3\n```\n````"
     code = [nbformat.v4.new_code_cell(source, metadata={"tags": [tag]}) for tag, source in zip(cells[::2], cells[1::2])]
-    notebook = nbformat.v4.new_notebook(
-        cells=[nbformat.v4.new_markdown_cell(text), *code, nbformat.v4.new_markdown_cell(solution)]
+    assert_refused(
+        monkeypatch, says, nbformat.v4.new_markdown_cell(text), *code, nbformat.v4.new_markdown_cell(solution)
     )
-    monkeypatch.setattr(chapters, "read_notebook", lambda _: notebook)
-    with pytest.raises(exercises.ExerciseError, match=says):
-        exercises.read_exercises("broken")
 
 
 def test_command_refuses_what_is_no_chapter():

@@ -70,9 +70,7 @@ def number_in(line):
 
 
 @fuzzed("files of profiles")
-@given(
-    ANYTHING.map(yaml.safe_dump) | st.text(max_size=40) | st.builds("{}: {}".format, NAMES, ODD_NUMBERS | st.text()),
-)
+@given(ANYTHING.map(yaml.safe_dump) | st.text(max_size=40) | st.builds("{}: {}".format, NAMES, ODD_NUMBERS | st.text()))
 def test_any_file_of_a_profile_is_taken_as_meant_or_refused_in_a_sentence(tmp_path_factory, text):
     folder = tmp_path_factory.getbasetemp() / "profiles"
     (folder / "mine").mkdir(parents=True, exist_ok=True)

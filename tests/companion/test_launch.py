@@ -48,7 +48,7 @@ def application(**options):
     return SimpleNamespace(config=SimpleNamespace(html_theme_options={"repository_branch": "main", **options}))
 
 
-def test_notebooks_open_from_their_branch_and_edits_stay_on_main():
+def test_notebooks_open_from_their_branch_edits_stay_on_main_and_downloads_are_clean_and_executed():
     page = context()
     launch.rewrite_buttons(application(), "book/hierarchy", "page.html", page, None)
     binder, colab = (button["url"] for button in page["header_buttons"][0]["buttons"])
@@ -57,14 +57,8 @@ def test_notebooks_open_from_their_branch_and_edits_stay_on_main():
     edit, issue = (button["url"] for button in page["header_buttons"][1]["buttons"])
     assert edit == f"{REPOSITORY}/edit/main/book/hierarchy.md" and issue == f"{REPOSITORY}/issues/new?title=x"
     assert (ROOT / "book" / "hierarchy.md").is_file()
-
-
-def test_a_chapter_downloads_clean_and_executed():
-    page = context()
-    launch.rewrite_buttons(application(), "book/hierarchy", "page.html", page, None)
     clean, executed, paper = page["header_buttons"][2]["buttons"]
-    assert clean["url"] == "../notebooks/hierarchy.ipynb"
-    assert executed["url"] == "../notebooks/executed/hierarchy.ipynb"
+    assert (clean["url"], executed["url"]) == ("../notebooks/hierarchy.ipynb", "../notebooks/executed/hierarchy.ipynb")
     assert paper["label"] == "download-pdf-button"
 
 

@@ -6,6 +6,7 @@ import nbformat
 import pytest
 from companion import chapters, collect, differences, interactive, links, stage
 from companion.plainly import Refusal
+from test_chapters import figure_cells
 
 PENDING = "\n".join([",".join(interactive.PENDING), "pending"])
 LEFT_OUT = {"mnist", "llm-frontier", "unlearning"}
@@ -116,10 +117,6 @@ def test_every_link_of_the_pages_leads_to_a_page_or_label_of_the_book(left_out, 
             page = (tmp_path / name).parent.joinpath(target.strip()).resolve() if target[0] != "/" else None
             page = page.relative_to(tmp_path.resolve()).as_posix() if page else target[1:]
             assert page in texts, (name, target)
-
-
-def figure_cells(chapter):
-    return [cell for cell in chapters.code_cells(chapter) if "figure" in cell.metadata.get("mystnb", {})]
 
 
 def test_a_cell_that_ends_in_plot_shows_one_figure():

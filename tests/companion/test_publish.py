@@ -8,25 +8,20 @@ import zipfile
 
 import pytest
 from companion import publish
+from trees import git_in
 
 ROOT = publish.ROOT
-
-
-def git(folder, *words):
-    identity = ["-c", "user.name=t", "-c", "user.email=t@localhost", "-c", "init.defaultBranch=main"]
-    command = ["git", *identity, *words]
-    return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
 
 
 @pytest.fixture
 def tree(tmp_path, monkeypatch):
     """A checkout with an origin, and the folders that are published."""
-    git(tmp_path, "init", "--bare", "origin")
-    git(tmp_path, "clone", "--quiet", "origin", "tree")
+    git_in(tmp_path, "init", "--bare", "origin")
+    git_in(tmp_path, "clone", "--quiet", "origin", "tree")
     tree = tmp_path / "tree"
     (tree / ".gitignore").write_text("_build/\n*.ipynb\n")
-    git(tree, "add", ".")
-    git(tree, "commit", "--quiet", "-m", "first")
+    git_in(tree, "add", ".")
+    git_in(tree, "commit", "--quiet", "-m", "first")
     for name in ("notebooks/book/one.ipynb", "html/index.html", "course/student/one.ipynb"):
         path = tree / "_build" / name
         path.parent.mkdir(parents=True)
@@ -38,13 +33,13 @@ def tree(tmp_path, monkeypatch):
 
 def test_branch_is_pushed_once_per_change_and_the_checkout_stays(tree):
     first = publish.push_branch()
-    assert git(tree, "ls-tree", "-r", "--name-only", first) == "book/one.ipynb"
-    assert git(tree, "status", "--short") == "" and git(tree, "branch", "--show-current") == "main"
+    assert git_in(tree, "ls-tree", "-r", "--name-only", first) == "book/one.ipynb"
+    assert git_in(tree, "status", "--short") == "" and git_in(tree, "branch", "--show-current") == "main"
     assert publish.push_branch() == ""  # nothing has changed
     (tree / "_build" / "notebooks" / "book" / "one.ipynb").write_text("other")
     second = publish.push_branch()
-    assert git(tree, "ls-remote", "origin", "refs/heads/notebooks").startswith(second)
-    assert git(tree, "rev-parse", f"{second}^") == first
+    assert git_in(tree, "ls-remote", "origin", "refs/heads/notebooks").startswith(second)
+    assert git_in(tree, "rev-parse", f"{second}^") == first
 
 
 def test_records_that_differ_are_pushed_to_a_branch_of_their_own(tree):
@@ -53,8 +48,8 @@ def test_records_that_differ_are_pushed_to_a_branch_of_their_own(tree):
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         (tree / name).write_text("found")
     name = publish.push_records()
-    assert git(tree, "ls-remote", "origin", f"refs/heads/{name}")
-    assert git(tree, "show", "--name-only", "--format=", name) == "results/paper/hierarchy/curves.json"
+    assert git_in(tree, "ls-remote", "origin", f"refs/heads/{name}")
+    assert git_in(tree, "show", "--name-only", "--format=", name) == "results/paper/hierarchy/curves.json"
     assert publish.push_records() == ""
 
 

@@ -9,14 +9,9 @@ import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
 from companion import api, chapters, finish, parameters
-from test_chapters import MIN_ALT_TEXT, page_of
+from test_chapters import MIN_ALT_TEXT, figure_cells, page_of
 
 MOST_BYTES = 2_500_000  # of a file of a figure
-
-
-@pytest.fixture(scope="module")
-def site(smoke_book):
-    return smoke_book / "_build" / "html"
 
 
 @pytest.fixture(scope="module")
@@ -27,10 +22,6 @@ def about(site):
 @pytest.fixture(scope="module")
 def card(site):
     return json.loads((site / "scorecard.json").read_text())
-
-
-def figure_cells(chapter):
-    return [cell for cell in chapters.code_cells(chapter) if "figure" in cell.metadata.get("mystnb", {})]
 
 
 @pytest.mark.parametrize("chapter", chapters.names())

@@ -7,6 +7,7 @@ import itertools
 import nbformat
 import pytest
 from companion import chapters, course, exercises, parameters, variants
+from test_course import assert_refused
 
 CHECKED = {
     one.label: (chapter, one)
@@ -188,7 +189,7 @@ BROKEN = {  # an answer cell, its variants, and what is said
 @pytest.mark.parametrize("says", BROKEN)
 def test_variants_of_another_form_are_refused(says, monkeypatch):
     answer, legal, *rest = BROKEN[says]
-    solution, other = [*rest, "x = 1", "pass"][:2] if not rest else [*rest, "pass"][:2]
+    solution, other = *rest, *("x = 1", "pass")[len(rest) :]
     cells = [
         nbformat.v4.new_markdown_cell("```{exercise} One\n:label: a\nText\n```"),
         nbformat.v4.new_code_cell(answer, metadata={"tags": ["exercise"], "variants": legal}),
@@ -196,13 +197,9 @@ def test_variants_of_another_form_are_refused(says, monkeypatch):
         nbformat.v4.new_markdown_cell(f"````{{solution}} a\n```python\n{solution}\n```\n````"),
         nbformat.v4.new_code_cell(other),
     ]
-    monkeypatch.setattr(chapters, "read_notebook", lambda _: nbformat.v4.new_notebook(cells=cells))
-    with pytest.raises(exercises.ExerciseError, match=says):
-        exercises.read_exercises("broken")
+    assert_refused(monkeypatch, says, *cells)
 
 
 def test_variants_of_another_cell_are_refused(monkeypatch):
     cell = nbformat.v4.new_code_cell("n = 1", metadata={"variants": {"n": [1, 2]}})
-    monkeypatch.setattr(chapters, "read_notebook", lambda _: nbformat.v4.new_notebook(cells=[cell]))
-    with pytest.raises(exercises.ExerciseError, match="a cell that is not tagged exercise has variants"):
-        exercises.read_exercises("broken")
+    assert_refused(monkeypatch, "a cell that is not tagged exercise has variants", cell)

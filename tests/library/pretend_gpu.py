@@ -182,7 +182,6 @@ class GPU(TorchDispatchMode):
         GPU.current = None
         return result
 
-    # ---- what torch.cuda says ----------------------------------------------------------------------------------
     def _patch(self):
         from unittest import mock
 
@@ -217,7 +216,6 @@ class GPU(TorchDispatchMode):
     def _synchronize(self, *_):
         self._wait("synchronize")
 
-    # ---- operations ---------------------------------------------------------------------------------------------
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
         if kwargs.get("pin_memory"):
@@ -299,7 +297,6 @@ class GPU(TorchDispatchMode):
             frame = frame.f_back
         return f"elsewhere{inner}"
 
-    # ---- graphs -------------------------------------------------------------------------------------------------
     def _do(self, func, args, kwargs):
         if self.tape is None:
             return func(*args, **kwargs)

@@ -65,11 +65,6 @@ def test_versions_agree():
     assert citation["version"] == narrowlib.__version__
 
 
-def test_rendering_never_executes():
-    config = yaml.safe_load((ROOT / "_config.yml").read_text())
-    assert config["execute"]["execute_notebooks"] == "off"  # a string: unquoted it is False
-
-
 def test_documents_name_commands_that_exist(targets):
     for document in ("README.md", "CONTRIBUTING.md", "book/intro.md"):
         for words in re.findall(r"(?:^|`)make ([a-z ]+)", (ROOT / document).read_text(), flags=re.M):

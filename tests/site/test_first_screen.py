@@ -16,11 +16,6 @@ assert REPOSITORY == "https://github.com/owner/book"
 
 
 @pytest.fixture(scope="session")
-def site(smoke_book):
-    return smoke_book / "_build" / "html"
-
-
-@pytest.fixture(scope="session")
 def claims(site):
     return json.loads((site / "scorecard.json").read_text(encoding="utf-8"))["claims"]
 

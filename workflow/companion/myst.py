@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import PurePosixPath
@@ -276,13 +276,12 @@ def code_cell(source: str, cell_id: str, **metadata: Any) -> Any:
     return nbformat.v4.new_code_cell(source, id=cell_id[:64], metadata=metadata)
 
 
-def plain_cells(cells: list[Any], chapter: str, keep: Callable[[Piece], bool] = lambda _: True) -> list[Any]:
-    """Cells in plain Markdown, outputs kept; pieces of text that ``keep`` refuses are left out."""
+def plain_cells(cells: list[Any], chapter: str) -> list[Any]:
+    """Cells in plain Markdown, outputs kept."""
     done = []
     for cell in cells:
         if cell.cell_type != "code":
-            parts = [plain(piece, chapter) for piece in pieces(cell.source) if keep(piece)]
-            text = "\n\n".join(filter(None, parts))
+            text = plain_all(cell.source, chapter)
             done += [markdown_cell(text, cell["id"])] if text.strip() else []
             continue
         shown = {name: value for name, value in cell.metadata.items() if name == "tags"}

@@ -13,7 +13,7 @@ from narrowlib.chapters.breadth.outcomes import (
     only_harder,
 )
 from narrowlib.chapters.censored import said
+from narrowlib.chapters.hierarchy.figures import plot_waiting
 from narrowlib.chapters.style import book_theme
-from narrowlib.chapters.waiting import plot_waiting
 from narrowlib.store.provenance import provenance
 from narrowlib.store.records import origin, paper_record

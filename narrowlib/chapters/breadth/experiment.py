@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from narrowlib.chapters.breadth.config import N_RECORDS, PARTS, BreadthConfig, Config, Setting
+from narrowlib.chapters.censored import LEARNED_BITS
 from narrowlib.cmsp import CMSPSampler, task_name
 from narrowlib.devices import pick_device, pick_dtype
 from narrowlib.stacks.cohort import runs_per_chunk
@@ -19,7 +20,6 @@ from narrowlib.stacks.networks import MLPStack
 from narrowlib.stacks.training import BITS_PER_NAT, TrainingConfig, make_generators, record_steps, train_stack
 from narrowlib.store.kept import Kept
 
-LEARNED_BITS = 0.5  # loss below which a task counts as learned: half way between chance and perfect
 N_CLASSES = 2
 
 

@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 
+from narrowlib.chapters.hierarchy.figures import TICKS
 from narrowlib.chapters.style import GREY, current_axes, keep_data, plain_ticks
-from narrowlib.chapters.waiting import TICKS
 
 
 def plot_times(times: pd.DataFrame, labels: pd.Series, *, ax: Axes | None = None) -> Axes:

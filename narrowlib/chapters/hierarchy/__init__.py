@@ -9,7 +9,7 @@ from narrowlib.chapters.hierarchy.experiment import (
     samples_to_learn,
     tables,
 )
-from narrowlib.chapters.hierarchy.figures import plot_composite_curves, plot_converged, plot_task_curves
+from narrowlib.chapters.hierarchy.figures import plot_composite_curves, plot_converged, plot_task_curves, plot_waiting
 from narrowlib.chapters.hierarchy.outcomes import (
     breadth_outcome,
     breadth_said,
@@ -21,6 +21,5 @@ from narrowlib.chapters.hierarchy.outcomes import (
     outcome,
 )
 from narrowlib.chapters.style import book_theme
-from narrowlib.chapters.waiting import plot_waiting
 from narrowlib.claims import assess, assess_all, load_claims, reasons, verdict
 from narrowlib.store.records import origin, paper_record, provenance

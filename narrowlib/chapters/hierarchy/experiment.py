@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from scipy.stats import binomtest, fisher_exact
 
+from narrowlib.chapters.censored import LEARNED_BITS
 from narrowlib.chapters.hierarchy.config import CONVERGED_BITS, Config, HierarchyConfig, Setting
 from narrowlib.cmsp import CMSPSampler
 from narrowlib.devices import pick_device, pick_dtype
@@ -26,7 +27,6 @@ from narrowlib.store.kept import Kept
 
 FINAL_SHARE = 0.02  # of the training steps, the last ones: what a run has come to is its mean loss over them
 SIGNIFICANT = 0.05  # probability below which two counts are held to differ
-LEARNED_BITS = 0.5  # loss below which a task counts as learned: half way between chance and perfect
 
 
 def learning_curves(

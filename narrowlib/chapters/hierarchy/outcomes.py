@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 from scipy.stats import fisher_exact
 
+from narrowlib.chapters.censored import LEARNED_BITS
 from narrowlib.chapters.hierarchy.config import CONVERGED_BITS
-from narrowlib.chapters.hierarchy.experiment import LEARNED_BITS, converged_runs, final_losses, samples_to_learn
+from narrowlib.chapters.hierarchy.experiment import converged_runs, final_losses, samples_to_learn
 from narrowlib.chapters.style import short_number
 from narrowlib.intervals import Interval, median, share, sooner
 

@@ -18,4 +18,4 @@ from narrowlib.data.digits import mnist_digits
 from narrowlib.devices import pick_device
 from narrowlib.stacks.networks import accuracies
 from narrowlib.store.provenance import provenance
-from narrowlib.store.records import origin, paper_record, scale
+from narrowlib.store.records import origin, paper_record

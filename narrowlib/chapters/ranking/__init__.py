@@ -1,6 +1,5 @@
 """Chapter ranking, beyond the paper: is a pruned network's head start its ranking or its teacher?"""
 
-from narrowlib.chapters.censored import spent
 from narrowlib.chapters.ranking.config import Config
 from narrowlib.chapters.ranking.experiment import points_to_goal, tables
 from narrowlib.chapters.ranking.figures import plot_shares, plot_ways

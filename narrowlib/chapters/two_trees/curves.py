@@ -29,7 +29,7 @@ from narrowlib.store.digests import digest_of
 from narrowlib.store.kept import Kept
 
 KEPT_ACCURACY = 0.98  # from here on a skill counts as kept
-LOST_ACCURACY, REGAINED_ACCURACY = 0.75, 0.9  # below the first a skill counts as lost, from the second on as back
+REGAINED_ACCURACY = 0.9  # from which on a skill counts as back
 PADDING = 4 / 3  # how much wider than it needs to be a pruned network may be made, to train beside wider ones
 NARROW = 32  # neurons in all up to which a network is never worth training apart
 
@@ -209,23 +209,6 @@ def kept_sparsity(curves: pd.DataFrame, *, stage: str, accuracy: float = KEPT_AC
     is_kept = (wanted["accuracy"] >= accuracy).groupby([wanted["width"], wanted["seed"]]).cummin()
     highest = wanted["sparsity"].where(is_kept.astype(bool)).groupby([wanted["width"], wanted["seed"]]).max()
     return highest.reset_index()
-
-
-def regained(curves: pd.DataFrame) -> pd.DataFrame:
-    """In which networks the other composite comes back.
-
-    That is: at some sparsity pruning takes its accuracy below `LOST_ACCURACY`, and recovery training on it brings it
-    to `REGAINED_ACCURACY` or more.
-
-    Returns
-    -------
-    DataFrame
-        One row per ``width`` and ``seed``: ``regained``.
-    """
-    other = curves[curves["task"] == task_name(OTHER)]
-    table = other.pivot(index=["width", "seed", "sparsity"], columns="stage", values="accuracy")
-    comes_back = (table["pruned"] < LOST_ACCURACY) & (table["recovered"] >= REGAINED_ACCURACY)
-    return comes_back.groupby(["width", "seed"]).any().rename("regained").reset_index()
 
 
 def learned(curves: pd.DataFrame) -> pd.DataFrame:

@@ -33,7 +33,7 @@ from narrowlib.penalties import exact_prox_group_lasso, group_lasso, group_norms
 from narrowlib.pruning import keep_masks
 from narrowlib.stacks.networks import MLPStack
 from narrowlib.store.kept import Kept
-from narrowlib.store.records import origin, paper_record, provenance, scale
+from narrowlib.store.records import origin, paper_record, provenance
 
 STATES = ("before", "after group lasso")
 SWEPT = {

@@ -13,7 +13,7 @@ from narrowlib.chapters.style import book_theme, plot_pending
 from narrowlib.chapters.two_trees.attribution import agreement, neuron_attributions, paired
 from narrowlib.chapters.two_trees.config import OTHER, RECORDED_SPARSITIES, WANTED, NonlocalityConfig
 from narrowlib.chapters.two_trees.config import NonlocalityPage as Config
-from narrowlib.chapters.two_trees.curves import REGAINED_ACCURACY, kept_sparsity, learned, pruning_curves, regained
+from narrowlib.chapters.two_trees.curves import REGAINED_ACCURACY, kept_sparsity, learned, pruning_curves
 from narrowlib.chapters.two_trees.figures.curves import plot_pruning_panels
 from narrowlib.chapters.two_trees.figures.neurons import (
     plot_agreement,
@@ -28,7 +28,7 @@ from narrowlib.devices import pick_device
 from narrowlib.intervals import Interval, bootstrap, mean, share
 from narrowlib.stacks.networks import MLPStack
 from narrowlib.store.kept import Kept
-from narrowlib.store.records import origin, paper_record, provenance, scale
+from narrowlib.store.records import origin, paper_record, provenance
 
 THRESHOLDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)  # bits; see `sharing`
 RECORDED_WIDTHS = (32, 64, 128, 256)  # of which the score of every single neuron is recorded

@@ -16,4 +16,4 @@ from narrowlib.chapters.unlearning.measures import (
 from narrowlib.claims import assess, reasons, verdict
 from narrowlib.data.facts import CHANCE, facts
 from narrowlib.store.provenance import provenance
-from narrowlib.store.records import origin, paper_record, scale
+from narrowlib.store.records import origin, paper_record

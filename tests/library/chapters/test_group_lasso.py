@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from plain_networks import noted_trainings
 
 from narrowlib.chapters.two_trees import config, group_lasso, lasso_training, nonlocality
 from narrowlib.chapters.two_trees import curves as recovery
@@ -185,13 +186,6 @@ def test_one_network_is_drawn_however_the_seeds_are_shared_out(monkeypatch, reco
 def test_networks_and_their_curves_are_shared_with_nonlocality(tmp_path, monkeypatch):
     page = nonlocality.Config(**PAGE, checkpoints=str(tmp_path))
     nonlocality.tables(page, **TABLES)
-    trained, train = [], recovery.train_stack
-
-    def note(*arguments, **named):
-        trained.append(named["description"])
-        return train(*arguments, **named)
-
-    for module in (lasso_training, recovery, two_trees):
-        monkeypatch.setattr(module, "train_stack", note)
+    trained = noted_trainings(monkeypatch, lasso_training, recovery, two_trees)
     tables(SMALL.replace(checkpoints=str(tmp_path), n_seeds=2), **TABLES)
     assert trained and not any(description.startswith("train") for description in trained)

@@ -16,13 +16,7 @@ from narrowlib.chapters.hierarchy.experiment import (
     learning_curves,
     samples_to_learn,
 )
-from narrowlib.chapters.hierarchy.outcomes import (
-    breadth_said,
-    chance_to_tell,
-    composite_times,
-    depth_said,
-    order_said,
-)
+from narrowlib.chapters.hierarchy.outcomes import breadth_said, chance_to_tell, composite_times, depth_said, order_said
 
 TINY = HierarchyConfig(
     n_subtasks=2, subset_size=2, n_task_bits=6, n_seeds=3, width=16, batch_size=16, n_steps=40, learning_rate=1e-2

@@ -224,8 +224,6 @@ def test_leads_of_scores_over_random_at_once_and_after_recovery():
     assert len(means_alone) == 2 and all("no intervals" in each for each in means_alone)
 
 
-# ---- group lasso ----
-
 LONGER = CONFIG.replace(lasso=STEPS.replace(n_steps=6, learning_rate=2e-2))
 
 

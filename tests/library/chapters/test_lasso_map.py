@@ -1,5 +1,7 @@
 """Chapter lasso-map: what is trained once, fields by hand, and a verdict that data without an effect do not pass."""
 
+from collections import Counter
+
 import matplotlib
 
 matplotlib.use("Agg")
@@ -7,6 +9,7 @@ matplotlib.use("Agg")
 import numpy as np
 import pandas as pd
 import pytest
+from plain_networks import noted_trainings
 
 from narrowlib import intervals
 from narrowlib.chapters.lasso_map import Config, by_width, fields, fields_said, plot_fields, tables, width_said
@@ -41,18 +44,11 @@ def works(rng):
 
 
 def test_networks_are_trained_once_with_every_strength_and_resumed(tmp_path, monkeypatch):
-    trained, train = [], lasso_training.train_stack
-
-    def note(*arguments, **named):
-        trained.append(named["description"].split()[0])
-        return train(*arguments, **named)
-
-    for module in (curves, lasso_training, networks):
-        monkeypatch.setattr(module, "train_stack", note)
+    trained = noted_trainings(monkeypatch, curves, lasso_training, networks)
     config = Config(**PAGE, **MAP, checkpoints=str(tmp_path))
     found = tables(config, progress=False)["map"]
-    n_pieces = trained.count("train,")
-    assert n_pieces and trained.count("group") == n_pieces and trained.count("recover") == 2 * n_pieces
+    counts = Counter(description.split()[0] for description in trained)
+    assert counts["group"] == counts["train,"] == counts["recover"] / 2 > 0
     assert len(found) == 2**4 and not found.duplicated(["width", "steps", "strength", "seed"]).any()
     assert found["steps"].unique().tolist() == [2, 4] and found["width"].unique().tolist() == [4, 6]
     trained.clear()

@@ -12,19 +12,8 @@ from narrowlib.chapters.two_trees import networks as two_trees
 from narrowlib.chapters.two_trees import nonlocality
 from narrowlib.chapters.two_trees.attribution import agreement, neuron_attributions, paired
 from narrowlib.chapters.two_trees.config import OTHER, RECORDED_SPARSITIES, WANTED, NonlocalityConfig, spaced_widths
-from narrowlib.chapters.two_trees.curves import (
-    cut_out,
-    kept_sparsity,
-    learned,
-    pruning_curves,
-    regained,
-)
-from narrowlib.chapters.two_trees.networks import (
-    SCORE_SEED,
-    copies,
-    held_out,
-    train_networks,
-)
+from narrowlib.chapters.two_trees.curves import cut_out, kept_sparsity, learned, pruning_curves
+from narrowlib.chapters.two_trees.networks import SCORE_SEED, copies, held_out, train_networks
 from narrowlib.chapters.two_trees.nonlocality import (
     limits_of,
     neuron_scores,
@@ -60,6 +49,8 @@ def curves(networks):
 def test_defaults_are_the_papers():
     problem = NonlocalityConfig().problem
     assert (problem.n_subtasks, problem.subset_size, problem.n_task_bits) == (6, 3, 18)
+    assert RECORDED_SPARSITIES[:2] == (0.0, 0.01) and RECORDED_SPARSITIES[-1] == 0.98 and len(RECORDED_SPARSITIES) == 99
+    assert nonlocality.Config().widths == [32, 64, 128, 256, 512, 1024, 2048] and spaced_widths(8, 8, 3) == [8]
     assert problem.task_names == ("{0}", "{1}", "{2}", "{3}", "{4}", "{5}", "{0,1,2}", "{3,4,5}")
 
 
@@ -169,34 +160,14 @@ def test_sharing_by_hand():
     np.testing.assert_allclose(table["share"], [2 / 3, 1 / 3, np.nan])
 
 
-def made_up(accuracies, task=WANTED, stage="recovered"):
-    sparsities = [0.1, 0.5, 0.9]
-    return pd.DataFrame(
-        {"width": 8, "seed": 0, "sparsity": sparsities, "task": task_name(task), "stage": stage}
-        | {"accuracy": accuracies}
-    )
-
-
 @pytest.mark.parametrize(
     ("accuracies", "highest"),
     [([1.0, 0.98, 0.5], 0.5), ([1.0, 0.5, 1.0], 0.1), ([0.5, 1.0, 1.0], np.nan), ([1.0, 1.0, 1.0], 0.9)],
 )
 def test_kept_means_at_all_sparsities_below(accuracies, highest):
-    (row,) = kept_sparsity(made_up(accuracies), stage="recovered").itertuples()
+    about = {"width": 8, "seed": 0, "sparsity": [0.1, 0.5, 0.9], "task": task_name(WANTED), "stage": "recovered"}
+    (row,) = kept_sparsity(pd.DataFrame(about | {"accuracy": accuracies}), stage="recovered").itertuples()
     np.testing.assert_equal(row.sparsity, highest)
-
-
-@pytest.mark.parametrize(
-    ("pruned", "recovered", "expected"),
-    [
-        ([1.0, 0.5, 0.5], [1.0, 0.95, 0.5], True),
-        ([0.8, 0.5, 0.5], [1.0, 0.8, 0.5], False),  # where it was lost it did not come back
-        ([0.5, 0.5, 0.5], [0.5, 0.5, 0.5], False),
-    ],
-)
-def test_regained_means_lost_and_back(pruned, recovered, expected):
-    curves = pd.concat([made_up(pruned, OTHER, "pruned"), made_up(recovered, OTHER, "recovered")])
-    assert regained(curves)["regained"].tolist() == [expected]
 
 
 def test_outcome_is_of_networks_that_had_the_skill():
@@ -328,12 +299,6 @@ def test_tables_hold_every_width_and_seed():
         assert table.groupby("width")["seed"].nunique().to_dict() == {4: 2, 6: 2}
     assert len(found["curves"]) == 2 * 2 * 2 * 2 * 2
     assert "scores" in tables(QUICK.replace(narrow_width=32, wide_width=32), **TABLES)
-
-
-def test_defaults_of_the_paper():
-    assert RECORDED_SPARSITIES[:2] == (0.0, 0.01) and RECORDED_SPARSITIES[-1] == 0.98 and len(RECORDED_SPARSITIES) == 99
-    assert nonlocality.Config().widths == [32, 64, 128, 256, 512, 1024, 2048]
-    assert spaced_widths(8, 8, 3) == [8]
 
 
 @pytest.mark.parametrize("sparsities", [[], [1.0], [-0.1], [0.5, float("nan")]])

@@ -33,8 +33,7 @@ def test_a_power_law_is_measured_and_goes_on():
 
 
 @pytest.mark.parametrize(
-    ("gap", "why"),
-    [(lambda spent: 1 + spent, "rises"), (lambda spent: 0.05 - spent, "comes below the whole model")],
+    ("gap", "why"), [(lambda spent: 1 + spent, "rises"), (lambda spent: 0.05 - spent, "comes below the whole model")]
 )
 def test_what_does_not_fall_as_a_power_law_is_not_extrapolated(gap, why):
     points = scaling_points(records(gap), "base", until=10.0, variant="ours")

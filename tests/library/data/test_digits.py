@@ -17,12 +17,6 @@ PUBLISHED_COUNTS = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949] 
 
 
 @pytest.fixture
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv(downloads.CACHE_VARIABLE, str(tmp_path))
-    return tmp_path
-
-
-@pytest.fixture
 def small(monkeypatch):
     """Two tiny pictures in the place of MNIST, packed and summed as the real ones are."""
     contents = {

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tiny_llamas import random_skill, tiny_llama
+from tiny_llamas import random_skill, tiny_llama, tiny_tokenizer
 
 from narrowlib.chapters.language import config as language_config
 from narrowlib.chapters.unlearning import experiment as unlearning
@@ -29,14 +29,7 @@ TRAINING = LLMTrainingConfig(
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    vocabulary = {"<s>": 0, "</s>": 1, "<unk>": 2, **{word: 3 + number for number, word in enumerate(WORDS)}}
-    words = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "</s>"}
-    return PreTrainedTokenizerFast(tokenizer_object=words, **names)
+    return tiny_tokenizer(WORDS)
 
 
 @pytest.fixture(scope="module")

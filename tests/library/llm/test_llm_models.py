@@ -217,10 +217,7 @@ def test_where_a_model_comes_from_is_what_its_card_says(tmp_path, monkeypatch):
     assert llm.origin_of("tiny") == {} == llm.origin_of(str(tmp_path))
     card = tmp_path / "README.md"
     for text, said in (
-        (
-            "---\nlicense: mit\nbase_model: o/whole\n---\n# It\n",
-            {"base_model": "o/whole", "license": "mit"},
-        ),
+        ("---\nlicense: mit\nbase_model: o/whole\n---\n# It\n", {"base_model": "o/whole", "license": "mit"}),
         ("---\nlicense: [mit, other]\n---\n", {}),
         ("---\nlicense: [\n---\n", {}),
         ("# No metadata\n", {}),

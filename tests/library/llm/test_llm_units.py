@@ -6,7 +6,7 @@ from tiny_llamas import TINY, as_transformers_makes_it, logits_masked, random_ma
 
 from narrowlib.devices import prepare_torchvision
 from narrowlib.llm.families import check_family, family_of, unfused
-from narrowlib.llm.units import head_dim_of, llama_units, n_parameters_of, units_named
+from narrowlib.llm.units import llama_units, n_parameters_of, units_named
 from narrowlib.pruning import ablated
 from narrowlib.units import check
 
@@ -51,28 +51,17 @@ def test_every_parameter_that_touches_the_residual_stream_is_in_it(model):
     assert all(name.endswith((*readers, "q_norm.weight", "k_norm.weight")) for name in outside)
 
 
-def test_a_neuron_masked_is_its_activation_at_zero(model):
-    tokens = tiny_tokens(model)
-    masks = random_masks(llama_units(model, "neurons")[1:2], 20)
-    keep = masks["layers.1.neurons"].float()
-    by_hand = logits_hooked(
-        model, model.model.layers[1].mlp.down_proj, lambda _, given: given[0] * keep, tokens, on_input=True
-    )
-    torch.testing.assert_close(logits_masked(model, masks, tokens), by_hand, rtol=0, atol=1e-4)
-
-
-def test_heads_masked_are_their_output_at_zero(model):
-    """A unit is a key-value head with its query heads; what it gives reaches the output projection side by side."""
-    if family_of(model).head_norms == "all":
+@pytest.mark.parametrize("layer", [1, 2])
+@pytest.mark.parametrize(("kind", "reader"), [("neurons", "mlp.down_proj"), ("heads", "self_attn.o_proj")])
+def test_a_unit_masked_gives_nothing(model, kind, layer, reader):
+    """A neuron its activation; a key-value head what its query heads hand to the output projection side by side."""
+    if kind == "heads" and family_of(model).head_norms == "all":
         pytest.skip("a norm over all heads: without one head the others differ")
-    tokens = tiny_tokens(model)
-    n_units = model.config.num_key_value_heads
-    masks = {"layers.2.heads": torch.arange(n_units) != 1}
-    n_columns = head_dim_of(model) * model.config.num_attention_heads // n_units
-    keep = masks["layers.2.heads"].repeat_interleave(n_columns).float()
-    by_hand = logits_hooked(
-        model, model.model.layers[2].self_attn.o_proj, lambda _, given: given[0] * keep, tokens, on_input=True
-    )
+    tokens, group = tiny_tokens(model), llama_units(model, kind)[layer]
+    masks, reads = random_masks([group], group.n_units * 5 // 6), model.model.layers[layer].get_submodule(reader)
+    keep = masks[group.name].repeat_interleave(reads.in_features // group.n_units).float()
+    assert 0 < keep.sum() < len(keep)
+    by_hand = logits_hooked(model, reads, lambda _, given: given[0] * keep, tokens, on_input=True)
     torch.testing.assert_close(logits_masked(model, masks, tokens), by_hand, rtol=0, atol=1e-4)
 
 

@@ -14,12 +14,6 @@ CONTENT = b"what the archive holds"
 ARCHIVE = Archive("pypi", "a-package", "1.0", "a_package-1.0-py3-none-any.whl", hashlib.sha256(CONTENT).hexdigest())
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv(downloads.CACHE_VARIABLE, str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
 def index_that_serves(content, monkeypatch, archive=ARCHIVE):
     """Puts a command in pip's place that leaves ``content``; returns the list of its calls."""
     calls = []

@@ -18,12 +18,6 @@ from narrowlib.store import downloads
 from narrowlib.store.downloads import Archive, UnavailableError, fetch
 
 
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv(downloads.CACHE_VARIABLE, str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
 def wheel(n_bytes=60_000):
     """A wheel that pip takes, of about that size."""
     packed = io.BytesIO()

@@ -13,8 +13,6 @@ from narrowlib.store import files
 from narrowlib.store.downloads import UnavailableError, made
 from narrowlib.store.files import inside, replacing
 
-ROOT = Path(__file__).parents[1]
-
 
 def test_a_file_and_a_folder_take_the_place_of_another(tmp_path):
     for content in ("old", "new"):

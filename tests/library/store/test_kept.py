@@ -165,8 +165,6 @@ def test_what_cannot_be_kept_is_an_error_that_leaves_nothing(tmp_path):
     assert not results_in(tmp_path)
 
 
-# ---- code ----
-
 TREE = {
     "__init__.py": "from PACKAGE import figures, experiment",
     "experiment.py": "from PACKAGE import units\nfrom PACKAGE.stacks import engine\ndef compute():\n    return 1",
@@ -280,9 +278,6 @@ def test_code_outside_packages_is_its_module_and_what_it_names_of_the_library():
     assert module_of(Computed(1)) == module_of(Computed(1).__call__) == __name__
 
 
-# ---- settings ----
-
-
 @dataclass(frozen=True)
 class Config:
     seed: int = 0
@@ -314,9 +309,6 @@ def test_values_are_told_apart_by_content():
         (1, 2)
     ) == digest_of([1, 2])
     json.dumps([described(value) for value in values])
-
-
-# ---- faults ----
 
 
 def training(store, n_steps=3):
@@ -413,9 +405,6 @@ def test_what_takes_long_to_save_is_saved_less_often(tmp_path, monkeypatch):
         assert not checkpoint.is_due()
         now[0] += 1
         assert checkpoint.is_due()
-
-
-# ---- time, kills, processes ----
 
 
 def test_time_counts_all_calls(tmp_path, monkeypatch):

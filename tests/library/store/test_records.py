@@ -3,11 +3,11 @@
 import json
 import os
 import shutil
-import subprocess
 from functools import partial
 
 import pandas as pd
 import pytest
+from trees import git_in
 
 from narrowlib.store import records
 from narrowlib.store.provenance import git_state, provenance
@@ -62,11 +62,6 @@ def test_provenance_is_json_and_says_where():
     assert json.loads(json.dumps(about)) == about
     assert set(about) == {"commit", "dirty", "device", "n_threads", "python", "torch", "platform", "time"}
     assert about["device"] and about["n_threads"] >= 1
-
-
-def git_in(folder, *words):
-    identity = ["-c", "user.name=t", "-c", "user.email=t@localhost", "-c", "protocol.file.allow=always"]
-    subprocess.run(["git", "-C", folder, *identity, *words], check=True, capture_output=True)
 
 
 def test_the_commit_is_that_of_this_checkout_only(tmp_path, monkeypatch):
