@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from functools import partial
 
 from reliability import page
 
@@ -53,17 +54,12 @@ def run(name: str, chapters: list[str], n_kills: int) -> list[dict[str, object]]
         from reliability.roofline import roofline
 
         return roofline()
-    if name == "long-run":
-        from reliability.children import record  # puts the workflow's scripts on the path
-        from reliability.long_run import long_run
-
-        return long_run(chapters or record.chapters.names())
-    from reliability.children import record
     from reliability.kills import kills
+    from reliability.long_run import long_run
     from reliability.sameness import sameness
 
-    chapters = chapters or list(record.recorded())
-    return kills(chapters, n_kills) if name == "kills" else sameness(chapters)
+    chapters = chapters or page.chapters_of(name)
+    return {"kills": partial(kills, n_kills=n_kills), "sameness": sameness, "long-run": long_run}[name](chapters)
 
 
 def merged(before: dict | None, rows: list[dict[str, object]]) -> list[dict[str, object]]:

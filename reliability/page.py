@@ -29,6 +29,21 @@ def table(about: dict[str, Any]) -> str:
     return "\n".join([*lines, "", f"Run on {where}, in {made['seconds']:,} s."])
 
 
+def chapters_of(check: str) -> list[str]:
+    """The chapters that a check has rows for."""
+    from companion import record
+
+    if check == "long-run":
+        return record.chapters.names()
+    return list(record.recorded()) if check in ("kills", "sameness") else []
+
+
+def not_run(check: str, about: dict[str, Any]) -> list[str]:
+    """The chapters of a check that have no row yet."""
+    told = {word for row in about["rows"] for word in str(next(iter(row.values()))).replace(",", "").split()}
+    return [chapter for chapter in chapters_of(check) if chapter not in told]
+
+
 def shown(value: Any) -> str:
     """A number or a name as it stands in a table."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)
@@ -40,6 +55,8 @@ def filled(text: str, found: dict[str, Any]) -> str:
     def block(asked: re.Match[str]) -> str:
         name = asked[1]
         content = table(found[name]) if name in found else f"Not run yet: `make reliability ONLY={name}`."
+        if name in found and (left := not_run(name, found[name])):
+            content += f"\nNot run yet for {', '.join(left)}."
         if name == "fuzz":
             rows = [f"| {kind} | {n_cases} |" for kind, n_cases in CASES.items()]
             content = "\n".join(["| input | cases |", "|---|---:|", *rows, f"| all | {sum(CASES.values())} |"])

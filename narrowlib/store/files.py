@@ -12,6 +12,7 @@ import hashlib
 import os
 import re
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -20,9 +21,11 @@ from functools import cache
 from pathlib import Path
 
 from filelock import FileLock
+from safetensors import SafetensorError
 
 _WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # what some network file systems answer
 _STRAY = re.compile(r"\..*|#.*#|.*~|~\$.*|.*\.sw[a-p]|(eh)?thumbs\.db|desktop\.ini|icon\r|__macosx", re.I)
+_OF_THE_SYSTEM = re.compile(r"\(os error (\d+)\)")  # as libraries in Rust tell it
 SECONDS_TO_WRITE = 86_400.0  # what a killed run left half-written is older than that when it is removed
 
 
@@ -43,7 +46,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     Raises
     ------
     OSError
-        When the folder cannot be written or the disk is full; ``path`` is then as it was.
+        When the folder cannot be written or the disk is full, whatever the library that wrote raises then; ``path`` is
+        then as it was.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,8 +56,9 @@ def replacing(path: str | Path) -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix=prefix, suffix=".part", dir=path.parent))
     try:
         temporary = folder / path.name
-        yield temporary
-        _write_through(temporary)
+        with _told_by_errno(path):
+            yield temporary
+        _write_through(temporary, _mode_of(folder / f"{path.name}.new"))
         if path.is_dir():
             path.rename(folder / f"{path.name}.old")  # a folder takes no other's place in one step
         temporary.replace(path)
@@ -61,8 +66,22 @@ def replacing(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def lock_of(path: str | Path, timeout: float = -1, mode: int = 0o644) -> FileLock:
+@contextmanager
+def _told_by_errno(path: Path) -> Iterator[None]:
+    """Raise what safetensors and tokenizers tell of the system in words, as ``(os error 28)``, as an `OSError`."""
+    try:
+        yield
+    except Exception as error:
+        said = _OF_THE_SYSTEM.search(str(error)) if type(error) in (Exception, SafetensorError) else None
+        if said is None:
+            raise
+        raise OSError(int(said[1]), os.strerror(int(said[1])), str(path)) from error
+
+
+def lock_of(path: str | Path, timeout: float = -1) -> FileLock:
     """The lock of this path, to be acquired; it is gone with the process that holds it.
+
+    Every user who can reach its folder may acquire it: a cache may be shared.
 
     On a file system without locks it lies in the temporary folder of the machine, under a hash of the path, and holds
     among the processes of this machine only.
@@ -73,15 +92,13 @@ def lock_of(path: str | Path, timeout: float = -1, mode: int = 0o644) -> FileLoc
         Of the lock file; its folder is not made.
     timeout : float
         Seconds to wait; -1 for as long as it takes.
-    mode : int
-        Who may use it: 0o666 for one that several users share.
     """
     path = Path(path)
     if path.parent.is_dir() and not _has_locks(path.parent):
         name = hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:16]
         path = Path(tempfile.gettempdir(), f"narrowlib-locks-{os.getuid()}", f"{name}.lock")
         path.parent.mkdir(mode=0o700, exist_ok=True)
-    return FileLock(path, timeout, mode)
+    return FileLock(path, timeout, 0o666)
 
 
 @cache
@@ -145,12 +162,21 @@ def inside(folder: str | Path, name: str) -> Path:
     return path
 
 
-def _write_through(path: Path) -> None:
-    """Have a file, or every file of a folder, on the disk and not only in memory."""
+def _write_through(path: Path, mode: int) -> None:
+    """Have a file, or every file of a folder, on the disk and not only in memory, and open to whom ``mode`` says."""
     for file in path.rglob("*") if path.is_dir() else (path,):
         if file.is_file():
             with file.open("rb+") as opened:
+                has = stat.S_IMODE(os.fstat(opened.fileno()).st_mode)
+                if mode & ~has:  # safetensors opens its files to their owner alone
+                    os.fchmod(opened.fileno(), has | mode)
                 os.fsync(opened.fileno())
+
+
+def _mode_of(new: Path) -> int:
+    """The mode of a new file: what the user's umask leaves, asked without changing it."""
+    new.touch()
+    return stat.S_IMODE(new.stat().st_mode)
 
 
 def _remove_abandoned(folder: Path, prefix: str) -> None:

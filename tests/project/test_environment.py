@@ -12,7 +12,7 @@ from trees import ROOT
 # A Python that makes environments in an instant, and is as old, or as bare, as a test says.
 STUB = """#!/bin/bash
 if [ "$1 $2" = "-m venv" ]; then mkdir -p .venv/bin && cp "$0" .venv/bin/python && touch made; exit; fi
-case "$2" in *pip*) exit {without_pip};; esac
+case "$2" in pip) env > "$0.had"; exit {install};; *pip*) exit {without_pip};; esac
 code="$2"; shift 2
 exec {python} -c "import sys; sys.version_info = {version}; $code" "$@"
 """
@@ -26,9 +26,10 @@ def tree(tmp_path):
     return tmp_path
 
 
-def stub(path, version=(3, 11, 0), without_pip=0):
+def stub(path, version=(3, 11, 0), without_pip=0, install=0):
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(STUB.format(python=shlex.quote(sys.executable), version=version, without_pip=without_pip))
+    own = {"version": version, "without_pip": without_pip, "install": install}
+    path.write_text(STUB.format(python=shlex.quote(sys.executable), **own))
     path.chmod(0o755)
     return path
 
@@ -64,6 +65,36 @@ def test_an_old_python_makes_no_environment(tree, flags, version):
     old = stub(tree / "old", version)
     done = make(tree, "environment", f"PYTHON={old}", f".SHELLFLAGS={flags}")
     assert done.returncode and "it must be 3.11 or newer" in done.stderr and not (tree / ".venv").exists()
+
+
+@pytest.mark.parametrize("version", [(3, 13, 1), (3, 20, 0), (4, 0, 0)])
+def test_a_newer_python_makes_one(tree, version):
+    done = make(tree, "environment", f"PYTHON={stub(tree / 'newer', version)}")
+    assert done.returncode == 0 and (tree / "made").exists(), done.stderr
+
+
+@pytest.mark.parametrize("flags", ["-eu -o pipefail -c", "-c"])
+def test_a_recipe_stops_where_pip_fails(tree, flags):
+    active = stub(tree / "active" / "bin" / "python", install=1).parents[1]
+    done = make(tree, "run", f".SHELLFLAGS={flags}", VIRTUAL_ENV=str(active))
+    assert done.returncode and done.stderr.count("the packages could not be installed") == 1
+    assert "companion" not in done.stderr and not list(active.glob(".*"))  # neither a stamp, nor half-made
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"PIP_USER": "1"},
+        {"PIP_TARGET": "/nowhere", "PIP_PREFIX": "/nowhere", "PIP_ROOT": "/nowhere"},
+        {"PYTHONPATH": "/nowhere", "PYTHONOPTIMIZE": "2", "PYTHONNOUSERSITE": ""},
+    ],
+)
+def test_packages_go_into_the_environment_wherever_the_user_has_others_go(tree, own):
+    active = stub(tree / "active" / "bin" / "python").parents[1]
+    make(tree, "run", VIRTUAL_ENV=str(active), **own)
+    had = dict(line.partition("=")[::2] for line in (active / "bin" / "python.had").read_text().splitlines())
+    assert had["PIP_USER"] == "0" and not own.keys() & (had.keys() - {"PIP_USER"})
+    assert [path.name for path in active.glob(".*")] == [".narrowlib-book"]
 
 
 @pytest.mark.parametrize(

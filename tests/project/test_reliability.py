@@ -23,6 +23,18 @@ def test_the_page_is_made_from_what_was_found():
     assert page.PAGE.read_text() == page.filled(page.PAGE.read_text(), page.read())
 
 
+@pytest.mark.parametrize("check", ["kills", "sameness", "long-run"])
+def test_a_chapter_without_a_row_is_named(check):
+    """Whatever chapters there are: nobody keeps their list."""
+    about = {"rows": [{"chapter": "peak memory of mnist"}, {"chapter": "hierarchy, larger"}, {"chapter": "_build"}]}
+    left = page.not_run(check, about)
+    assert {"nonlocality", "lasso-map", "ranking"} <= set(left) and not {"mnist", "hierarchy"} & set(left)
+    assert ("recipe" in left) == (check == "long-run")  # which has pages without a record
+    made = dict.fromkeys(("device", "python", "torch", "time"), "") | {"seconds": 1}
+    filled = page.filled(f"<!-- {check} -->\n<!-- end -->", {check: about | {"made": made}})
+    assert f"Not run yet for {', '.join(left)}." in filled
+
+
 def test_every_check_has_its_table():
     text = page.PAGE.read_text()
     assert all(f"<!-- {name} -->" in text for name in (*CHECKS, "fuzz"))

@@ -22,6 +22,7 @@ class Terminated(KeyboardInterrupt):
 
 
 def _terminate(*_: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one comes where the whole group is told
     with contextlib.suppress(ImportError):  # without any package, what was started is git or gh
         import psutil
 

@@ -49,7 +49,7 @@ def claimed(n_wanted: int, there: list[str], folder: Path, pause: float) -> dict
     while True:
         held: dict[str, FileLock] = {}
         for name in there:
-            lock = lock_of(folder / f"{name}.lock", mode=0o666)
+            lock = lock_of(folder / f"{name}.lock")
             try:
                 lock.acquire(timeout=0)
             except Timeout:

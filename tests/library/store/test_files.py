@@ -2,12 +2,18 @@
 
 import errno
 import os
+import stat
 import time
 from pathlib import Path
 
 import pytest
-from faults import read_only
+import torch
+from faults import full_disk, read_only
 from filelock import Timeout
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 from narrowlib.store import files
 from narrowlib.store.downloads import UnavailableError, made
@@ -41,6 +47,59 @@ def test_it_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
         temporary.write_text("new")
         monkeypatch.setattr(Path, "replace", lambda path, target: names.append("renamed"))
     assert names == [str(temporary), "renamed"]
+
+
+def writes_bytes(path):
+    path.write_bytes(bytes(9_999))
+
+
+def writes_tensors(path):
+    save_file({"w": torch.zeros(9_999)}, path)
+
+
+def writes_a_folder(path):
+    (path / "deep").mkdir(parents=True)
+    writes_tensors(path / "deep" / "weights")
+    writes_bytes(path / "config")
+
+
+def writes_a_tokenizer(path):
+    Tokenizer(WordLevel({f"w{number}": number for number in range(999)}, "w0")).save(str(path))
+
+
+WRITERS = [writes_bytes, writes_tensors, writes_a_folder, writes_a_tokenizer]
+
+
+@pytest.mark.parametrize("write", WRITERS)
+@pytest.mark.parametrize("umask", [0o002, 0o022, 0o077])
+def test_who_may_read_a_file_is_what_the_user_has_set_whatever_wrote_it(tmp_path, write, umask):
+    """Users of one cache read each other's weights; those of a user with umask 077 stay private."""
+    before = os.umask(umask)
+    try:
+        with replacing(tmp_path / "kept") as temporary:
+            write(temporary)
+        with files.lock_of(tmp_path / "lock"):
+            assert stat.S_IMODE((tmp_path / "lock").stat().st_mode) == 0o666
+    finally:
+        os.umask(before)
+    kept = [path for path in (tmp_path / "kept", *(tmp_path / "kept").rglob("*")) if path.is_file()]
+    assert kept and {stat.S_IMODE(path.stat().st_mode) for path in kept} == {0o666 & ~umask}
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_a_full_disk_is_an_error_of_the_system_whatever_wrote(tmp_path, write):
+    (tmp_path / "kept").write_text("old")
+    with full_disk(999), pytest.raises(OSError, match="File too large") as caught, replacing(tmp_path / "kept") as path:
+        write(path)
+    assert caught.value.errno == errno.EFBIG
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"kept": "old"}
+
+
+@pytest.mark.parametrize("error", [ValueError("(os error 28)"), SafetensorError("header"), UnavailableError("a host")])
+def test_other_errors_stay_what_they_are(tmp_path, error):
+    with pytest.raises(type(error)) as caught, replacing(tmp_path / "kept"):
+        raise error
+    assert caught.value is error
 
 
 @pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
