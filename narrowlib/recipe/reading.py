@@ -153,13 +153,16 @@ def _file(path: Path, column: str, reading: Reading, *, shown: str = "", is_alon
     text = decoded(content)
     if text is None:
         if is_alone:
-            raise ValueError("the file is binary; it must be UTF-8 text, of another encoding, or parquet named so")
+            before, nul, _ = content.partition(b"\0")
+            where = f"; line {before.count(10) + 1} holds a NUL" if nul else ""
+            wanted = "UTF-8 text, of another encoding, or parquet named so"
+            raise ValueError(f"the file is binary; it must be {wanted}{where}")
         reading.leave("not text", shown)
         return
     if is_input and looks_like_json(text):
         suffix = ".json"
     rows = rows_in(text, suffix, shown)
-    if rows is not None and (is_alone or suffix in LINES or hold_text(rows, column)):
+    if rows is not None and (is_alone or suffix in LINES or not rows or hold_text(rows, column)):
         yield from documents_of(rows, column, shown, reading.leave)
     elif suffix == ".ipynb":
         yield Document("", shown, _cells(text, shown))

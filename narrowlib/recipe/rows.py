@@ -1,8 +1,8 @@
 """Rows of files that hold a document each: jsonl, json, csv, tsv and parquet; a row may be a chat.
 
-Empty rows are left out.  A row with ``messages``, ``conversations`` (ShareGPT) or ``instruction`` and ``output``
-(Alpaca) is a chat; it is left out without an answer, and where a turn holds more than text, such as an image or the
-call of a tool.
+Empty rows are left out.  A row is a chat with ``messages``, ``conversations`` (ShareGPT) or a question and its answer:
+``instruction`` and ``output`` (Alpaca), ``prompt`` and ``completion`` or ``chosen``.  What ``system`` and ``history``
+say stands before.  A chat is left out without an answer, and where it holds more than text, such as an image or tools.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import re
 import reprlib
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 from narrowlib.data.chats import ASSISTANT, answers_in
@@ -24,7 +25,11 @@ LINES = (".jsonl", ".ndjson")  # a row on each line
 SUFFIXES = (*LINES, ".json", ".csv", ".tsv", ".parquet")
 _ROLES = {"human": "user", "prompter": "user"}  # of ShareGPT and others, in small letters
 _ROLES |= dict.fromkeys(("gpt", "chatgpt", "bot", "model", "ai"), ASSISTANT)
-_OF_CHATS = ("messages", "conversations", "instruction", "input", "output")  # columns
+_PAIRS = (("instruction", "output"), ("prompt", "completion"), ("prompt", "chosen"))
+_SYSTEM = ("system", "system_prompt")
+_TOOLS = ("tools", "functions")
+_OF_CHATS = {"messages", "conversations", *_SYSTEM, *_TOOLS, "input", "history"}.union(*_PAIRS)
+_BY_TOOLS = ("tool", "function", "function_call", "tool_call", "observation")  # roles
 
 Rows = list[tuple[str, Any]]  # each with where it stands
 
@@ -34,16 +39,7 @@ def rows_in(text: str, suffix: str, name: str) -> Rows | None:
     if suffix in LINES:
         return list(_json_lines(text, name))
     if suffix in (".csv", ".tsv"):
-        csv.field_size_limit(sys.maxsize)
-        names = text.lstrip("\r\n").partition("\n")[0]  # texts below may hold anything
-        delimiter = "\t" if suffix == ".tsv" else max(",;\t", key=names.count)
-        is_spaced = f"{delimiter} " in names or re.search(rf'^[^"\n]*{delimiter} "', text[:20_000], re.M)
-        options = {"delimiter": delimiter, "skipinitialspace": bool(is_spaced)}
-        rows = csv.DictReader(io.StringIO(text, newline=""), **options)
-        try:
-            return [(f"row {number} of {name}", row) for number, row in enumerate(rows, 1)]
-        except csv.Error as error:
-            raise ValueError(f"line {rows.line_num} of {name} is no CSV ({error})") from error
+        return _csv_rows(text, suffix, name)
     if suffix == ".json":
         try:
             found = json.loads(text)
@@ -51,11 +47,32 @@ def rows_in(text: str, suffix: str, name: str) -> Rows | None:
             if _begins_with_json_line(text):
                 return list(_json_lines(text, name))
             raise ValueError(f"{name} is no JSON ({error})") from error
+        with suppress(ValueError):
+            if isinstance(found, dict) and messages_of(found, name):
+                return [(name, found)]
         lists = found.values() if isinstance(found, dict) else [found]  # also under a name, as in {"data": [...]}
         longest = max((each for each in lists if _holds_rows(each)), key=len, default=())
         if longest:
             return [(f"entry {number} of {name}", each) for number, each in enumerate(longest, 1)]
     return None
+
+
+def _csv_rows(text: str, suffix: str, name: str) -> Rows:
+    csv.field_size_limit(sys.maxsize)
+    names = re.sub(r'"[^"]*"', "", text.lstrip("\r\n").partition("\n")[0])  # texts below may hold anything
+    delimiter = "\t" if suffix == ".tsv" else max(",;\t", key=names.count)
+    is_spaced = f"{delimiter} " in names or re.search(rf'^[^"\n]*{delimiter} "', text[:20_000], re.M)
+    options = {"delimiter": delimiter, "skipinitialspace": bool(is_spaced), "strict": True}
+    lines, columns, found, number = csv.reader(io.StringIO(text, newline=""), **options), None, [], 1
+    try:
+        for cells in lines:
+            if columns and cells:
+                row = {**dict.fromkeys(columns), **dict(zip(columns, cells)), None: cells[len(columns) :]}
+                found.append((f"line {number} of {name}", row))
+            columns, number = columns or cells, lines.line_num + 1
+    except csv.Error as error:
+        raise ValueError(f"the row at line {number} of {name} is no CSV, its quotes do not match ({error})") from error
+    return found
 
 
 def _holds_rows(value: Any) -> bool:
@@ -123,10 +140,12 @@ def documents_of(rows: Rows, column: str, name: str, leave: Callable[[str, str],
     ValueError
         When no row has the column, or a row holds what is no text.
     """
+    if not rows:
+        raise ValueError(f"{name} holds no row")
     first = next(((where, row) for where, row in rows if isinstance(row, dict)), None)
     if first is not None and not hold_text(rows, column):
         wanted = repr(column) if column else f"any of {', '.join(COLUMNS)}"
-        there = ", ".join(map(str, first[1])) or "nothing"
+        there = ", ".join(map(str, filter(None, first[1]))) or "nothing"
         raise ValueError(f"column is {column!r}; {first[0]} has not {wanted}, but {there}")
     for number, (where, row) in enumerate(rows):
         if isinstance(row, dict) and any(row.get(None) or ()):  # of csv, what stands behind the last named cell
@@ -161,29 +180,51 @@ def checked(text: str, where: str) -> str:
 
 
 def _is_chat(row: dict[str, Any]) -> bool:
-    return "messages" in row or "conversations" in row or {"instruction", "output"} <= set(row)
+    is_pair = any({question, answer} <= set(row) for question, answer in _PAIRS)
+    return is_pair or "messages" in row or "conversations" in row or isinstance(row.get("chosen"), list)
 
 
 def messages_of(row: dict[str, Any], where: str) -> list[dict[str, str | None]]:
     """The messages of a row that is a chat, each with ``role`` and ``content``; none where it is not.
 
-    The content of a turn that holds more than text is None.
+    The content of a turn that holds more than text, or follows the description of tools, is None.
 
     Raises
     ------
     ValueError
         For messages without a role or content; ``where`` names the row.
     """
+    has_tools = any(row.get(name) not in (None, "", "[]", [], {}) for name in _TOOLS)
     try:
-        if {"instruction", "output"} <= set(row) and row["output"]:
-            asked = "\n\n".join(part for part in (row["instruction"], row.get("input")) if part)
-            said = [("user", asked), ("assistant", str(row["output"]))]
-        else:
-            turns = row.get("messages") or row.get("conversations") or []
-            said = [(turn.get("role") or turn["from"], _content_of(turn)) for turn in turns]
-        return [{"role": _ROLES.get(role.lower(), role.lower()), "content": content} for role, content in said]
-    except (TypeError, KeyError, AttributeError) as error:
+        roles = [(_role_of(turn), _content_of(turn)) for turn in _turns_of(row)]
+    except (TypeError, KeyError, AttributeError, ValueError) as error:
         raise ValueError(f"{where}: messages must each hold role and content, or from and value, as texts") from error
+    system = next((row[name] for name in _SYSTEM if row.get(name)), None)
+    if roles and system and roles[0][0] != "system":
+        roles.insert(0, ("system", _content_of({"content": system})))
+    return [{"role": role, "content": None if has_tools or role in _BY_TOOLS else said} for role, said in roles]
+
+
+def _turns_of(row: dict[str, Any]) -> list[dict[str, Any]]:
+    """Turns of a chat, as they stand in the row or made of question and answer."""
+    if turns := row.get("messages") or row.get("conversations"):
+        return turns
+    for question, answer in _PAIRS:
+        if row.get(answer) and (question in row or isinstance(row[answer], list)):
+            said, asked = row[answer], row.get(question)
+            said = said if isinstance(said, list) else [{"role": ASSISTANT, "content": str(said)}]
+            if _role_of(said[0]) != ASSISTANT:  # the question is among them
+                return said
+            if not isinstance(asked, list):
+                asked = [{"role": "user", "content": "\n\n".join(filter(None, (asked, row.get("input"))))}]
+            earlier = (zip(("user", ASSISTANT), each, strict=True) for each in row.get("history") or ())
+            return [*({"role": role, "content": text} for each in earlier for role, text in each), *asked, *said]
+    return []
+
+
+def _role_of(turn: dict[str, Any]) -> str:
+    role = (turn.get("role") or turn["from"]).lower()
+    return _ROLES.get(role, role)
 
 
 def _content_of(turn: dict[str, Any]) -> str | None:

@@ -118,6 +118,9 @@ BEYOND = pa.table({"text": DOCUMENTS[:3], "when": pa.array([10**7] * 3, pa.date3
         ("late.csv", 'id,text\n1,"o, n"\n' * 3_000 + '2,"a ""b"", c"\n3,"it, \'s\', x"\n', ['a "b", c', "it, 's', x"]),
         ("spaced.csv", 'id, text\n1, "a, b"\n2, "c, d"\n3, e\n', ["a, b", "c, d", "e"]),
         ("semi.csv", "\ufefftext;n\r\na, b, c;1\r\nd, e;2\r\nf;3\r\n", ["a, b, c", "d, e", "f"]),
+        ("semi.csv", '"a,b,c,";text\n1;"d; ""e"""\n2;f\n3;g', ['d; "e"', "f", "g"]),
+        ("tabs.csv", "text\tn\na, b\t1\nc; d\t2\ne\t\t\n", ["a, b", "c; d", "e"]),
+        ("long.csv", f"text\n{'a b ' * 50_000}\nb\nc\n", ["a b " * 50_000, "b", "c"]),  # beyond the limit of csv
         ("lines.json", '{"text": "a"}\n{"text": "b"}\n{"text": "c"}\n', ["a", "b", "c"]),
         ("named.json", '{"ids": ["x"], "data": [{"text": "a"}, {"text": "b"}, {"text": "c"}]}', ["a", "b", "c"]),
         ("lines.txt", "one\ntwo\nthree\n\n", ["one", "two", "three"]),
@@ -135,6 +138,7 @@ def test_files_as_tools_write_them(tmp_path, name, content, holds):
     assert found >= set(holds) and (len(found) == len(holds) or name == "late.csv")
 
 
+BINARY = "the file is binary; it must be UTF-8 text, of another encoding, or parquet named so"
 CELLS = pa.StringArray.from_buffers(2, pa.array([0, 1, 3], pa.int32()).buffers()[1], pa.py_buffer(b"a\xff\xfe"))
 
 
@@ -155,7 +159,22 @@ CELLS = pa.StringArray.from_buffers(2, pa.array([0, 1, 3], pa.int32()).buffers()
         ("page.txt", "Gr\u00fc\u00dfe\n\n".encode() * 9 + b"half of \xc3", "line 19 is not UTF-8"),
         ("page.txt", "wide\ntext".encode("utf-16") + b"x", "line 2 is not UTF-16"),
         ("page.txt", "wide".encode("utf-16-le"), "the file is binary; it must be UTF-8 text"),
-        ("rows.csv", "text\none, two\n", "row 1 of rows.csv has more cells than columns"),
+        ("rows.csv", "text\none, two\n", "line 2 of rows.csv has more cells than columns"),
+        ("rows.csv", 'id;text\n\n1;"two\nlines"\n2;a;b\n', "line 5 of rows.csv has more cells than columns"),
+        ("rows.csv", 'text,id\na,1\n\n"b,2\nc,3\n', "the row at line 4 of rows.csv is no CSV, its quotes"),
+        (
+            "rows.tsv",
+            'text\tid\na\t1\n"b\t2\nc\t"3"\n',
+            "the row at line 3 of rows.tsv is no CSV, its quotes",
+        ),
+        (
+            "rows.csv",
+            "text,id\na,1\nb\0,2\n",
+            f"{BINARY}; line 3 holds a NUL",
+        ),
+        ("rows.csv", "text,id\n", "rows.csv holds no row"),
+        ("rows.jsonl", "\n \n", "rows.jsonl holds no row"),
+        ("rows.parquet", pa.table({"text": pa.array([], pa.string())}), "rows.parquet holds no row"),
         ("page.ipynb", json.dumps({"cells": [{"cell_type": "code", "source": "\ud800"}]}), "page.ipynb holds the code"),
         ("page.ipynb", json.dumps({"cells": [{"cell_type": "code", "source": [5]}]}), "page.ipynb is no notebook"),
         ("page.ipynb", b"[" * 100_000, "page.ipynb is no notebook"),
@@ -390,6 +409,9 @@ def turns(*contents, role="user"):
     return [{"role": role, "content": content} for content in contents]
 
 
+ASKED = [*turns("q"), *turns("a", role="assistant")]
+
+
 @pytest.mark.parametrize(
     ("row", "found"),
     [
@@ -406,6 +428,26 @@ def turns(*contents, role="user"):
             {"conversations": [{"from": "prompter", "value": "a"}, *turns("b", role="model")]},
             [("user", "a"), ("assistant", "b")],
         ),
+        *(
+            (row, [("system", "s"), ("user", "q"), ("assistant", "a")])
+            for row in (
+                {"system": "s", "conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]},
+                {"system_prompt": "s", "tools": "[]", "messages": ASKED},
+                {"system": "other", "messages": [*turns("s", role="system"), *ASKED]},  # LLaMA-Factory reads it so
+                {"system": "s", "instruction": "q", "input": "", "output": "a"},
+                {"system": "s", "prompt": "q", "completion": "a", "text": "q a"},
+                {"system": "s", "prompt": ASKED[:1], "completion": ASKED[1:]},
+                {"system": "s", "prompt": "q", "chosen": "a", "rejected": "b"},
+                {"system": "s", "prompt": "q", "chosen": ASKED, "rejected": ASKED[:1]},
+                {"system": "s", "chosen": ASKED},
+            )
+        ),
+        (
+            {"instruction": "c", "input": "d", "output": "e", "history": [["a", "b"]]},
+            [("user", "a"), ("assistant", "b"), ("user", "c\n\nd"), ("assistant", "e")],
+        ),
+        ({"messages": ASKED, "tools": [{"name": "f"}]}, "chats of more than text"),
+        ({"conversations": [*ASKED, {"from": "function_call", "value": "{}"}]}, "chats of more than text"),
         ({"messages": turns("a", role="system")}, "chats without an answer"),
         ({"messages": turns("a", "")}, "chats without an answer"),
         ({"messages": [], "text": "plain"}, "plain"),
@@ -420,6 +462,8 @@ def turns(*contents, role="user"):
 )
 def test_chats_of_other_forms(tmp_path, row, found):
     (tmp_path / "chats.jsonl").write_text("\n".join(map(json.dumps, [row, *CHATS])))
+    if isinstance(found, list) or found == "chats of more than text":
+        (tmp_path / "chats.json").write_text(json.dumps(row))  # one chat alone
     if row.get("messages") or row.get("conversations"):  # a table of nothing has no types
         pq.write_table(pa.Table.from_pylist([row]), tmp_path / "chats.parquet")
     for path in tmp_path.iterdir():
