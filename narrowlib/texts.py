@@ -22,7 +22,7 @@ def read_text(path: str | Path, newline: str | None = None) -> str:
     ----------
     path : path
     newline : str, optional
-        As for `open`: by default every line ends in ``\n``; ``""`` leaves the ends as they are.
+        As for ``open``: by default every line ends in ``\n``; ``""`` leaves the ends as they are.
 
     Raises
     ------

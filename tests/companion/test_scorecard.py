@@ -234,8 +234,8 @@ def test_sources_of_figures_are_linked_where_the_repository_is_known(notebook, m
     assert facts.source_of(figure, made_from)["url"] is None
     assert "source" not in facts.figure_links(figure, made_from)
     monkeypatch.undo()
-    monkeypatch.setenv("REPOSITORY", "https://example.org/book.git")  # as the workflow that publishes sets it
-    url = "https://example.org/book/blob/c0ffee/book/first.md?plain=1#L5-L9"
+    monkeypatch.setenv("REPOSITORY", "https://github.com/owner/book.git")  # as the workflow that publishes sets it
+    url = "https://github.com/owner/book/blob/c0ffee/book/first.md?plain=1#L5-L9"
     assert facts.source_of(figure, made_from)["url"] == url and url in facts.figure_links(figure, made_from)
     assert 'href="../figures/first/fig-two.csv" download' in facts.figure_links(figure, made_from)
 
