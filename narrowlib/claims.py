@@ -154,7 +154,7 @@ def assess(
         "verdict": _direction(table) if record is None else UNDECIDED if reasons else _decided(table),
         "reasons": reasons,
         "quantities": {
-            name: {key: _json_value(row[key]) for key in ("ours", "low", "high", "direction", "holds", "near")}
+            name: {key: json_value(row[key]) for key in ("ours", "low", "high", "direction", "holds", "near")}
             for name, row in zip(quantities, rows, strict=True)
         },
         "record": None if record is None else {"name": record.name, **record.provenance},
@@ -262,6 +262,6 @@ def is_near(ours: Interval, paper: float, tolerance: float) -> bool | None:
     return bool(low <= paper + tolerance and high >= paper - tolerance)
 
 
-def _json_value(value: Any) -> Any:
-    """A value as json holds it: what is not a number is None."""
+def json_value(value: Any) -> Any:
+    """A value as json holds it: a number that is not finite is None."""
     return None if isinstance(value, float) and not math.isfinite(value) else value

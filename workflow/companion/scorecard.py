@@ -6,13 +6,12 @@ Nothing is typed here.  Claims come from ``book/claims.yaml``, values from what 
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
-from narrowlib.claims import IN_PART, NOT_REPRODUCED, NOT_SEEN, REPRODUCED, SEEN, UNDECIDED
+from narrowlib.claims import IN_PART, NOT_REPRODUCED, NOT_SEEN, REPRODUCED, SEEN, UNDECIDED, json_value
 
 NOT_YET = "not yet run"
 DECIDED = {REPRODUCED: "#2e7d32", IN_PART: "#9a6700", NOT_REPRODUCED: "#b3261e"}  # with the colour of the badge
@@ -97,7 +96,7 @@ def _joint(records: list[dict[str, Any]]) -> str:
 
 def _quantity(name: str, about: Mapping[str, Any], page: Any, records: list[dict[str, Any]]) -> dict[str, Any]:
     keys = ("what", "paper", "read", "count", "source", "interval", "holds", "tolerance")
-    told = {key: _json_value(about.get(key)) for key in keys}
+    told = {key: json_value(about.get(key)) for key in keys}
     told["rule"] = told.pop("holds")
     of_records = [{"name": record["record"]["name"], **record["quantities"][name]} for record in records]
     return {
@@ -113,10 +112,6 @@ def _told(result: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if result is None:
         return None
     return {key: result[key] for key in ("verdict", "reasons", "figure", "record")}
-
-
-def _json_value(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def sentence(card: Mapping[str, Any]) -> str:
