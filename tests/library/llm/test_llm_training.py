@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tiny_llamas import tiny_llama, token_ids
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
-from train_tiny_llm import CONFIG, Killed, blocks_of, killed_after, train
+from train_tiny_llm import CONFIG, Killed, blocks_of, killed_after, labelled, train
 
 from narrowlib.llm.distillation import Distillation, soft_targets
 from narrowlib.llm.loop import order_of
@@ -80,12 +80,6 @@ def test_group_lasso_is_that_of_autograd(kind, clip):
         assert torch.nn.utils.clip_grad_norm_(by_hand.parameters(), clip) > clip
     for name, parameter in by_hand.named_parameters():
         torch.testing.assert_close(seen[name], parameter.grad, rtol=1e-4, atol=1e-6)
-
-
-def labelled(blocks, counts):
-    """The blocks, of which the last so many tokens of each count."""
-    rows = [[-100] * (len(ids) - n) + ids[len(ids) - n :] for ids, n in zip(blocks["input_ids"], counts, strict=True)]
-    return blocks.add_column("labels", rows)
 
 
 @pytest.mark.parametrize("taught", ["", "by a model", "by kept targets"])
