@@ -349,3 +349,12 @@ def test_a_loss_that_is_no_number_ends_the_training(held_out, step):
     next(model.parameters()).detach().fill_(math.nan)
     with pytest.raises(DivergedError, match=f"the loss is not a finite number after {step} steps"):
         recover(model, blocks_of(), CONFIG, held_out=held_out, progress=False)
+
+
+@pytest.mark.parametrize("kind", ["recovery", "group lasso"])
+def test_a_last_step_that_ends_without_numbers_is_told(kind):
+    model, config = tiny_llama("llama, tied"), CONFIG.replace(n_steps=1, n_warmup=0, learning_rate=1e39)
+    how = {"groups": llama_units(model, "neurons"), "strength": 0.1} if kind == "group lasso" else {}
+    train = train_group_lasso if how else recover
+    with pytest.raises(DivergedError, match="the loss is not a finite number after 1 steps; training has diverged"):
+        train(model, blocks_of(), config, progress=False, **how)
