@@ -26,6 +26,12 @@ def blocks_of(n_blocks=20, seed=0):
     return Dataset.from_dict({"input_ids": token_ids(n_blocks, 12, seed=seed).tolist()})
 
 
+def labelled(blocks, counts):
+    """The blocks, of which the last so many tokens of each count."""
+    rows = [[-100] * (len(ids) - n) + ids[len(ids) - n :] for ids, n in zip(blocks["input_ids"], counts, strict=True)]
+    return blocks.add_column("labels", rows)
+
+
 class Killed(RuntimeError):
     pass
 

@@ -20,15 +20,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from narrowlib.llm.cards import model_card
 from narrowlib.llm.families import family_of
-from narrowlib.llm.models import LanguageModel, origin_of, silenced
+from narrowlib.llm.models import LanguageModel, silenced
 from narrowlib.llm.units import (
     checked_groups,
     head_dim_of,
     is_layer,
     is_tied,
     kept_counts,
-    n_parameters_of,
     removed_layers,
 )
 from narrowlib.pruning import slice_state
@@ -199,7 +199,7 @@ def export_vanilla(
         with silenced():
             narrowed.save_pretrained(temporary)
             language_model.tokenizer.save_pretrained(temporary)
-        card = _model_card(language_model, narrowed, masks, about or {})
+        card = model_card(language_model, narrowed, masks, about or {})
         (temporary / "README.md").write_text(card, encoding="utf-8")
         for path in filter(Path.is_file, temporary.iterdir()):  # further templates lie in a folder
             path.chmod(0o644)  # safetensors leaves its files to their owner alone
@@ -307,41 +307,3 @@ def _own(tensor: Tensor, original: Tensor | None) -> Tensor:
     """A tensor that shares nothing with the model it came from."""
     tensor = tensor.detach()
     return tensor.clone() if original is not None and tensor.data_ptr() == original.data_ptr() else tensor.contiguous()
-
-
-def _model_card(
-    language_model: LanguageModel, narrowed: PreTrainedModel, masks: Mapping[str, Tensor], about: Mapping[str, Any]
-) -> str:
-    model, origin = language_model.model, origin_of(language_model.name)
-    name = origin.get("base_model", Path(language_model.name).name)
-    licence = f": {origin['license']}" if "license" in origin else ""
-    before, after = model.config, narrowed.config
-    rows = [
-        ("parameters", n_parameters_of(model), n_parameters_of(narrowed)),
-        ("of these kept by the masks", n_parameters_of(model), n_parameters_of(model, masks)),
-        ("residual dimensions", before.hidden_size, after.hidden_size),
-        ("MLP neurons per layer", before.intermediate_size, after.intermediate_size),
-        ("query heads per layer", before.num_attention_heads, after.num_attention_heads),
-        ("key-value heads per layer", before.num_key_value_heads, after.num_key_value_heads),
-        ("layers", before.num_hidden_layers, after.num_hidden_layers),
-    ]
-    lines = [
-        "---",
-        "library_name: transformers",
-        *(f"{what}: {origin[what]}" for what in ("base_model", "license") if what in origin),
-        "tags: [narrowlib, pruned]",
-        "---",
-        "",
-        f"# {name}, narrowed",
-        "",
-        f"Units of the model were removed with narrowlib; it is a plain `{type(narrowed).__name__}` again, which loads",
-        "without code of its own, and to rounding computes what the original computes with these units at zero. The",
-        f"licence is that of the original{licence}. {origin.get('note', '')}".rstrip(),
-        "",
-        "| | original | narrowed |",
-        "|---|---:|---:|",
-        *(f"| {what} | {one:,} | {other:,} |" for what, one, other in rows),
-    ]
-    if about:
-        lines += ["", "## What it costs", "", *(f"- {what}: {value}" for what, value in about.items())]
-    return "\n".join([*lines, ""])

@@ -18,9 +18,11 @@ from narrowlib.data.tokens import end_of_text
 from narrowlib.devices import pick_device, prepare_torchvision
 from narrowlib.llm import tiny
 from narrowlib.llm.families import check_family, unfused
+from narrowlib.llm.folders import CONFIG, check_files, in_place_of
 from narrowlib.machine import free_memory
 from narrowlib.store.downloads import Archive, UnavailableError, cache_folder, fetch, made, members
 from narrowlib.store.files import at_home
+from narrowlib.store.unfinished import not_finite
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -100,13 +102,11 @@ def load_causal_lm(
     MemoryError
         When the weights are larger than the memory that is free.
     UnavailableError
-        When the model cannot be fetched or read, or is incomplete.
+        When the model cannot be fetched or read, is incomplete, or has weights that are NaN or infinite.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}; it must be one of {', '.join(map(str, DTYPES))}")
     place, name = pick_device(device), str(name)
-    prepare_torchvision()
-
     with silenced(progress):
         try:
             return _loaded(name, dtype, place, block_length)
@@ -117,18 +117,29 @@ def load_causal_lm(
             return _loaded(name, dtype, place, block_length)
 
 
-def _loaded(name: str, dtype: torch.dtype, place: torch.device, block_length: int) -> LanguageModel:
+def check_model(name: str, *, block_length: int = 0) -> tuple[str | Path, PreTrainedConfig]:
+    """Where a model lies and its config, or what `load_causal_lm` refuses before it reads a weight."""
+    prepare_torchvision()
     import transformers
 
     source = _source_of(name)
     described, _ = _read(name, transformers.PreTrainedConfig.get_config_dict, source)
     check_family(described.get("model_type"))
-    options = {"trust_remote_code": False}
-    config = _read(name, transformers.AutoConfig.from_pretrained, source, **options)
-    stored = config.dtype if config.dtype in DTYPES else None
+    if name not in OWN and Path(source).is_dir():  # a damaged one of its own is made again
+        _read(name, check_files, source)
+    config = _read(name, transformers.AutoConfig.from_pretrained, source, trust_remote_code=False)
     if config.num_hidden_layers < 1:
         raise UnavailableError(f"{name!r} has {config.num_hidden_layers} layers in its config.json; it must have one")
     _check_block_length(config, block_length)
+    return source, config
+
+
+def _loaded(name: str, dtype: torch.dtype, place: torch.device, block_length: int) -> LanguageModel:
+    import transformers
+
+    source, config = check_model(name, block_length=block_length)
+    options = {"trust_remote_code": False}
+    stored = config.dtype if config.dtype in DTYPES else None
     _read(name, lambda _: _check_memory(name, config, dtype, place), source)
     weights = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True}  # never a pickle
     model, report = _read(name, transformers.AutoModelForCausalLM.from_pretrained, source, **options, **weights)
@@ -139,6 +150,11 @@ def _loaded(name: str, dtype: torch.dtype, place: torch.device, block_length: in
         extra = sorted(report["unexpected_keys"])
         raise UnavailableError(
             f"{name!r} has {len(extra)} weights that the model of its config.json has no place for, such as {extra[0]}"
+        )
+    if wrong := not_finite(dict(model.named_parameters())):
+        raise UnavailableError(
+            f"{name!r} has weights that are NaN or infinite in {str(dtype).removeprefix('torch.')}, in {len(wrong)} "
+            f"tensors, such as {wrong[0]}; take another copy of the model"
         )
     tokenizer = _read(name, transformers.AutoTokenizer.from_pretrained, source, **options)
     _check_tokens(name, tokenizer, model.get_input_embeddings().num_embeddings)
@@ -269,8 +285,8 @@ def _source_of(name: str) -> str | Path:
         return made(_own_folder(name), OWN[name])
     folder = at_home(name)
     if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise UnavailableError(f"the folder {name!r} has no config.json, so no model can be loaded from it")
+        if not (folder / CONFIG).is_file():
+            raise UnavailableError(f"no model can be loaded from the folder {name!r}: {in_place_of(CONFIG, folder)}")
         return str(folder)
     if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
         raise UnavailableError(

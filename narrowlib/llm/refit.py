@@ -210,6 +210,8 @@ def _solve(
             y = y.float() if layer.bias is None else y.float() - layer.bias.float()
             product = (y.T @ x).double()
             crossed[name] = product + crossed[name] if name in crossed else product
+    if not gram.isfinite().all():
+        raise ValueError(f"inputs of {first} of layer {number} are too large for a refit; set refit to 'off'")
     damping = ridge * gram.diagonal().mean().clamp_min(torch.finfo(torch.float32).tiny)
     factor = torch.linalg.cholesky(gram + damping * torch.eye(len(gram), dtype=gram.dtype, device=gram.device))
     for name, layer in linear.items():

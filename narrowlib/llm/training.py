@@ -22,7 +22,7 @@ from narrowlib.llm.loop import Loop
 from narrowlib.llm.losses import one_text_per_block
 from narrowlib.llm.settings import PAPER_GROUP_LASSO, PAPER_RECOVERY, LLMTrainingConfig
 from narrowlib.store.digests import digest_of
-from narrowlib.store.unfinished import Checkpoint
+from narrowlib.store.unfinished import Checkpoint, check_loss, not_finite
 from narrowlib.units import UnitGroup, check
 
 COSTS = ("seconds", "joules")
@@ -185,6 +185,8 @@ def _trained(
         loop = Loop(model, as_teacher(blocks, distillation, teacher), config, compiled, **how)
         best = Checkpoint(Path(checkpoint or nowhere, f"{key}-best.safetensors")) if keep_best else None
         frame = pd.DataFrame(loop.run(Checkpoint(path), best, key), columns=["step", "split", "loss", *costs])
+    if not_finite(parameters):  # after the last step, whose loss nobody has read
+        check_loss(math.nan, config.n_steps, config.learning_rate)
     frame.insert(1, "tokens", frame["step"] * config.batch_size * len(blocks[0]["input_ids"]))
     return frame
 

@@ -10,13 +10,15 @@ import torch
 from torch import Tensor
 
 from narrowlib.llm.export import round_width, width_divisor
+from narrowlib.llm.gguf_files import check_gguf
 from narrowlib.llm.losses import rows_of
-from narrowlib.llm.models import load_causal_lm
+from narrowlib.llm.models import LanguageModel, check_model, load_causal_lm
 from narrowlib.llm.scores import score_units
 from narrowlib.llm.units import llama_units, n_parameters_of
 from narrowlib.pruning import count_removed, keep_masks
 from narrowlib.recipe.intake import texts_of
 from narrowlib.recipe.settings import RecipeConfig
+from narrowlib.store.unfinished import not_finite
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,6 +32,21 @@ Masks = dict[str, Tensor]
 _BISECTIONS = 20  # of the share that leaves a number of parameters; finer than a unit
 _MOST = 1 - 1e-6  # share that leaves one unit of every kind
 _SCORED_AT_ONCE = 4  # blocks
+
+
+def load_model(config: RecipeConfig) -> tuple[LanguageModel, dict[str, float]]:
+    """The model to cut and what `shares_of` says of it; a ValueError where the result could not be written as asked."""
+    language_model = load_causal_lm(config.model, device=config.device, block_length=config.block_length)
+    if config.gguf:
+        check_gguf(language_model)
+    weights = dict(language_model.model.named_parameters())
+    for name, dtype in (("dtype", config.dtype), ("gguf", {"f16": "float16"}.get(config.gguf, "auto"))):
+        if dtype != "auto" and (beyond := not_finite(weights, getattr(torch, dtype))):
+            raise ValueError(
+                f"{name} is {getattr(config, name)!r}, in which weights of the model are infinite, in {len(beyond)} "
+                f"tensors, such as {beyond[0]}; take one that holds larger numbers, such as bfloat16"
+            )
+    return language_model, shares_of(config, language_model.model)
 
 
 def counts_at(
@@ -183,7 +200,7 @@ def masks_for(
 
 def _over_mean(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
     mean = torch.cat(list(scores.values())).mean()
-    return {name: values / mean for name, values in scores.items()}
+    return {name: values / mean.clamp_min(torch.finfo(mean.dtype).tiny) for name, values in scores.items()}
 
 
 def _scores(
@@ -191,7 +208,13 @@ def _scores(
 ) -> dict[str, Tensor]:
     batches = [rows_of(blocks, start, start + _SCORED_AT_ONCE) for start in range(0, len(blocks), _SCORED_AT_ONCE)]
     options = {"variants": (config.method,), "seed": config.seed, "progress": progress}
-    return score_units(model, groups, batches, **options)[config.method]
+    scores = score_units(model, groups, batches, **options)[config.method]
+    if wrong := not_finite(scores):
+        raise ValueError(
+            f"method is {config.method!r}, whose scores are NaN or infinite for {len(wrong)} groups of units, such as "
+            f"{wrong[0]}; take another method"
+        )
+    return scores
 
 
 def score_table(config: RecipeConfig, *, progress: bool = True) -> pd.DataFrame:
@@ -202,6 +225,7 @@ def score_table(config: RecipeConfig, *, progress: bool = True) -> pd.DataFrame:
     DataFrame
         One row per unit: ``kind``, ``group``, ``unit``, ``score``.
     """
+    check_model(config.model, block_length=config.block_length)
     texts = texts_of(config)["keep"]
     language_model = load_causal_lm(config.model, device=config.device, block_length=config.block_length)
     options = {"at_most": config.score_tokens, "block_length": config.block_length, "progress": progress}

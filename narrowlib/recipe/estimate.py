@@ -11,13 +11,13 @@ import torch
 
 from narrowlib.devices import is_bfloat16
 from narrowlib.llm.export import sliced, width_divisor
-from narrowlib.llm.gguf_files import BLOCK, check_gguf, filled_widths
+from narrowlib.llm.gguf_files import BLOCK, filled_widths
 from narrowlib.llm.losses import next_token_loss
-from narrowlib.llm.models import load_causal_lm
+from narrowlib.llm.models import check_model
 from narrowlib.llm.units import n_parameters_of
 from narrowlib.recipe import cut
 from narrowlib.recipe.intake import Mixture, Texts, blocks_needed, counts_of, texts_of
-from narrowlib.recipe.report import median_seconds
+from narrowlib.recipe.report import losses_of, median_seconds
 from narrowlib.recipe.settings import N_RECORDS, TRAINED_AT_ONCE, RecipeConfig
 
 if TYPE_CHECKING:
@@ -34,7 +34,8 @@ def estimate(config: RecipeConfig) -> pd.DataFrame:
     """What to expect of `narrowlib.recipe.narrowing.run` with these settings; nothing is written but token blocks.
 
     Rates are of one training step's forward and backward pass over a block, and of one forward pass, each timed once
-    after a warm-up on the model as it is and on one cut to the end of the way.
+    after a warm-up on the model as it is and on one cut to the end of the way.  The loss on one held-out block of every
+    text must be finite.
 
     Returns
     -------
@@ -47,18 +48,18 @@ def estimate(config: RecipeConfig) -> pd.DataFrame:
     ValueError
         As `narrowlib.recipe.narrowing.run`.
     """
+    check_model(config.model, block_length=config.block_length)
     texts = texts_of(config)
-    language_model = load_causal_lm(config.model, device=config.device, block_length=config.block_length)
+    language_model, shares = cut.load_model(config)
     whole = language_model.model
-    if config.gguf:
-        check_gguf(language_model)
-    shares = cut.shares_of(config, whole)
     counts = cut.counts_by_round(whole, shares, config.rounds, config.multiple_of)[-1]
     masks = cut.first_masks(whole, counts)
     small = sliced(whole, masks)
     n_trained = config.n_trained
     blocks = blocks_needed(texts, config, language_model.tokenizer, progress=False)
     n_there = {place: len(each) * config.block_length for place, each in blocks.items()}
+    first = {name: each.select([0]) for (name, split), each in blocks.items() if split == "held-out"}
+    losses_of(whole, first, "before")
     counted = {place: found for place, each in blocks.items() if (found := counts_of(each))}
     n_read = sum(n for (_, split), n in n_there.items() if split == "held-out")
     seconds = _seconds(config, whole, small, n_select=n_there["keep", "select"], n_read=n_read)

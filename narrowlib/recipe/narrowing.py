@@ -11,8 +11,7 @@ from typing import Any
 from filelock import Timeout
 from safetensors import SafetensorError
 
-from narrowlib.llm.gguf_files import check_gguf
-from narrowlib.llm.models import load_causal_lm
+from narrowlib.llm.models import check_model
 from narrowlib.llm.units import n_parameters_of
 from narrowlib.recipe import cut
 from narrowlib.recipe.estimate import disk_needed
@@ -65,6 +64,7 @@ def narrow(
 def run(config: RecipeConfig, out: str | Path, *, progress: bool = True) -> Report:
     """`narrow` with its settings as one value."""
     out = at_home(out).resolve()  # a link would stand in the way of the result
+    check_model(config.model, block_length=config.block_length)
     texts = texts_of(config)
     about = {"settings": config.lasting, "texts": {name: each.key for name, each in texts.items()}}
     about |= _files_of(config.model)
@@ -75,16 +75,11 @@ def run(config: RecipeConfig, out: str | Path, *, progress: bool = True) -> Repo
         raise ValueError(f"out is {str(out)!r}, which is there already; it must be a new or an empty folder")
     if out.is_mount():
         raise ValueError(f"out is {str(out)!r}, where a file system is mounted; it must be a folder below")
-    language_model = load_causal_lm(config.model, device=config.device, block_length=config.block_length)
-    if config.gguf:
-        check_gguf(language_model)
-    shares = cut.shares_of(config, language_model.model)
+    language_model, shares = cut.load_model(config)
     with _workplace(out) as folder:
         n_small = cut.n_parameters_at(language_model.model, shares, config.multiple_of)
-        free, needed = (
-            shutil.disk_usage(folder).free,
-            disk_needed(config, n_parameters_of(language_model.model), n_small),
-        )
+        needed = disk_needed(config, n_parameters_of(language_model.model), n_small)
+        free = shutil.disk_usage(folder).free
         if free < needed:
             raise UnavailableError(
                 f"out is {str(out)!r}, where {free / 1e9:.1f} GB are free; the steps need {needed / 1e9:.1f} GB"

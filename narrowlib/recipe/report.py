@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
 import statistics
 import time
@@ -21,6 +22,7 @@ from matplotlib import rc_context
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from narrowlib.llm.cards import escaped, front_matter
 from narrowlib.llm.losses import loss_per_skill
 from narrowlib.llm.models import LanguageModel, load_causal_lm
 from narrowlib.llm.units import n_parameters_of
@@ -45,6 +47,11 @@ _LOOKS = {  # of a split: colour of seaborn's colorblind palette, marker
 _TEMPLATES = jinja2.Environment(
     loader=jinja2.PackageLoader("narrowlib.recipe"), autoescape=jinja2.select_autoescape(["html"]), trim_blocks=True
 )
+_TEMPLATES.filters |= {
+    "escaped": escaped,  # in Markdown; in HTML everything is
+    "grouped": lambda number: f"{number:,}".removesuffix(".0"),
+    "units": lambda kind: {"residual": "residual dimensions"}.get(kind, kind),
+}
 
 
 @dataclass(frozen=True)
@@ -155,6 +162,7 @@ def write_report(numbers: Mapping[str, Any], folder: str | Path) -> None:
         "losses": report.losses.round(3).reset_index().to_dict("records"),
         "sizes": [{"what": what, **row} for what, row in report.sizes.to_dict("index").items()],
         "origin": numbers.get("origin", {}),
+        "front_matter": front_matter(numbers.get("origin", {})),
         "command": RecipeConfig(**numbers["made from"]["settings"]).command,
         "settings": {name: value for name, value in numbers["made from"]["settings"].items() if _is_set(value)},
         "numbers": numbers,
@@ -206,12 +214,35 @@ def svg_of(figure: Figure) -> str:
 
 
 def losses_of(
-    model: PreTrainedModel, held_out: Mapping[str, Dataset], *, progress: bool = True
+    model: PreTrainedModel, held_out: Mapping[str, Dataset], when: str, *, progress: bool = False
 ) -> list[dict[str, Any]]:
-    """Loss on the held-out blocks of every text, as rows: see `narrowlib.llm.losses.loss_per_skill`."""
-    table = loss_per_skill(model, held_out, batch_size=4, progress=progress)
-    rows = table.rename(columns={"skill": "text"}).to_dict("records")
-    return [{name: None if value != value else value for name, value in row.items()} for row in rows]  # json has no NaN
+    """Loss on the held-out blocks of every text, as rows: see `narrowlib.llm.losses.loss_per_skill`.
+
+    Raises
+    ------
+    ValueError
+        Where a loss is NaN or infinite.
+    """
+    table = loss_per_skill(model, held_out, batch_size=4, progress=progress).rename(columns={"skill": "text"})
+    for text, loss in zip(table["text"], table["loss"], strict=True):
+        check_finite(loss, f"held-out documents to {text}, {when}")
+    rows = table.to_dict("records")
+    return [{name: value if _is_told(value) else None for name, value in row.items()} for row in rows]
+
+
+def _is_told(value: Any) -> bool:
+    """Whether json has the value: not of a standard error over one block, nor of a perplexity beyond all numbers."""
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def check_finite(loss: float, documents: str) -> float:
+    """A loss, or a ValueError where it is NaN or infinite, with which no other could be compared."""
+    if not math.isfinite(loss):
+        raise ValueError(
+            f"the loss on {documents}, is {loss}; it must be finite: leave out documents that the model cannot read, "
+            "or take another model, a smaller cut, no refit, or a dtype that holds larger numbers"
+        )
+    return loss
 
 
 def loss_table(folder: str | Path, settings: Mapping[str, Any], *, progress: bool = True) -> pd.DataFrame:
@@ -234,7 +265,7 @@ def loss_table(folder: str | Path, settings: Mapping[str, Any], *, progress: boo
     options = {"at_most": config.held_out_tokens, "block_length": config.block_length, "progress": progress}
     texts = texts_of(config).items()
     held_out = {name: text.blocks(language_model.tokenizer, "held-out", **options) for name, text in texts}
-    return pd.DataFrame(losses_of(language_model.model, held_out, progress=progress))
+    return pd.DataFrame(losses_of(language_model.model, held_out, "now", progress=progress))
 
 
 def shape_of(model: PreTrainedModel, dtype: torch.dtype) -> dict[str, int]:

@@ -41,7 +41,7 @@ GROUPS = {  # of the flags, by the first of each
 }
 HOW_MUCH = ("sparsity", "target_parameters", "target_loss")  # is cut; a sweep says it itself
 REPEATED = ("keep", "lose", "include", "exclude")  # flags that may be given several times, and lists in YAML
-_TEXTS = {"keep", "lose", "include", "exclude", "model", "column", "eval"}
+_TEXTS = {*REPEATED, "model", "column", "eval"}
 _OF_RESULT = {"dtype", "gguf", "eval", "eval_limit", "samples"}
 _OF_CUT = {"units", "sparsity", "multiple_of", "target_parameters", "target_loss", "method", "lose_weight", "rounds"}
 _OF_CUT |= {"score_tokens"}

@@ -25,11 +25,12 @@ from narrowlib.llm.training import recover, train_group_lasso
 from narrowlib.llm.units import llama_units, n_parameters_of
 from narrowlib.recipe import cut
 from narrowlib.recipe.intake import Mixture, Texts, blocks_needed, counts_of
-from narrowlib.recipe.report import Report, losses_of, samples_of, shape_of, speeds_of, write_report
+from narrowlib.recipe.report import Report, check_finite, losses_of, samples_of, shape_of, speeds_of, write_report
 from narrowlib.recipe.settings import RecipeConfig
 from narrowlib.store.files import replacing
 from narrowlib.store.kept import Kept
 from narrowlib.store.provenance import provenance
+from narrowlib.store.unfinished import DivergedError
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -176,11 +177,16 @@ class Narrowing:
     def _losses_before(self) -> dict[str, Any]:
         """Those of the report, and of what is kept on the documents that choices are made on."""
         model = self.load().model
-        select = mean_loss(model, self._select, batch_size=4, progress=self.progress)
-        return {"losses": losses_of(model, self._held_out, progress=self.progress), "select": select}
+        losses = losses_of(model, self._held_out, "before", progress=self.progress)
+        return {"losses": losses, "select": self._loss(model, "before")}
+
+    def _loss(self, model: PreTrainedModel, when: str) -> float:
+        """On the documents of what is kept that choices are made on."""
+        loss = mean_loss(model, self._select, batch_size=4, progress=self.progress)
+        return check_finite(loss, f"documents to choose by, {when}")
 
     def _losses(self) -> list[dict[str, Any]]:
-        return losses_of(self.load().model, self._held_out, progress=self.progress)
+        return losses_of(self.load().model, self._held_out, "at the end", progress=self.progress)
 
     def _accuracies(self, when: str) -> list[dict[str, Any]]:
         """Of the tasks that are asked for, whole or after all steps."""
@@ -208,13 +214,10 @@ class Narrowing:
         if self.config.refit == "off" or not masks:
             return sliced(whole, masks), {}
 
-        def loss(model: PreTrainedModel) -> float:
-            return mean_loss(model, self._select, batch_size=4, progress=self.progress)
-
-        losses = {"plain": loss(sliced(whole, masks))}  # cut again where it is taken: not held beside the other
-        model = sliced(whole, masks)
+        losses = {"plain": self._loss(sliced(whole, masks), "after the cut")}
+        model = sliced(whole, masks)  # again: two are not held beside each other
         refit(model, whole, masks, self._blocks("keep", "train", self.config.score_tokens), progress=self.progress)
-        losses["refit"] = loss(model)
+        losses["refit"] = self._loss(model, "after the refit")
         if self.config.refit == "on" or losses["refit"] < losses["plain"]:
             return model, {**losses, "taken": "refit"}
         del model
@@ -235,8 +238,7 @@ class Narrowing:
         config = self.config
         model, about = self._refitted(load().model, masks)
         if not config.recovery_tokens:
-            loss = mean_loss(model, self._select, progress=self.progress)
-            row = {"step": [0], "tokens": [0], "split": ["held out"], "loss": [loss]}
+            row = {"step": [0], "tokens": [0], "split": ["held out"], "loss": [self._loss(model, "after the cut")]}
             return model, pd.DataFrame(row), about
         if config.distillation:
             weights = Distillation(temperature=config.temperature, hard_weight=1 - config.distillation)
@@ -255,7 +257,10 @@ class Narrowing:
         def work(folder: Path) -> dict[str, Any]:
             checkpoint = self.store.checkpoint("training").path.parent
             options = {"held_out": self._select, "checkpoint": checkpoint, "progress": self.progress}
-            model, curve, about = train(load, **options)
+            try:
+                model, curve, about = train(load, **options)
+            except DivergedError as error:
+                raise DivergedError(f"{name}: {error}") from error
             export_vanilla(LanguageModel(model, self.tokenizer, self.config.model), {}, folder / _MODEL)
             return {"curve": curve.to_dict("records"), "about": about}
 

@@ -14,6 +14,8 @@ from narrowlib.recipe.report import Report, svg_of
 from narrowlib.recipe.settings import FIGURE, HOW_MUCH, TABLE, RecipeConfig
 from narrowlib.store.files import at_home, is_stray, replacing
 
+_FOLDER = "sparsity-"  # and the number as it is: no two share one
+
 
 def configs_of(values: dict[str, Any], sparsities: str | Sequence[float]) -> list[RecipeConfig]:
     """The settings of every narrowing, checked.
@@ -61,7 +63,7 @@ def sweep(configs: Sequence[RecipeConfig], out: str | Path, *, progress: bool = 
         and ``accuracy on ...`` for every task.
     """
     out = at_home(out).absolute()
-    names = {f"sparsity-{config.sparsity[0]:g}": config for config in configs}
+    names = {f"{_FOLDER}{config.sparsity[0]}": config for config in configs}
     if out.exists() and (not out.is_dir() or any(not _is_of_sweep(path.name) for path in out.iterdir())):
         raise ValueError(f"out is {str(out)!r}, which holds something else; it must be a new folder, or one of a sweep")
     reports = [run(config, out / name, progress=progress) for name, config in names.items()]
@@ -79,7 +81,7 @@ def _is_of_sweep(name: str) -> bool:
     return (
         name in (TABLE, FIGURE)
         or is_stray(Path(name))
-        or name.removeprefix(".").startswith(("sparsity-", *(f"{TABLE}.", f"{FIGURE}.")))
+        or name.removeprefix(".").startswith((_FOLDER, *(f"{TABLE}.", f"{FIGURE}.")))
     )
 
 

@@ -55,6 +55,12 @@ def check_loss(losses: Tensor | float, step: int, learning_rate: float) -> None:
         )
 
 
+def not_finite(tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> list[str]:
+    """Names of tensors with a number that is NaN or infinite, as they are or rounded to a dtype."""
+    ends = {name: torch.stack(torch.aminmax(tensor.detach())) for name, tensor in tensors.items() if tensor.numel()}
+    return [name for name, each in ends.items() if not each.to(dtype or each.dtype).isfinite().all()]
+
+
 class Checkpoint:
     """One file that a training leaves off in and goes on from, to the same bits.
 

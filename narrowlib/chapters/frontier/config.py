@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from decimal import Decimal
 
 from pydantic import Field
 
@@ -91,7 +92,9 @@ class Run:
     @property
     def name(self) -> str:
         """A name that files can have."""
-        size = self.size if isinstance(self.size, int) else "-".join(f"{100 * each:g}" for each in self.size)
+        shares = () if isinstance(self.size, int) else self.size
+        percents = [f"{(100 * Decimal(str(each))).normalize():f}" for each in shares]  # exact: no two have one name
+        size = "-".join(percents) or self.size
         repeat = f"-seed-{self.seed}" if self.seed else ""
         return f"{self.method.replace(', ', '-')}-{size}{repeat}".replace(".", "_")
 

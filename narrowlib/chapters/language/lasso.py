@@ -73,7 +73,7 @@ def regularised(
         train_group_lasso(copied, blocks, config.lasso, checkpoint=unfinished_in(store), **how)
         return copied.state_dict()
 
-    copied.load_state_dict(store.keep(f"group lasso {strength:g}", train, inputs=[model, config, strength]))
+    copied.load_state_dict(store.keep(f"group lasso {strength}", train, inputs=[model, config, strength]))
     asked = {"kinds": ("neurons",), "variants": (RANKED_BY,), "progress": progress}
     return Trained(strength, copied, unit_scores(copied, config.score_blocks(tokenizer), **asked))
 
@@ -123,7 +123,7 @@ def strength_recovery(
     asked, where = ((RANKED_BY,), [(sparsity, 0.0)], config), {"store": store, "progress": progress}
     parts = []
     for strength, model, scores in models:
-        name = f"recovery after {strength:g}"
+        name = f"recovery after {strength}"
         curves = recovery_curves(model, tokenizer, scores, *asked, name=name, **where)
         parts.append(curves.assign(strength=strength))
     return pd.concat(parts, ignore_index=True)

@@ -104,7 +104,7 @@ def recovery_curves(
             small = narrowed(model, scores, variant, neurons, residual)
             how = {"held_out": held_out, "progress": progress}
             train = partial(_regain, small, blocks, config.recovery, store=store, **how)
-            run = f"{name} {variant} {neurons:g} {residual:g}"
+            run = f"{name} {variant} {neurons} {residual}"
             curve = store.keep(run, train, inputs=[small, config])
             about = {"variant": variant, "neuron_sparsity": neurons, "residual_sparsity": residual}
             frames.append(curve.assign(**about, n_parameters=n_parameters_of(small)))

@@ -100,7 +100,7 @@ def tables(config: Config, *, progress: bool = True) -> dict[str, pd.DataFrame]:
     """
     study = _Study(config, progress)
     found = [
-        study.store.keep(f"{method}-{round(100 * sparsity)}", partial(study.answered, method, sparsity))
+        study.store.keep(f"{method}-{sparsity}", partial(study.answered, method, sparsity))
         for method, sparsity in config.runs()
     ]
     return {name: pd.concat([each[name] for each in found], ignore_index=True) for name in found[0]}

@@ -11,7 +11,7 @@ from tiny_llamas import random_blocks as blocks
 from tiny_llamas import random_skill, tiny_llama, tiny_tokenizer
 
 from narrowlib.chapters.frontier import experiment
-from narrowlib.chapters.frontier.config import Config, pieces, runs_of
+from narrowlib.chapters.frontier.config import Config, Run, pieces, runs_of
 from narrowlib.chapters.frontier.experiment import FrontierStudy, tables
 from narrowlib.chapters.language import config as language_config
 from narrowlib.llm import costs as llm_costs
@@ -149,6 +149,12 @@ def test_a_record_keeps_the_steps_that_were_read():
     assert thin["step"].tolist() == [0, 3, 3, 6, 6, 7, 7] and thin["smoothed"].tolist() == [0, 3, 4, 7, 8, 9, 10]
     names = [experiment.table_name(config.replace(model=name)) for name in ("default", "small")]
     assert names == ["runs", "small-runs"]
+
+
+def test_no_two_runs_share_a_name():
+    runs = [Run("pruned", (0.5, share)) for share in (0.07, 0.125, 0.1234567, 0.1234568)]
+    names = [run.name for run in runs]
+    assert names == ["pruned-50-7", "pruned-50-12_5", "pruned-50-12_34567", "pruned-50-12_34568"]
 
 
 def test_pieces_are_made_one_by_one_and_then_collected(tmp_path, monkeypatch):

@@ -4,6 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from narrowlib.chapters.unlearning import experiment
+from narrowlib.chapters.unlearning.config import Config
 from narrowlib.chapters.unlearning.measures import (
     accuracies,
     arrows,
@@ -95,3 +97,13 @@ def test_arrows_keep_the_order_of_methods():
     table = arrows(paper_table(), "benchmark")
     assert table.columns[0] == "CounterFact" and table.index[0] == ("base", 0.0) and table.index[-1] == ("lasso", 0.8)
     assert table.loc[("attribution", 0.3), "ARC-Easy"] == "0.355\N{NO-BREAK SPACE}→\N{NO-BREAK SPACE}0.688"
+
+
+def test_models_of_near_sparsities_are_kept_apart(tmp_path, monkeypatch):
+    def answered(self, method, sparsity):
+        return {"answers": pd.DataFrame({"method": [method], "sparsity": [sparsity]})}
+
+    monkeypatch.setattr(experiment._Study, "answered", answered)
+    config = Config(sparsities=(0.5, 0.501, 0.5010001), methods=("random",), checkpoints=str(tmp_path))
+    found = experiment.tables(config, progress=False)["answers"]
+    assert found["sparsity"].tolist() == [sparsity for _, sparsity in config.runs()]

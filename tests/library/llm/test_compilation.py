@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from tiny_llamas import tiny_llama
-from train_tiny_llm import CONFIG, blocks_of
+from train_tiny_llm import CONFIG, blocks_of, labelled
 
 from narrowlib.llm.compilation import check_compiler, compiled_layers
 from narrowlib.llm.distillation import soft_targets
@@ -62,6 +62,43 @@ def test_compiled_training_is_training(precision, near):
     assert after - before == 5  # layer and loss, for training and evaluation, and the loss of the teacher
     assert again == after  # another model of these shapes
     assert all(layer._compiled_call_impl is None for layer in models[1].model.layers)
+
+
+class LowRank(torch.nn.Module):
+    """A frozen linear layer and a low-rank change of it, as adapters are trained."""
+
+    def __init__(self, base):
+        super().__init__()
+        self.base = base
+        self.down, self.up = torch.nn.Linear(base.in_features, 2), torch.nn.Linear(2, base.out_features)
+
+    def forward(self, x):
+        return self.base(x) + self.up(self.down(x))
+
+
+def adapted(is_low_rank):
+    model = tiny_llama("llama, tied").requires_grad_(not is_low_rank)
+    torch.manual_seed(0)
+    for layer in model.model.layers if is_low_rank else ():
+        layer.self_attn.q_proj = LowRank(layer.self_attn.q_proj)
+    return model
+
+
+@pytest.mark.parametrize("is_low_rank", [False, True])
+@pytest.mark.parametrize("changes", [{"micro_batch_size": 1}, pytest.param({"compiled": True}, marks=needs_compiler)])
+def test_tokens_that_count_weigh_the_same_however_a_step_is_computed(changes, is_low_rank):
+    """Accumulated from single blocks, some without a token that counts, or compiled: as in one plain pass."""
+    blocks, held_out = labelled(blocks_of(), [3, 0, 9, 1] * 5), labelled(blocks_of(5, seed=1), [4, 0, 0, 11, 2])
+    targets = soft_targets(blocks, tiny_llama("llama, untied", seed=1), n_kept=5, progress=False)
+    config, ends = CONFIG.replace(micro_batch_size=8), []
+    for each in (config, config.replace(**{"micro_batch_size": 2, **changes})):
+        model = adapted(is_low_rank)
+        ends.append((recover(model, targets, each, held_out=held_out, progress=False), dict(model.named_parameters())))
+    pd.testing.assert_frame_equal(ends[0][0], ends[1][0], rtol=1e-4)
+    before = dict(adapted(is_low_rank).named_parameters())
+    for (name, plain), other in zip(ends[0][1].items(), ends[1][1].values(), strict=True):
+        torch.testing.assert_close(plain, other, rtol=1e-3, atol=1e-4)
+        assert torch.equal(plain, before[name]) != plain.requires_grad
 
 
 @needs_compiler

@@ -11,7 +11,7 @@ from tiny_llamas import TINY, logits_masked, random_masks, tiny_llama, tiny_toke
 from narrowlib.data.tokens import end_of_text
 from narrowlib.llm import models as llm
 from narrowlib.llm.export import export_vanilla
-from narrowlib.llm.models import load_causal_lm
+from narrowlib.llm.models import check_model, load_causal_lm
 from narrowlib.llm.units import llama_units, n_parameters_of
 from narrowlib.store.downloads import UnavailableError
 
@@ -139,12 +139,68 @@ def test_a_hub_out_of_reach_names_what_was_tried_and_what_works(monkeypatch):
     assert "\n" not in str(caught.value)
 
 
-def test_damaged_weights_are_refused(tmp_path):
-    saved(tmp_path)
-    weights = tmp_path / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(UnavailableError, match="cannot be loaded from the folder"):
+def cut_short(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def without(*names):
+    return lambda folder: [(folder / name).unlink() for name in names]
+
+
+def nothing_but(name):
+    return lambda folder: [path.unlink() for path in folder.iterdir()] and (folder / name).write_text("{}")
+
+
+SHARDS = ("model-00001-of-00003.safetensors", "model-00002-of-00003.safetensors")
+INDEX = "model.safetensors.index.json"
+BROKEN = {
+    "adapter": (nothing_but("adapter_config.json"), "it has no config.json; adapter_config.json is an adapter of peft"),
+    "adapter too": (lambda folder: (folder / "adapter_config.json").write_text("{}"), "adapter_config.json is an adap"),
+    "gguf": (nothing_but("model-q8.gguf"), "it has no config.json; model-q8.gguf is for llama.cpp"),
+    "no shard": (without(SHARDS[1]), f"it has no {SHARDS[1]}, which {INDEX} names"),
+    "shard cut short": (lambda folder: cut_short(folder / SHARDS[0]), f"{SHARDS[0]} is damaged or cut short"),
+    "empty shard": (lambda folder: (folder / SHARDS[0]).write_bytes(b""), f"{SHARDS[0]} is damaged or cut short"),
+    "no index": (without(INDEX), "it has no model.safetensors"),
+    "empty index": (lambda folder: (folder / INDEX).write_text("[]"), f"{INDEX} names no weights"),
+    "index cut short": (lambda folder: cut_short(folder / INDEX), f"{INDEX} is no JSON"),
+    "no tokenizer": (without("tokenizer.json"), "it has no tokenizer that can be read, such as tokenizer.json"),
+    "tokenizer cut short": (lambda folder: cut_short(folder / "tokenizer.json"), "tokenizer.json is no JSON"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_folder_that_lacks_something_is_refused_by_the_name_of_a_file(case, tmp_path):
+    change, says = BROKEN[case]
+    with llm.silenced():
+        tiny_llama().save_pretrained(tmp_path, max_shard_size="30KB")
+        tiny_tokenizer().save_pretrained(tmp_path)
+    check_model(str(tmp_path))
+    change(tmp_path)
+    for refuses in (check_model, load_causal_lm):  # before a weight is read, too
+        with pytest.raises(UnavailableError, match=re.escape(says)) as told:
+            refuses(str(tmp_path))
+        assert str(tmp_path) in str(told.value) and "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), -float("inf")])
+def test_weights_that_are_no_numbers_are_refused(value, tmp_path):
+    model = tiny_llama()
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight[3, 4] = value
+    model.save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(UnavailableError, match=r"NaN or infinite in float32, in 1 tensors, such as model\.layers\.1\."):
         load_causal_lm(tmp_path)
+
+
+def test_weights_too_large_for_a_dtype_are_refused_in_it(tmp_path):
+    model = saved(tmp_path)
+    with torch.no_grad():
+        model.model.norm.weight[0] = 1e5
+    model.save_pretrained(tmp_path)
+    assert load_causal_lm(tmp_path, dtype=torch.bfloat16)
+    with pytest.raises(UnavailableError, match=r"in float16, in 1 tensors, such as model\.norm\.weight"):
+        load_causal_lm(tmp_path, dtype=torch.float16)
 
 
 def test_missing_weights_are_not_drawn_at_random(tmp_path):

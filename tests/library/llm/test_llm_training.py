@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tiny_llamas import tiny_llama, token_ids
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
-from train_tiny_llm import CONFIG, Killed, blocks_of, killed_after, train
+from train_tiny_llm import CONFIG, Killed, blocks_of, killed_after, labelled, train
 
 from narrowlib.llm.distillation import Distillation, soft_targets
 from narrowlib.llm.loop import order_of
@@ -80,12 +80,6 @@ def test_group_lasso_is_that_of_autograd(kind, clip):
         assert torch.nn.utils.clip_grad_norm_(by_hand.parameters(), clip) > clip
     for name, parameter in by_hand.named_parameters():
         torch.testing.assert_close(seen[name], parameter.grad, rtol=1e-4, atol=1e-6)
-
-
-def labelled(blocks, counts):
-    """The blocks, of which the last so many tokens of each count."""
-    rows = [[-100] * (len(ids) - n) + ids[len(ids) - n :] for ids, n in zip(blocks["input_ids"], counts, strict=True)]
-    return blocks.add_column("labels", rows)
 
 
 @pytest.mark.parametrize("taught", ["", "by a model", "by kept targets"])
@@ -355,3 +349,12 @@ def test_a_loss_that_is_no_number_ends_the_training(held_out, step):
     next(model.parameters()).detach().fill_(math.nan)
     with pytest.raises(DivergedError, match=f"the loss is not a finite number after {step} steps"):
         recover(model, blocks_of(), CONFIG, held_out=held_out, progress=False)
+
+
+@pytest.mark.parametrize("kind", ["recovery", "group lasso"])
+def test_a_last_step_that_ends_without_numbers_is_told(kind):
+    model, config = tiny_llama("llama, tied"), CONFIG.replace(n_steps=1, n_warmup=0, learning_rate=1e39)
+    how = {"groups": llama_units(model, "neurons"), "strength": 0.1} if kind == "group lasso" else {}
+    train = train_group_lasso if how else recover
+    with pytest.raises(DivergedError, match="the loss is not a finite number after 1 steps; training has diverged"):
+        train(model, blocks_of(), config, progress=False, **how)

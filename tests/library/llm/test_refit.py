@@ -96,3 +96,12 @@ def test_bad_input_is_refused():
         refit(sliced(model, masks), model, masks, BLOCKS[:0])
     with pytest.raises(ValueError, match="narrowed has 3 layers; masks leave 2 of whole"):
         refit(sliced(model, masks), model, masks | {"layers.0": torch.zeros(1, dtype=torch.bool)}, BLOCKS)
+
+
+def test_inputs_too_large_for_sums_of_squares_are_refused():
+    model = tiny_llama()
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight.mul_(1e25)
+    masks = random_masks(llama_units(model, "neurons"), 14)
+    with pytest.raises(ValueError, match=r"inputs of mlp\.down_proj of layer 1 are too large for a refit"):
+        refit(sliced(model, masks), model, masks, BLOCKS, progress=False)

@@ -16,8 +16,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+import yaml
 from bs4 import BeautifulSoup
 from datasets import Dataset
+from markdown_it import MarkdownIt
 from tiny_llamas import Counting, tiny_llama, tiny_tokenizer, word_pieces
 from train_tiny_llm import Killed, killed_after
 from transformers import GenerationConfig
@@ -29,7 +31,7 @@ from narrowlib.recipe import cut, narrowing, steps
 from narrowlib.recipe.cli import _parser, _print, main
 from narrowlib.recipe.intake import texts_of
 from narrowlib.recipe.narrowing import narrow
-from narrowlib.recipe.report import Report, loss_table, samples_of, without_folders
+from narrowlib.recipe.report import Report, loss_table, samples_of, without_folders, write_report
 from narrowlib.recipe.settings import RecipeConfig
 from narrowlib.recipe.sweep import configs_of, sweep
 from narrowlib.settings import SettingsError
@@ -118,6 +120,23 @@ def test_the_report_needs_nothing_but_itself_and_says_what_json_says(done):
         assert number in text
     assert Report.read(done.folder).numbers == json.loads(json.dumps(done.numbers))
     assert set(done.numbers["speed"]) == {"before", "after"}
+
+
+@pytest.mark.parametrize("name", ["a|b", "`<b>`", "two\nlines", "---", "key: [1, &x"])
+def test_card_and_page_hold_any_name(done, tmp_path, name):
+    numbers = json.loads(json.dumps(done.numbers)) | {"origin": {"base_model": name, "license": name}}
+    numbers["inputs"]["keep"]["source"] = numbers["model"] = name
+    write_report(numbers, tmp_path)
+    about, text = (tmp_path / "README.md").read_text().removeprefix("---\n").split("\n---\n", 1)
+    found = yaml.safe_load(about)
+    assert (found["base_model"], found["license"]) == (name, name)
+    card = BeautifulSoup(MarkdownIt("commonmark").enable("table").render(text), "html.parser")
+    plain = " ".join(name.split())
+    assert card.h1.text == f"{plain}, narrowed" and f"licence is that of the original: {plain}. " in card.p.text
+    (row,) = [row for row in card("tr") if row.td and row.td.text == f"keep: {plain}"]
+    assert len(row("td")) == 3
+    page = BeautifulSoup((tmp_path / "report.html").read_text(), "html.parser")
+    assert page.h1.text == f"A narrowed {name}" and f"The model is made of {name}. " in page.text
 
 
 def test_the_same_call_again_changes_nothing(work, done, capsys):
@@ -491,6 +510,113 @@ def test_a_template_in_which_answers_cannot_be_told_apart_is_refused_before_any_
     said = capsys.readouterr().err
     assert said.startswith("answers cannot be told apart in the chat chats.jsonl:") and said.count("\n") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["chats.jsonl", "model"]
+
+
+def changed(folder, change, family="granite, untied"):
+    """A model folder in which weights were changed, as the flag that names it."""
+    model = tiny_llama(family, max_position_embeddings=128)
+    with torch.no_grad():
+        change(model.model)
+    model.save_pretrained(folder)
+    word_pieces(60).save_pretrained(folder) if "llama" in family else tiny_tokenizer().save_pretrained(folder)
+    return ["--model", str(folder)]
+
+
+def of_no_number(model):
+    model.layers[1].mlp.up_proj.weight[2, 3] = torch.nan
+
+
+def beyond_numbers(model):
+    model.norm.weight.fill_(3e38)
+
+
+def beyond_numbers_on_others(model):
+    model.embed_tokens.weight[31:] = 2e38  # Granite multiplies it by 3; words of what may be lost
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"]])
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (of_no_number, r"'.*' has weights that are NaN or infinite in float32, in 1 tensors, such as model\.layers\.1"),
+        (beyond_numbers, "the loss on held-out documents to keep, before, is nan; it must be finite"),
+        (beyond_numbers_on_others, "the loss on held-out documents to lose, before, is nan; it must be finite"),
+    ],
+)
+def test_a_model_whose_losses_are_no_numbers_is_refused_before_a_cut(
+    work, tmp_path, monkeypatch, capsys, more, change, says
+):
+    monkeypatch.setattr(cut, "masks_for", None)
+    asked = [*changed(tmp_path / "model", change), "--lose", str(work / "lose"), "--out", str(tmp_path / "out"), *more]
+    capsys.readouterr()
+    assert main(flags(work, *asked, "--sparsity", "0.5")) == 2
+    said = capsys.readouterr()
+    assert re.match(says, said.err) and said.err.count("\n") == 1 and not said.out
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("change", [of_no_number, beyond_numbers])
+def test_no_table_of_scores_that_are_no_numbers_is_written(work, tmp_path, capsys, change):
+    asked = [*changed(tmp_path / "model", change), "--keep", str(work / "keep.jsonl"), "--score-tokens", "64"]
+    asked += ["--block-length", "16", "--device", "cpu", "--quiet", "--out", str(tmp_path / "scores.csv")]
+    assert main(["scores", *asked]) == 2
+    assert re.search("weights that are NaN|scores are NaN or infinite for 3 groups", capsys.readouterr().err)
+    assert not (tmp_path / "scores.csv").exists()
+
+
+@pytest.mark.parametrize("stage", ["recovery-1", "group-lasso", "fine-tuning"])
+def test_a_training_that_diverges_is_told_by_its_stage_and_leaves_no_report(work, tmp_path, capsys, stage):
+    more = {
+        "group-lasso": ["--lasso-tokens", "64", "--lasso-strength", "0.01"],
+        "fine-tuning": ["--finetune-tokens", "64"],
+    }
+    arguments = flags(work, "--sparsity", "0.5", "--out", str(tmp_path / "out"), *more.get(stage, []))
+    assert main([*arguments, "--learning-rate", "1e30"]) == 2
+    said = capsys.readouterr().err
+    assert re.match(rf"{stage}: the loss is not a finite number after \d steps; .* learning_rate 1e\+30", said)
+    assert said.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("losses", "refit", "says"),
+    [
+        ([1.0, torch.nan], "off", "after the cut, is nan"),
+        ([1.0, torch.nan], "auto", "after the cut, is nan"),
+        ([1.0, 1.0, torch.inf], "auto", "after the refit, is inf"),
+    ],
+)
+def test_no_choice_is_made_by_losses_that_are_no_numbers(work, tmp_path, monkeypatch, losses, refit, says):
+    monkeypatch.setenv("NARROWLIB_CACHE", str(tmp_path / "cache"))  # a loss before that is made up
+    read = iter(losses)
+    monkeypatch.setattr(steps, "mean_loss", lambda *_, **__: next(read))
+    options = {"sparsity": 0.5, "recovery_tokens": 0, "refit": refit}
+    with pytest.raises(ValueError, match=f"the loss on documents to choose by, {says}; it must be finite"):
+        narrow(**given(work, out=tmp_path / "out", **options))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("flag", ["dtype", "gguf"])
+def test_weights_that_the_dtype_of_the_result_does_not_hold_are_refused(tmp_path, flag):
+    def large(model):
+        model.norm.weight[3] = 1e5
+
+    changed(tmp_path / "model", large, "llama, tied")
+    options = {"keep": "python", "model": str(tmp_path / "model"), "sparsity": 0.5, "device": "cpu"}
+    options |= {"block_length": 16, "multiple_of": 1}
+    for legal in ({"dtype": "bfloat16"}, {"gguf": "bf16"}):
+        cut.load_model(RecipeConfig(**options, **legal))
+    half = {"dtype": "float16", "gguf": "f16"}[flag]
+    with pytest.raises(ValueError, match=rf"{flag} is '{half}', in which .* infinite, .* such as model\.norm"):
+        cut.load_model(RecipeConfig(**options, **{flag: half}))
+
+
+def test_scores_that_are_no_numbers_are_refused(monkeypatch):
+    model, blocks = tiny_llama(), Dataset.from_dict({"input_ids": [[3, 4]]})
+    scores = {f"layers.{i}.neurons": torch.full((24,), [1.0, torch.nan, torch.inf][i]) for i in range(3)}
+    monkeypatch.setattr(cut, "score_units", lambda *_, **__: {"wanda": scores})
+    config = RecipeConfig(keep="a", sparsity=0.5, method="wanda")
+    with pytest.raises(ValueError, match=r"method is 'wanda', whose .* for 2 groups .* layers\.1\.neurons"):
+        cut.masks_for(model, {"neurons": 12}, blocks, None, config)
 
 
 def test_gguf_is_written_beside_the_checkpoint_or_refused_before_any_work(work, tmp_path, capsys):

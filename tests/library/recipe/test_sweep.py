@@ -60,6 +60,14 @@ def test_what_is_no_sweep_is_refused_before_any_work(arguments, tmp_path, capsys
     assert says in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
+def test_no_two_sparsities_share_a_folder(arguments, tmp_path, monkeypatch):
+    outs = []
+    monkeypatch.setattr(sweeping, "run", lambda config, out, **_: outs.append((out.name, config.sparsity)))
+    monkeypatch.setattr(sweeping, "_row", lambda *_: {"sparsity": 0, "parameters": 1, "loss on keep": 1.0})
+    assert main([*arguments, "--sparsities", "50% 50.00001% 0.4999999"]) == 0
+    assert dict(outs) == {f"sparsity-{sparsity}": (sparsity,) for sparsity in (0.4999999, 0.5, 0.5000001)}
+
+
 def test_a_folder_of_something_else_is_left_alone(arguments, tmp_path, capsys):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("")
