@@ -3,6 +3,7 @@
 import json
 import os
 import py_compile
+import shlex
 import shutil
 import signal
 import socket
@@ -14,7 +15,7 @@ from unittest.mock import MagicMock
 
 import psutil
 import pytest
-from companion import build, chapters, execute, plainly, serve, surroundings
+from companion import build, chapters, execute, plainly, serve, site, surroundings
 from faults import full_disk, read_only
 from trees import CHAPTERS, environment_of, executed, make_book, make_tiny_project
 
@@ -324,6 +325,20 @@ def test_folders_on_a_full_disk_are_left_for_those_of_the_build(tmp_path, monkey
     assert own["HOME"] == own["XDG_CACHE_HOME"] != own["TMPDIR"] and str(tmp_path) not in own.values()
     said = capsys.readouterr().err
     assert all(f"{name} is {str(tmp_path)!r}, which cannot be written or is full" in said for name in names)
+
+
+@pytest.mark.parametrize("folder", ["moved", f"moved {ODD}"])
+def test_an_environment_that_was_moved_renders_too(tmp_path, monkeypatch, folder):
+    """Scripts beside its Python name the folder that they were installed in."""
+    moved = tmp_path / folder / "bin" / "python"
+    moved.parent.mkdir(parents=True)
+    moved.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
+    moved.chmod(0o755)
+    (moved.parent / "jupyter-book").write_text("#!/where/it/was/bin/python\n")
+    (moved.parent / "jupyter-book").chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(moved))
+    monkeypatch.setattr(site, "LOG", tmp_path / "log")
+    assert site.render("--help") == 0 and "Usage: " in (tmp_path / "log").read_text()
 
 
 @pytest.mark.parametrize("words", [("run", "third"), ("book",)])
