@@ -117,7 +117,7 @@ grade: environment  ## grade the students' notebooks in FOLDER (CONTAINER=1: in 
 	@$(COMPANION) grade "$$FOLDER" $(if $(CONTAINER),--container)
 
 links: book  ## ask every other site that the book links to whether the page is there
-	@"$(ENV)/bin/jupyter-book" build _build/stage --path-output _build/links --builder linkcheck
+	@$(PY) -c 'from jupyter_book.cli.main import main; main()' build _build/stage --path-output _build/links --builder linkcheck
 
 branch: environment  ## push _build/notebooks to the branch of notebooks
 	@$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt ghp-import

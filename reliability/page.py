@@ -26,7 +26,7 @@ def table(about: dict[str, Any]) -> str:
     lines = ["| " + " | ".join(names) + " |", "|---" + "|---:" * (len(names) - 1) + "|"]
     lines += ["| " + " | ".join(shown(row[name]) for name in names) + " |" for row in rows]
     where = f"{made['device']}, Python {made['python']}, torch {made['torch']}, {made['time'][:10]}"
-    return "\n".join([*lines, "", f"Run on {where}, in {made['seconds']:,} s."])
+    return "\n".join([*lines, "", f"Last run on {where}, in {made['seconds']:,} s."])
 
 
 def chapters_of(check: str) -> list[str]:

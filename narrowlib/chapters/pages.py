@@ -14,6 +14,12 @@ from narrowlib.settings import Device, Settings
 WHERE = ("device", "checkpoints")  # parameters that say where a run is made, not what
 
 
+def can_be_written(folder: Path) -> bool:
+    """Whether files can be left in a folder, or in one that can still be made there."""
+    there = next(each for each in (folder, *folder.parents) if each.exists())
+    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+
+
 def _writable(value: str, info: ValidationInfo) -> str:
     if not value:
         return value
@@ -21,8 +27,7 @@ def _writable(value: str, info: ValidationInfo) -> str:
         path = Path(value).expanduser().absolute()
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             path.stat()  # raises for a name that no file can have
-        there = next(each for each in (path, *path.parents) if each.exists())
-        if value.strip() and there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+        if value.strip() and can_be_written(path):
             return value
     except (OSError, ValueError, RuntimeError):
         pass

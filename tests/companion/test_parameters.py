@@ -42,6 +42,15 @@ def test_a_parameters_cell_agrees_with_the_model_of_its_page(chapter):
     model.from_parameters(quick)
 
 
+SEEDS = [(chapter, name) for chapter in WITH_PARAMETERS for name in parameters.quick(chapter) if "seed" in name]
+
+
+@pytest.mark.parametrize(("chapter", "name"), SEEDS)
+def test_a_seed_or_a_number_of_seeds_that_is_too_large_is_refused_before_anything_runs(chapter, name):
+    with pytest.raises(SettingsError, match=f"{name} is {2**32}; it must be a whole number of at least . and at most"):
+        parameters.model(chapter).from_parameters(parameters.quick(chapter) | {name: 2**32})
+
+
 @pytest.mark.parametrize("chapter", WITH_PARAMETERS)
 def test_the_first_cell_after_the_parameters_checks_them(chapter):
     cells = chapters.code_cells(chapter)

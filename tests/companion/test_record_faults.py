@@ -4,6 +4,7 @@ import errno
 import os
 import signal
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pandas as pd
@@ -67,12 +68,13 @@ def test_a_quota_that_is_used_up_within_a_record_leaves_the_old_one(
     assert old.read_bytes() == (tmp_path / "expected" / "hierarchy" / old.name).read_bytes()
 
 
-def test_a_folder_that_can_only_be_read_is_named(command, tmp_path, capsys):
-    (tmp_path / "kept").mkdir()
-    with read_only(tmp_path / "kept"):
+@pytest.mark.parametrize("kind", ["read-only", "a file"])
+def test_a_folder_that_cannot_be_written_is_named_before_anything_is_computed(command, tmp_path, capsys, kind):
+    kept = tmp_path / "kept"
+    kept.mkdir() if kind == "read-only" else kept.write_text("")
+    with read_only(kept) if kind == "read-only" else nullcontext():
         assert command() == 1
-        assert f"'{tmp_path / 'kept' / 'hierarchy'}': " in capsys.readouterr().err
-    assert command() == 0  # from the finished pieces
+    assert f"'{kept / 'hierarchy'}': " in capsys.readouterr().err and not (tmp_path / "left").exists()
 
 
 @pytest.mark.parametrize(

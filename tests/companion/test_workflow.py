@@ -3,6 +3,7 @@
 import json
 import os
 import py_compile
+import shlex
 import shutil
 import signal
 import socket
@@ -14,7 +15,8 @@ from unittest.mock import MagicMock
 
 import psutil
 import pytest
-from companion import build, plainly, serve
+from companion import build, chapters, execute, plainly, serve, site, surroundings
+from faults import full_disk, read_only
 from trees import CHAPTERS, environment_of, executed, make_book, make_tiny_project
 
 KEYS = """
@@ -38,12 +40,13 @@ print(json.dumps(found))
 """
 PLAN = "from companion import plan; plan.make_plan('quick')"
 COMMAND = [sys.executable, "-m", "companion"]
+ODD = "it's {a} $b \u00fc"  # of the folders that are built in
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     """A built tree; tests take a copy of it."""
-    tree = tmp_path_factory.mktemp("workflow") / "built"
+    tree = tmp_path_factory.mktemp("workflow") / f"built {ODD}"
     make_tiny_project(tree)
     result = make_book(tree)
     assert result.returncode == 0, result.stderr
@@ -52,7 +55,7 @@ def built(tmp_path_factory):
 
 @pytest.fixture
 def tree(built, tmp_path):
-    return shutil.copytree(built, tmp_path / "tree", symlinks=True)
+    return shutil.copytree(built, tmp_path / f"tree {ODD}", symlinks=True)
 
 
 def edit(path, old, new):
@@ -172,11 +175,29 @@ def test_failures_are_named_and_the_last_good_site_stays(tree):
     partial = json.loads((tree / "_build" / "failed" / "third.ipynb").read_text())
     assert any("before" in str(cell.get("outputs")) for cell in partial["cells"])
     assert page(tree, "third") == old_page
-    for code, says in (("import os; os._exit(9)", "its kernel died"), ("print('value' n)", "SyntaxError")):
+    for code, says in (("import os; os._exit(9)", "Kernel died; was there"), ("print('value' n)", "SyntaxError")):
         edit(tree / "book" / "third.md", "raise RuntimeError('no such thing')", code)
         result = run(tree, "run", "third")
         assert result.returncode == 1 and f"chapter third, cell 3 of 3: {says}" in result.stderr
         edit(tree / "book" / "third.md", code, "raise RuntimeError('no such thing')")
+
+
+@pytest.mark.parametrize("says", ["Kernel died before replying to kernel_info", "Kernel didn't respond in 120 seconds"])
+def test_a_kernel_that_does_not_start_is_told_as_one_that_dies(says, tmp_path, monkeypatch):
+    def fail(source, done, **_):
+        shutil.copy(source, done)
+        raise RuntimeError(says)
+
+    monkeypatch.setattr("papermill.execute_notebook", fail)
+    monkeypatch.setattr(execute.surroundings, "leave_personal_settings", lambda folder: None)
+    monkeypatch.setattr(execute, "compile_by_content", lambda chapter: None)
+    monkeypatch.setattr(chapters, "BUILD", tmp_path / "_build")
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    with pytest.raises(
+        plainly.Refusal, match=f"chapter methods, before its first cell: {says}; was there enough memory"
+    ):
+        execute.execute("methods", {}, tmp_path / "methods.ipynb", 1)
+    assert (tmp_path / "_build" / "failed" / "methods.ipynb").is_file() and not (tmp_path / "methods.ipynb").exists()
 
 
 def test_a_site_with_a_fault_is_never_finished(tree):
@@ -263,19 +284,19 @@ def test_what_a_killed_build_had_begun_and_was_finished_without_it_is_not_execut
             {"PYTHONSTARTUP": "{home}/.ipython/profile_default/startup/own.py", "PYTHONPATH": "{tree}/workflow:{home}"},
             "",
         ),
-        ({"PYTHONOPTIMIZE": "2", "PYTHONWARNINGS": "error"}, ""),
+        ({"PYTHONOPTIMIZE": "2", "PYTHONWARNINGS": "error", "OMP_NUM_THREADS": "7", "MKL_NUM_THREADS": "7"}, ""),
         ({"HOME": "/dev/null"}, "HOME is '/dev/null', which cannot be written"),
         ({"XDG_CACHE_HOME": "{home}/own.py/cache", "TMPDIR": "/dev/null/none"}, "XDG_CACHE_HOME is"),
     ],
 )
 def test_chapters_compute_the_same_whatever_the_user_has_set_and_wherever_home_is(tmp_path, own, says):
     make_tiny_project(tmp_path / "tree")
-    code = "import matplotlib, narrowlib, sys\nprint(matplotlib.rcParams['text.usetex'], matplotlib.get_backend()[-6:])"
-    edit(
-        tmp_path / "tree" / "book" / "third.md",
-        "print('value', n)",
-        f"{code}\nprint(n, __debug__, 'own' in sys.modules)",
+    code = (
+        "import matplotlib, narrowlib, os, sys\n"
+        "print(matplotlib.rcParams['text.usetex'], matplotlib.get_backend()[-6:])\n"
+        "print(n, __debug__, 'own' in sys.modules, *(os.environ[f'{of}_NUM_THREADS'] for of in ('OMP', 'MKL')))"
     )
+    edit(tmp_path / "tree" / "book" / "third.md", "print('value', n)", code)
     home = tmp_path / "home"
     for file, text in (
         (".config/matplotlib/matplotlibrc", "text.usetex: True\n"),
@@ -290,7 +311,7 @@ def test_chapters_compute_the_same_whatever_the_user_has_set_and_wherever_home_i
     assert result.returncode == 0 and says in result.stderr, result.stderr
     (notebook,) = executed(tmp_path / "tree")
     outputs = [output for cell in json.loads(notebook.read_text())["cells"] for output in cell.get("outputs", [])]
-    assert "".join(outputs[0]["text"]) == "False inline\n4 True False\n"
+    assert "".join(outputs[0]["text"]) == "False inline\n4 True False 1 1\n"
 
 
 @pytest.mark.parametrize(
@@ -309,6 +330,43 @@ def test_cores_and_memory_that_are_none_are_named_before_anything_is_planned(wor
     monkeypatch.setattr(build, "planned", lambda profile: pytest.fail("planned"))
     with pytest.raises(plainly.Refusal, match=says):
         build.main(words.split())
+
+
+def test_folders_on_a_full_disk_are_left_for_those_of_the_build(tmp_path, monkeypatch, capsys):
+    names = ("HOME", "XDG_CACHE_HOME", "TMPDIR")
+    own = dict.fromkeys(names, str(tmp_path))
+    monkeypatch.setattr(os, "environ", own)
+    monkeypatch.setattr(surroundings, "BUILD", tmp_path / "_build")
+    monkeypatch.setattr("tempfile.tempdir", None)
+    surroundings.use_folders()
+    assert not capsys.readouterr().err and set(own.values()) == {str(tmp_path)}
+    with full_disk(2**19):
+        surroundings.use_folders()
+    assert own["HOME"] == own["XDG_CACHE_HOME"] != own["TMPDIR"] and str(tmp_path) not in own.values()
+    said = capsys.readouterr().err
+    assert all(f"{name} is {str(tmp_path)!r}, which cannot be written or is full" in said for name in names)
+
+
+@pytest.mark.parametrize("folder", ["moved", f"moved {ODD}"])
+def test_an_environment_that_was_moved_renders_too(tmp_path, monkeypatch, folder):
+    """Scripts beside its Python name the folder that they were installed in."""
+    moved = tmp_path / folder / "bin" / "python"
+    moved.parent.mkdir(parents=True)
+    moved.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
+    moved.chmod(0o755)
+    (moved.parent / "jupyter-book").write_text("#!/where/it/was/bin/python\n")
+    (moved.parent / "jupyter-book").chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(moved))
+    monkeypatch.setattr(site, "LOG", tmp_path / "log")
+    assert site.render("--help") == 0 and "Usage: " in (tmp_path / "log").read_text()
+
+
+@pytest.mark.parametrize("words", [("run", "third"), ("book",)])
+def test_a_checkout_that_can_only_be_read_is_named(tmp_path, words):
+    make_tiny_project(tmp_path)
+    with read_only(tmp_path):
+        result = run(tmp_path, *words)
+    assert result.returncode == 1 and f"'{tmp_path / '_build'}" in result.stderr and "Traceback" not in result.stderr
 
 
 @pytest.mark.parametrize("name", ["SNAKEMAKE_PROFILE", "SNAKEMAKE_OUTPUT_CACHE"])

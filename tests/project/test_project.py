@@ -47,6 +47,7 @@ def test_every_requirement_is_pinned(constraints):
             assert name_of(requirement) in constraints, requirement
     assert (constraints["torch"], constraints["torchvision"]) == ("2.13.0", "0.28.0")
     assert constraints["jupyter-book"].startswith("1.")
+    assert constraints["soupsieve"].startswith("2.")  # see there
 
 
 def test_conda_environment_installs_the_same():

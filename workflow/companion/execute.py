@@ -45,11 +45,10 @@ def execute(chapter: str, values: dict[str, Any], output: Path, threads: int) ->
     Raises
     ------
     FailedCellError
-        When a cell fails or its kernel dies; the notebook up to there is then at `failed_path`.
+        When a cell fails, or its kernel dies or does not start; the notebook up to there is then at `failed_path`.
     """
     import nbformat
     import papermill
-    from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
     progress = Progress(chapter, len(chapters.read_notebook(chapter).cells) + bool(values))
@@ -62,7 +61,7 @@ def execute(chapter: str, values: dict[str, Any], output: Path, threads: int) ->
         nbformat.write(made.with_report(chapters.read_notebook(chapter)), source)
         try:
             papermill.execute_notebook(source, done, parameters=values, cwd=chapters.ROOT, **HOW)
-        except (PapermillExecutionError, DeadKernelError) as error:
+        except (PapermillExecutionError, RuntimeError) as error:  # the latter of kernels
             partial = made.without_report(nbformat.read(done, as_version=4))
             chapters.write_if_changed(failed_path(chapter), nbformat.writes(partial))
             if getattr(error, "ename", "") == "SettingsError":  # the page's own check of its parameters
@@ -84,13 +83,13 @@ def compile_by_content(chapter: str) -> None:
 
 
 class FailedCellError(plainly.Refusal):
-    """A cell that raised, or took its kernel down."""
+    """A cell that raised, or a kernel that died or did not start."""
 
     exit_code = 1
 
     def __init__(self, chapter: str, where: str, error: Exception) -> None:
         needed = plan.memory_mb(chapter, parameters.QUICK) / 1000
-        cause = f"its kernel died; was there enough memory? at the scale of its page it needs about {needed:.1f} GB"
+        cause = f"{error}; was there enough memory? at the scale of its page it needs about {needed:.1f} GB"
         if hasattr(error, "ename"):
             first = error.source.strip().splitlines()[0]
             cause = f"{error.ename}: {error.evalue} (in the cell that begins {first!r})"
@@ -117,7 +116,7 @@ class Progress:
 
     def where(self) -> str:
         """The cell that runs: ``cell 3 of 25``."""
-        return f"cell {self.cell} of {self.n_cells}"
+        return f"cell {self.cell} of {self.n_cells}" if self.cell else "before its first cell"
 
     def _is_news(self, record: logging.LogRecord) -> bool:
         text = str(record.msg).replace("\r", "\n").strip()

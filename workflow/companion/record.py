@@ -9,6 +9,7 @@ chapter draws what it shows of the recorded run.
 from __future__ import annotations
 
 import argparse
+import errno
 import inspect
 import os
 import shutil
@@ -25,7 +26,7 @@ from companion import chapters, differences, parameters
 from companion.execute import threads_of
 from companion.plainly import Refusal
 from narrowlib import machine
-from narrowlib.chapters.pages import WHERE
+from narrowlib.chapters.pages import WHERE, can_be_written
 from narrowlib.devices import pick_device
 from narrowlib.settings import Settings
 from narrowlib.store import records, unfinished
@@ -86,6 +87,9 @@ def record(chapter: str, asked: argparse.Namespace) -> None:
     if asked.piece and "piece" not in inspect.signature(module.tables).parameters:
         raise Refusal(f"piece is {asked.piece!r}; the record of {chapter} is not made in pieces")
     values = all_parameters(chapter, asked.profile, asked.overrides)
+    folder = asked.folder.absolute() / chapter
+    if not can_be_written(folder):  # which would be found hours later
+        raise PermissionError(errno.EACCES, "", str(folder))
     started = time.monotonic()
     try:
         config = configuration(module, values)
@@ -101,9 +105,9 @@ def record(chapter: str, asked: argparse.Namespace) -> None:
     made["seconds"] = round(store.seconds or time.monotonic() - started)  # of all calls, killed ones too
     if records.is_first_process():
         if hasattr(module, "files"):
-            made["files"] = _left(module.files(config), asked.folder / chapter)
+            made["files"] = _left(module.files(config), folder)
         for name, frame in tables.items():
-            path = records.save(records.Record(name, frame, what(config), made), asked.folder / chapter)
+            path = records.save(records.Record(name, frame, what(config), made), folder)
             print(os.path.relpath(path))
 
 

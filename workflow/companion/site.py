@@ -23,6 +23,7 @@ HTML = chapters.BUILD / "html"
 DOCTREES = chapters.BUILD / ".doctrees"
 KEY = chapters.BUILD / "site.key"
 LOG = chapters.BUILD / "render.log"
+JUPYTER_BOOK = "from jupyter_book.cli.main import main; main()"  # its script knows only where it was installed
 
 
 class NotRenderedError(plainly.Refusal):
@@ -55,7 +56,7 @@ def forget(changed: set[Path]) -> None:
 
 def render(*more: str, output: str = ".") -> int:
     """Run Jupyter Book; the pages of the library are made from this checkout, whichever is installed."""
-    command = [str(Path(sys.executable).with_name("jupyter-book")), "build", "_build/stage", "--path-output", output]
+    command = [sys.executable, "-c", JUPYTER_BOOK, "build", "_build/stage", "--path-output", output]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [".", os.environ.get("PYTHONPATH")]))}
     with LOG.open("w", encoding="utf-8") as log:
         return subprocess.run([*command, *more], cwd=chapters.ROOT, stdout=log, env=environment).returncode

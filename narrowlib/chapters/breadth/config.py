@@ -66,7 +66,7 @@ class BreadthConfig(Settings):
     map_sizes: Numbers[Count] = Field((1, 2, 3, 4), description="task bits of each sub-task, of the map")
     map_subtasks: Numbers[Count] = Field((2, 3, 4), description="sub-tasks of the composite, of the map")
     map_bits: Numbers[Count] = Field((12, 18, 24), description="task bits in all, of the map")
-    map_seeds: Count = Field(5, description="runs of every point of the map")
+    map_seeds: int = Field(5, ge=1, le=1_000, description="runs of every point of the map")
     precision: AutoPrecision = Field("float32", description="of matrix products")
 
     @model_validator(mode="after")

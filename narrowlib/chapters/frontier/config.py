@@ -48,7 +48,7 @@ class Config(Page, Trained, TextConfig):
     hard_weight: Weight = Field(0.5, description="of the next token in the loss of distillation")
     n_kept: Count = Field(32, description="probabilities of the teacher that are kept per token")
     evaluate_every: Count = Field(10, description="steps between two readings of the held-out loss")
-    n_seeds: Count = Field(1, description="runs of every network, each with weights and order of its own")
+    n_seeds: int = Field(1, ge=1, le=1_000, description="runs of every network, each with weights and order of its own")
     target_loss: NotNegative = Field(0.0, description="nats to be reached; 0 for the lowest that every way reaches")
 
     @property

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from narrowlib.cmsp import CMSP, broad_tasks, parity_labels, sample_batch, task_name
@@ -26,6 +26,8 @@ def draw(problem, batch_size=40, seed=0):
 
 
 @given(problems(), st.integers(0, 10**6))
+@example(CMSP(1, 4, 4, [(0,)]), 0)  # every task bit counts
+@example(CMSP(2, 32, 64, [(0, 1)]), 0)  # of a whole word
 @settings(max_examples=60, deadline=None)
 def test_sampled_labels_obey_the_definition(problem, seed):
     x, y = draw(problem, seed=seed)

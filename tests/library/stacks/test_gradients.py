@@ -17,7 +17,7 @@ def random_batch(n_classes, shape=(3, 40), n_inputs=5, seed=0):
     return x, torch.randint(n_classes, shape, generator=generator)
 
 
-@pytest.mark.parametrize("n_classes", [2, 3, 10])
+@pytest.mark.parametrize("n_classes", [1, 2, 3, 10])
 @pytest.mark.parametrize("scale", [1.0, 30.0])
 def test_cross_entropy_is_torchs(n_classes, scale):
     generator = torch.Generator().manual_seed(0)

@@ -84,6 +84,12 @@ def test_the_commit_is_that_of_this_checkout_only(tmp_path, monkeypatch):
     assert git_state(tmp_path)["dirty"] is True
     monkeypatch.setenv("GIT_DIR", str(tmp_path / ".git"))  # as a hook of another repository has it
     assert git_state(tmp_path / "unpacked") == nothing
+    monkeypatch.delenv("GIT_DIR")
+    for path, code in (("", ""), (str(tmp_path), "#!/bin/sh\nexit 1\n")):  # no git, and one that is not set up
+        (tmp_path / "git").write_text(code)
+        (tmp_path / "git").chmod(0o755)
+        monkeypatch.setenv("PATH", path)
+        assert git_state(tmp_path) == nothing and provenance("cpu")["commit"] is None
 
 
 @pytest.mark.parametrize("kind", ["shallow", "linked", "\u00fcber uns", "of another owner"])
