@@ -29,17 +29,19 @@ class TrainingConfig(Settings):
     learning_rate: Positive = Field(1e-3, description="step size of Adam")
     eps: Positive = Field(1e-5, description="added to Adam's denominator")
     record_every: Count = Field(100, description="steps between two records, each the mean loss since the last one")
-    precision: AutoPrecision = Field("float32", description="of matrix products and activations; all else is float32")
+    precision: AutoPrecision = Field(
+        "float32", description="precision of matrix products and activations; all else is float32"
+    )
 
 
 class StepConfig(Settings):
     """One optimiser step on fixed samples."""
 
-    batch_size: Count = Field(description="samples of each run")
-    optimiser: Literal["adam", "sgd"] = Field("adam", description="kind of step")
-    momentum: Share = Field(0.9, description="of SGD")
+    batch_size: Count = Field(description="samples per step of each run")
+    optimiser: Literal["adam", "sgd"] = Field("adam", description="optimiser")
+    momentum: Share = Field(0.9, description="momentum of SGD")
     weight_decay: NotNegative = Field(0.0, description="weight in the loss of half the squared norm of the parameters")
-    max_norm: Positive | None = Field(None, description="norm to which longer gradients are scaled down")
+    max_norm: Positive | None = Field(None, description="norm to which larger gradients are scaled down")
 
     def cohort(
         self,
@@ -69,7 +71,7 @@ class Goal(Settings):
 
     inputs: Tensor = Field(description="held-out samples, (n, n_inputs)")
     labels: Tensor = Field(description="their classes, int64 (n,)")
-    accuracy: Positive = Field(description="share to classify correctly; above 1 means never done")
+    accuracy: Positive = Field(description="accuracy at which a run is done; above 1: never")
     check_every: Count = Field(description="training samples between two measurements of the accuracy")
 
     def steps_between(self, step: StepConfig) -> int:
