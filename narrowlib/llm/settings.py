@@ -1,4 +1,4 @@
-"""How a language model is trained, and the names of its scores; what a command reads before torch is needed."""
+"""Settings of language-model training and names of scores, importable without torch."""
 
 from __future__ import annotations
 

@@ -105,12 +105,12 @@ def version() -> str:
 
 
 def cached_folder(config: SmallBaseConfig) -> Path:
-    """Where a training lies in the cache: another folder for other settings or other code."""
+    """The folder of a training in the cache, which depends on settings and code."""
     return cache_folder() / "models" / f"{NAME}-base-{digest_of(config, closure_of(train_small_base))[:12]}"
 
 
 def stand_in() -> Path:
-    """The folder of what stands in for the recorded weights, trained first where it is not in the cache."""
+    """The folder of a stand-in for the recorded weights, which is trained first if it is not in the cache."""
     return train_small_base(STAND_IN, cached_folder(STAND_IN))[0]
 
 
@@ -169,7 +169,7 @@ def train_small_base(
 def start_of(
     config: SmallBaseConfig, folder: str | Path
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[str, tuple[int, int]]]:
-    """Model and tokenizer as a training begins, and `text_for` it, from the folder when they are there."""
+    """Model, tokenizer and `text_for` at the start of a training, read from the folder if they exist."""
     prepare_torchvision()
     from transformers import AutoTokenizer, LlamaForCausalLM
 
@@ -238,7 +238,7 @@ def new_model(config: SmallBaseConfig, tokenizer: PreTrainedTokenizerBase) -> Pr
 
 
 def text_for(config: SmallBaseConfig, tokenizer: PreTrainedTokenizerBase) -> dict[str, tuple[int, int]]:
-    """For every skill, how many different blocks training sees, and how many with those that come again.
+    """For every skill, how many different blocks training sees, and how many including repeats.
 
     A quarter of all for each; where a skill has less text, all of it `MOST_PASSES` times, and more of the skill with
     the most text instead.
@@ -273,7 +273,7 @@ def mixed_blocks(
     *,
     progress: bool = True,
 ) -> Dataset:
-    """Every block that training sees, as often as it does, see `text_for`; the trainer shuffles them."""
+    """Every block that training sees, with repeats, see `text_for`; the trainer shuffles them."""
     from datasets import concatenate_datasets
 
     parts = []

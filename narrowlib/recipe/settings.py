@@ -53,7 +53,7 @@ AtLeastTwo = Annotated[int, Field(ge=2)]
 
 
 class RecipeConfig(Settings):
-    """What to narrow, to what, and how; fields are described where they are declared."""
+    """What to narrow, to which size, and how; each field has a description."""
 
     keep: str = Field(
         "", description=f"text the model should stay good at: {FORMS}; repeat for several; notes=2 counts double"
@@ -87,7 +87,8 @@ class RecipeConfig(Settings):
     rounds: Count = Field(1, description="number of equal cuts, with new scores and part of the recovery after each")
     score_tokens: AtLeastTwo = Field(16_384, description="tokens that scores and the refit are computed on")
     refit: Literal["auto", "on", "off"] = Field(
-        "auto", description="after a cut, refit the weights that read the kept units; auto: if the loss falls"
+        "auto",
+        description="after a cut, least-squares refit of weights that read kept units; auto: if it lowers the loss",
     )
     finetune_tokens: Whole = Field(0, description="tokens of training on the kept text before the first cut")
     lasso_tokens: Whole = Field(0, description="tokens of training under a group lasso before the cut")
@@ -172,23 +173,23 @@ class RecipeConfig(Settings):
 
     @property
     def shares(self) -> dict[str, float]:
-        """Sparsity of every kind after the last round, where a sparsity is asked for."""
+        """Sparsity of every kind after the last round, if a sparsity is requested."""
         sparsity = self.sparsity or (FURTHEST,)
         return dict(zip(self.units, sparsity * len(self.units) if len(sparsity) == 1 else sparsity, strict=True))
 
     @property
     def trains_whole(self) -> bool:
-        """Whether the model is trained before it is cut as far as it will be."""
+        """Whether the model is trained before its last cut."""
         return bool(self.finetune_tokens or self.lasso_tokens or self.rounds > 1)
 
     @property
     def lasting(self) -> dict[str, Any]:
-        """Settings that decide the result, as json holds them; the device does not."""
+        """Settings that determine the result, as json stores them; the device is not among them."""
         return self.model_dump(mode="json", exclude={"device"})
 
     @property
     def command(self) -> str:
-        """The command that asks for this, without its out."""
+        """The command with these settings, without ``--out``."""
         words, defaults = ["narrow", "run"], {row.name: row.default for row in self.parameters_table()}
         for name, value in self.to_parameters().items():
             if value != defaults[name]:
@@ -202,12 +203,12 @@ class RecipeConfig(Settings):
         return self.finetune_tokens + self.lasso_tokens + self.recovery_tokens
 
     def needs(self, name: Literal["keep", "lose"]) -> dict[str, int]:
-        """Tokens of each split that a narrowing asks for at most, of what is kept or of what may be lost."""
+        """Most tokens of each split that a narrowing needs, of the text to keep or the text it may lose."""
         n_read = {"select": self.held_out_tokens, "held-out": self.held_out_tokens}
         return {"train": self.score_tokens if name == "lose" else max(self.score_tokens, self.n_trained), **n_read}
 
     def deciding(self, step: str) -> dict[str, Any]:
-        """Settings that a step before the result depends on, as json holds them.
+        """Settings that a step before the result depends on, as json stores them.
 
         Losses before do not depend on what is cut and trained, nor does a first cut on training, where nothing was
         trained before it.
@@ -220,7 +221,7 @@ class RecipeConfig(Settings):
         return {name: value for name, value in self.lasting.items() if name not in without}
 
     def training(self, n_tokens: int, seed: int = 0) -> LLMTrainingConfig:
-        """A training over so many tokens, in whole steps."""
+        """A training over this many tokens, in whole steps."""
         n_steps = max(1, math.ceil(n_tokens / (self.batch_size * self.block_length)))
         return LLMTrainingConfig(
             n_steps=n_steps,

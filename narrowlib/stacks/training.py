@@ -1,4 +1,4 @@
-"""Training of stacks: so many steps on fresh samples, or on fixed samples until a goal is reached."""
+"""Training of stacks: a number of steps on fresh samples, or on fixed samples until a goal is reached."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class StepConfig(Settings):
         seeds: Sequence[int],
         **options: Any,
     ) -> Cohort:
-        """Runs that train in such steps, each in its own order of the samples.
+        """Runs that train with these steps, each in its own order of the samples.
 
         See `narrowlib.stacks.cohort.Cohort` for the options.
         """
@@ -75,7 +75,7 @@ class Goal(Settings):
     check_every: Count = Field(description="training samples between two measurements of the accuracy")
 
     def steps_between(self, step: StepConfig) -> int:
-        """Steps from one look at the held-out samples to the next."""
+        """Steps between two evaluations on the held-out samples."""
         return max(1, round(self.check_every / step.batch_size))
 
 
@@ -266,5 +266,5 @@ def train_to_goal(
 
 
 def labelled(labels: Tensor, loss: LossAndGradient = cross_entropy) -> LossAndGradient:
-    """A loss of logits and labels as one of logits and rows, where ``labels`` are those of all rows."""
+    """Turn a loss of logits and labels into a loss of logits and row indices; ``labels`` are those of all rows."""
     return lambda logits, rows: loss(logits, labels[rows])

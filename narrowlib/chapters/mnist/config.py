@@ -1,4 +1,4 @@
-"""Settings of the MNIST comparison, and what one method comes to."""
+"""Settings of the MNIST comparison, and the outcome of one method."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class MethodConfig(Settings):
 
 
 class LassoConfig(Settings):
-    """Group lasso with pruning while training; at every look, neurons of small norm are dropped."""
+    """Group lasso with pruning during training; at every check, neurons of small norm are dropped."""
 
     method: MethodConfig = Field(description="targets, learning rates and the optimiser step")
     strengths: Numbers[NotNegative] = Field(description="lambda, weights of the penalty")
@@ -166,7 +166,7 @@ class Config(Page):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a method came to.
+    """The outcome of a method.
 
     Parameters
     ----------
@@ -185,7 +185,7 @@ class Outcome:
 
 
 def even_goal(config: MnistConfig, method: MethodConfig, even: Digits) -> Goal:
-    """The rule that all methods share: so much of the even test digits, looked at several times an epoch."""
+    """The goal that all methods share: an accuracy on the even test digits, checked several times per epoch."""
     every = max(1, len(even.train_labels) // method.checks_per_epoch)
     return Goal(inputs=even.test_images, labels=even.test_labels, accuracy=config.goal, check_every=every)
 
