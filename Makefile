@@ -62,21 +62,21 @@ define install
 	fi
 endef
 
-help:  ## this list
+help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
-	@echo "  make book PROFILE=smoke          every cell in seconds (quick: the default; paper: the paper's scale, one GPU)"
+	@echo "  make book PROFILE=smoke          runs every cell in seconds (quick: the default; paper: the paper's scale, one GPU)"
 	@echo "  make run CHAPTER=hierarchy PROFILE=quick P=\"n_seeds=4 n_steps=500\""
 
-book: environment  ## install, execute what is stale, render (CHAPTERS="methods hierarchy" for some; CORES=, MEMORY= in GB)
+book: environment  ## install, execute stale chapters, render (CHAPTERS="methods hierarchy" for a selection; CORES=, MEMORY= in GB)
 	$(call install,book)
 	@$(COMPANION) book --profile "$$PROFILE" --cores "$$CORES" --memory "$$MEMORY"
 
-pdf: book  ## build the book and print it to _build/html/narrow-ai.pdf; needs Chromium
+pdf: book  ## build the book and print it to _build/html/narrow-ai.pdf (needs Chromium)
 	$(call install,pdf)
 	@$(COMPANION) pdf
 
-test: environment  ## install what the tests need and run them (TORCH=cpu, before anything is installed: torch without CUDA)
+test: environment  ## install the test dependencies and run the tests (TORCH=cpu in a new environment: torch without CUDA)
 	$(call install,$(BOOK_AND_TEST))
 	@$(PY) -m pytest -n auto --maxprocesses 8 --dist worksteal
 
@@ -84,56 +84,56 @@ run: environment  ## execute one chapter: CHAPTER=, PROFILE=, P="name=value ..."
 	$(call install,book)
 	@$(COMPANION) run "$$CHAPTER" --profile "$$PROFILE" --set="$$PARAMETERS" $(if $(AGAIN),--again) $(if $(THREADS),--threads "$$THREADS")
 
-record: environment  ## run one chapter's experiment at the paper's scale and record it for the book: CHAPTER=, P=, PIECE= for one table or run of a language chapter, PROFILE=overnight without a GPU
+record: environment  ## run a chapter's experiment at the paper's scale and record it for the book: CHAPTER=, P=, PIECE= for one table or run of a language chapter, PROFILE=overnight without a GPU
 	$(call install,book)
 	@$(COMPANION) record "$$CHAPTER" --profile "$$RECORDED" --set="$$PARAMETERS" $(if $(PIECE),--piece "$$PIECE") $(if $(THREADS),--threads "$$THREADS")
 
-records: environment  ## record every chapter that has a record, one after another; PROFILE=overnight without a GPU
+records: environment  ## record all chapters that have a record, one after another (PROFILE=overnight without a GPU)
 	$(call install,book)
 	@$(COMPANION) records --profile "$$RECORDED" --set="$$PARAMETERS" $(if $(THREADS),--threads "$$THREADS")
 
-gpu: environment  ## say which GPU and driver are used and compile for it, or stop where there is none
+gpu: environment  ## name the GPU and its driver and compile for it; stop if there is none
 	$(call install,book)
 	@$(COMPANION) gpu
 
-gpu-queue: environment  ## use a GPU for MINUTES=25, the most valuable first; resumable (ONLY="tests smoke" for some)
+gpu-queue: environment  ## run the GPU tasks for MINUTES=25, the most valuable first; resumable (ONLY="tests smoke" for a selection)
 	$(call install,$(BOOK_AND_TEST))
 	@$(COMPANION) gpu-queue --minutes "$$MINUTES" $(if $(ONLY),--only $$ONLY)
 
-prune: environment  ## remove results of other code from _build/checkpoints
+prune: environment  ## remove results of other code versions from _build/checkpoints
 	$(call install,book)
 	@$(COMPANION) prune
 
-notebooks: environment  ## write plain notebooks, as on the branch of notebooks, to _build/notebooks
+notebooks: environment  ## write plain notebooks to _build/notebooks, as on the notebooks branch
 	$(call install,book)
 	@$(COMPANION) notebooks
 
-course: environment  ## write notebooks for students and teacher to _build/course (CHAPTERS="methods hierarchy" for some; SEED=7: other numbers)
+course: environment  ## write student and teacher notebooks to _build/course (CHAPTERS="methods hierarchy" for a selection; SEED=7: different numbers)
 	$(call install,course)
 	@$(COMPANION) course $(if $(value SEED),--seed="$$SEED") $$CHAPTERS
 
-grade: environment  ## grade the students' notebooks in FOLDER (CONTAINER=1: in docker or podman, no network); without FOLDER take up marks.csv
+grade: environment  ## grade the students' notebooks in FOLDER (CONTAINER=1: in docker or podman, no network); without FOLDER add the marks from marks.csv
 	$(call install,course)
 	@$(COMPANION) grade "$$FOLDER" $(if $(CONTAINER),--container)
 
-links: book  ## ask every other site that the book links to whether the page is there
+links: book  ## check all links of the book to other sites
 	@$(PY) -c 'from jupyter_book.cli.main import main; main()' build _build/stage --path-output _build/links --builder linkcheck
 
-branch: environment  ## push _build/notebooks to the branch of notebooks
+branch: environment  ## push _build/notebooks to the notebooks branch
 	@$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt ghp-import
 	@PYTHONPATH=workflow $(COMPANION) branch
 
 archive:  ## pack site, notebooks and student notebooks into _build/release, with checksums
 	@PYTHONPATH=workflow $(PYTHON) -m companion archive
 
-release:  ## make the release TAG with what make archive made
+release:  ## publish the release TAG with the archives from make archive
 	@PYTHONPATH=workflow $(PYTHON) -m companion release --tag "$$TAG"
 
 serve: environment  ## build the book and serve it on PORT (8000)
 	$(call install,book)
 	@$(COMPANION) serve --port "$$PORT" --profile "$$PROFILE" --cores "$$CORES"
 
-lint: environment  ## style and spelling
+lint: environment  ## check style and spelling
 	$(call install,lint)
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
@@ -143,14 +143,14 @@ bench: environment  ## run the benchmarks (ONLY=name for one) and write _build/b
 	$(call install,bench)
 	@$(PY) -m benchmarks $$ONLY
 
-reliability: environment  ## kill runs, compare bytes, build again and again (ONLY=name for one): the tables of RELIABILITY.md
+reliability: environment  ## kill runs, compare bytes, build repeatedly (ONLY=name for one); makes the tables of RELIABILITY.md
 	$(call install,$(BOOK_AND_TEST))
 	@$(PY) -m reliability $$ONLY
 
-propose:  ## propose the records that differ as a pull request
+propose:  ## open a pull request with the records that differ
 	@PYTHONPATH=workflow $(PYTHON) -m companion propose
 
-clean-cache: environment  ## remove what was fetched and made from it, and say how much that frees
+clean-cache: environment  ## remove downloads and what was made from them, and report how much that frees
 	$(call install,book)
 	@$(COMPANION) clean-cache
 

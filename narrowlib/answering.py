@@ -1,4 +1,4 @@
-"""Answers of readers to exercises: what counts as right, at the precision that a question asks for.
+"""Check readers' answers to exercises, at the precision that a question asks for.
 
 A check cell states one verdict per condition and hands them to `judge`:
 
@@ -28,7 +28,7 @@ Verdict = str | None
 
 
 def judge(*verdicts: Verdict) -> None:
-    """Print ``right``, or ``no answer yet`` where something is not answered.
+    """Print ``right``, or ``no answer yet`` if something is not answered.
 
     Raises
     ------
@@ -83,7 +83,7 @@ def number(answer: Any, right: float, hint: str, *, digits: int | None = None, p
 def numbers(
     answers: Any, right: Sequence[float], hint: str, *, digits: int | None = None, places: int | None = None
 ) -> Verdict:
-    """Verdict on several numbers in order; each is judged as by `number`."""
+    """Verdict on several numbers in order; each is judged by `number`."""
     if answers is None:
         return None
     given = list(answers) if isinstance(answers, Iterable) and not isinstance(answers, str | dict) else []
@@ -94,7 +94,7 @@ def numbers(
 
 
 def text(answer: Any, right: Iterable[str], hint: str) -> Verdict:
-    """Verdict on a name: any of those in ``right`` counts, whatever its case and the spaces around it."""
+    """Verdict on a name: any name in ``right`` counts, regardless of case and surrounding spaces."""
     if answer is None:
         return None
     return "" if isinstance(answer, str) and _plain(answer) in map(_plain, right) else hint

@@ -1,4 +1,4 @@
-"""What the paper found, and whether what was found here agrees: the rules of ``book/claims.yaml``, applied."""
+"""The paper's claims, and whether our results agree, by the rules of ``book/claims.yaml``."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def assess(
     record: Any = None,
     claims: Mapping[str, dict[str, Any]] | None = None,
 ) -> Assessment:
-    """Hold our values against the rules that say when the claim holds.
+    """Compare our values with the rules that state when the claim holds.
 
     Parameters
     ----------
@@ -192,7 +192,7 @@ def assess_all(
 
 
 def verdict(assessed: Assessment, claim: str | None = None) -> str:
-    """What `assess` found, in a word.
+    """The result of `assess` in a word.
 
     Parameters
     ----------
@@ -222,7 +222,7 @@ def verdict(assessed: Assessment, claim: str | None = None) -> str:
 
 
 def reasons(assessed: Assessment) -> list[str]:
-    """What records lack to decide on the claims that were assessed: a sentence for each claim that is undecided."""
+    """What records lack to decide the assessed claims: a sentence for each undecided claim."""
     return [f"{each['claim']}: {'; '.join(each['reasons'])}" for each in assessed.judged if each["reasons"]]
 
 
@@ -263,5 +263,5 @@ def is_near(ours: Interval, paper: float, tolerance: float) -> bool | None:
 
 
 def json_value(value: Any) -> Any:
-    """A value as json holds it: a number that is not finite is None."""
+    """A value as json stores it; a number that is not finite becomes None."""
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -144,7 +144,7 @@ class CMSP:
         return tuple(sorted(position for i in task for position in self.subsets[i]))
 
     def only(self, *tasks: Sequence[int]) -> CMSP:
-        """The same problem with other tasks in the data: ``problem.only((0, 1))`` is narrow."""
+        """The same problem with only these tasks in the data: ``problem.only((0, 1))`` is narrow."""
         return CMSP(self.n_subtasks, self.subset_size, self.n_task_bits, tasks, self.subsets)
 
 
@@ -185,7 +185,7 @@ def parity_labels(x: Tensor, problem: CMSP) -> Tensor:
 
 @dataclass(frozen=True)
 class CMSPSampler:
-    """Draws batches of a problem, for several runs at once and as many steps ahead as wanted.
+    """Draws batches of a problem, for several runs at once and any number of steps ahead.
 
     Randomness and arithmetic are apart: `draw` asks the generators, `assemble` makes a batch of what they gave.  So a
     GPU can be handed many steps in one go.

@@ -12,7 +12,7 @@ MEASURES = ("setting", "product", "distinct", "most", "items")
 
 
 def check_conditions(conditions: Any, where: str) -> None:
-    """Raise ValueError when what decides a claim is not a list of conditions as `amount` takes them."""
+    """Raise ValueError unless what decides a claim is a list of conditions that `amount` accepts."""
     if not isinstance(conditions, list):
         raise ValueError(f"decided_by of {where} is {conditions!r}; it must be a list of conditions")
     for each in conditions:
@@ -25,7 +25,7 @@ def check_conditions(conditions: Any, where: str) -> None:
 
 
 def amount(condition: Mapping[str, Any], frame: pd.DataFrame, config: Mapping[str, Any]) -> float:
-    """How much a record has of what a condition asks for; 0 where it lacks the setting or a column.
+    """How much a record has of the quantity in a condition; 0 if it lacks the setting or a column.
 
     A column that the table lacks has one distinct value: nothing tells rows apart.
 

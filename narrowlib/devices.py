@@ -1,4 +1,4 @@
-"""The device that a run is on, what it multiplies fast, and torchvision beside a CPU build of torch."""
+"""The device of a run, its fast precision, and torchvision beside a CPU build of torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _declared: list[torch.library.Library] = []  # a library that is collected takes
 
 
 def pick_device(device: str) -> torch.device:
-    """The device of a name: ``"auto"`` is the GPU when there is one, the CPU otherwise.
+    """The device of this name: ``"auto"`` is the GPU if there is one, otherwise the CPU.
 
     Under ``torchrun`` the GPU is each process's own.
 
@@ -39,7 +39,7 @@ def pick_device(device: str) -> torch.device:
 
 
 def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """The type that matrix products are taken in; see `is_bfloat16` for the precisions.
+    """The type in which matrix products are computed; see `is_bfloat16` for the precisions.
 
     Raises
     ------
@@ -70,7 +70,7 @@ def is_bfloat16(precision: str, device: torch.device) -> bool:
 
 
 def prepare_torchvision() -> None:
-    """Make ``import torchvision`` work, where it is installed; to be called before what imports it.
+    """Make ``import torchvision`` work if it is installed; call this before the import.
 
     Where its own operators load, nothing is declared.
     """

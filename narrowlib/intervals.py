@@ -16,7 +16,7 @@ _RESAMPLES, _SEED, _BATCH = 2_000, 0, 250
 
 
 class Interval(NamedTuple):
-    """A value, and between which bounds it lies with a stated confidence; the bounds are NaN where nothing is known."""
+    """A value with lower and upper bounds at a stated confidence; the bounds are NaN if nothing is known."""
 
     value: float
     low: float = math.nan
@@ -85,7 +85,7 @@ def median(values: Any) -> Interval:
 
 
 def share(are: Any, confidence: float = CONFIDENCE) -> Interval:
-    """Share of true values, with its Wilson interval; nothing where one of them is NaN, which is neither."""
+    """Share of true values, with its Wilson interval; undefined if one of the values is NaN."""
     are = np.asarray(are, float)
     if not are.size or np.isnan(are).any():
         return Interval(math.nan)
@@ -100,7 +100,7 @@ def least(intervals: list[Interval]) -> Interval:
 
 
 def sooner(times: Any, than: Any, *, until: float, confidence: float = CONFIDENCE) -> Interval:
-    r"""How much sooner one group reaches an end than another: the log-rank statistic, in standard deviations.
+    r"""How much sooner one group reaches a goal than another: the log-rank statistic, in standard deviations.
 
     .. math:: Z = (E - O) / \sqrt{V}
 

@@ -1,4 +1,4 @@
-"""What this process may take of its machine: main memory and threads, whoever limits them."""
+"""Main memory and threads that this process may use, whatever limits them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes")
 
 
 def free_memory(control_groups: Path = Path("/sys/fs/cgroup"), process: Path = Path("/proc/self/cgroup")) -> int:
-    """Bytes of main memory that may still be taken: of the machine, of the container or job, and of this process.
+    """Bytes of main memory that are still available, by the limits of machine, container or job, and process.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ def free_memory(control_groups: Path = Path("/sys/fs/cgroup"), process: Path = P
 
 
 def count_threads(asked: str | int, name: str = "threads") -> int:
-    """How many threads to compute with on the CPU: a number, or ``"all"`` for as many as this process may use cores.
+    """Number of CPU threads to compute with: a number, or ``"all"`` for one per core that this process may use.
 
     Results are equal to the bit for one number of threads; between numbers sums are taken in another order.
 
@@ -58,7 +58,7 @@ def count_threads(asked: str | int, name: str = "threads") -> int:
 
 
 def reference_seconds() -> float:
-    """How fast this machine is: seconds of a fixed piece of work with torch's threads, the fastest of five."""
+    """Speed of this machine: seconds for a fixed piece of work with torch's threads, the fastest of five."""
     import torch
 
     square = torch.ones(1_024, 1_024)

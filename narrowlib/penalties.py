@@ -1,4 +1,4 @@
-"""Pressure to be prunable: the group lasso, by its subgradient or by its proximal step."""
+"""The group lasso, a penalty that makes networks prunable, by subgradient or proximal step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which units go, and how: masks by rank, masks held, and units cut out for good."""
+"""Pruning: masks by rank, masks kept during training, and units removed from the model."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def keep_masks(
     n_kept: int | Mapping[str, int] | None = None,
     scope: str = "all",
 ) -> dict[str, Tensor]:
-    """Masks that remove the units of lowest score, by their share or to a count; every run ranks its own.
+    """Masks that remove the units of lowest score, by share or to a count; every run ranks its own units.
 
     Of equal scores the earlier unit goes first: groups in the order of ``scores``, units in their order.
 
@@ -100,7 +100,7 @@ def _keep_highest(scores: Tensor, sparsity: float | None, n_kept: int | None) ->
 
 @torch.no_grad()
 def apply_masks(groups: Sequence[UnitGroup], tensors: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> None:
-    """Set what belongs to removed units to zero, in place: parameters after an optimiser step, or gradients.
+    """Set everything that belongs to removed units to zero, in place: parameters after an optimiser step, or gradients.
 
     Parameters
     ----------
@@ -124,7 +124,7 @@ def apply_masks(groups: Sequence[UnitGroup], tensors: Mapping[str, Tensor], mask
 
 @contextmanager
 def ablated(model: nn.Module, groups: Sequence[UnitGroup], masks: Mapping[str, Tensor]) -> Iterator[nn.Module]:
-    """The model with removed units at zero, inside ``with``; every bit of the groups' parameters is back afterwards.
+    """The model with removed units at zero inside ``with``; the groups' parameters are restored exactly afterwards.
 
     Parameters
     ----------
@@ -155,7 +155,7 @@ def ablated(model: nn.Module, groups: Sequence[UnitGroup], masks: Mapping[str, T
 def slice_state(
     state_dict: Mapping[str, Tensor], groups: Sequence[UnitGroup], masks: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Parameters with the removed units cut out, for a model of the smaller sizes.
+    """Parameters with the removed units cut out, for a smaller model.
 
     Exact for units that compute nothing once they are zero, such as neurons behind a ReLU.
 

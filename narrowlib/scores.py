@@ -168,7 +168,7 @@ def weight_norm_scores(groups: Sequence[UnitGroup], parameters: Mapping[str, Ten
 def random_scores(
     groups: Sequence[UnitGroup], generator: torch.Generator, n_runs: int | None = None
 ) -> dict[str, Tensor]:
-    """Uniform scores in [0, 1), the baseline that knows nothing.
+    """Uniform random scores in [0, 1), as a baseline.
 
     Parameters
     ----------
@@ -197,7 +197,7 @@ def random_scores(
 
 
 def agreement(attribution: Mapping[str, Tensor] | Tensor, ablation: Mapping[str, Tensor] | Tensor) -> Agreement:
-    """How well attribution stands for ablation: Pearson's r of the scores and of their logarithms, Spearman's rho.
+    """How well attribution approximates ablation: Pearson's r of the scores and of their logarithms, Spearman's rho.
 
     Parameters
     ----------

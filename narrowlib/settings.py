@@ -223,7 +223,7 @@ def add_flags(
 
 
 def about_setting(row: Parameter) -> str:
-    """What a setting means, and what is legal where not every text is."""
+    """The meaning of a setting, and its legal values unless every text is legal."""
     return "; ".join(words for words in (row.meaning, row.legal) if words and words != _KINDS[str])
 
 

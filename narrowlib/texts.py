@@ -42,7 +42,7 @@ def read_text(path: str | Path, newline: str | None = None) -> str:
 
 
 def load_yaml(path: str | Path, kind: type = dict, *, truths: bool = False) -> Any:
-    """What a YAML file holds.
+    """The content of a YAML file.
 
     Numbers are decimal, ``010`` is text as well as ``12:30``, and only ``true`` and ``false`` are truth values: what
     YAML 1.1 makes of them, 8, 750 and False of ``no``, nobody means.  Tags, which would say so (``!!int 010``), are

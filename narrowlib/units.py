@@ -1,4 +1,4 @@
-"""What can be pruned: the slices of a model's parameters that belong to one unit.
+"""Units that can be pruned, as slices of a model's parameters.
 
 A unit is a neuron of a hidden layer, a residual dimension, a head.  Scores, pruning and penalties know a model only
 through its groups of units, so each of them is written once.
@@ -15,7 +15,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Slice:
-    """Index i along ``axis`` of the named parameter belongs to unit i, or block i of that many consecutive indices.
+    """Index i along ``axis`` of the named parameter belongs to unit i; with ``block``, block i of consecutive indices.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ class Slice:
 
 @dataclass(frozen=True)
 class UnitGroup:
-    """Units of one kind, and what belongs to each.
+    """Units of one kind, and the parameters that belong to each.
 
     A weight between two hidden layers belongs to units of two groups.  A parameter may stand in one group twice, on
     different axes, in blocks of 1; the entry at (i, i) then belongs to unit i once.

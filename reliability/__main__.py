@@ -15,9 +15,9 @@ CHECKS = ("kills", "builds", "sameness", "long-run", "precision", "roofline")
 def main() -> int:
     """Run the named checks, or all; 1 when one of them found what should not be."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", help=f"some of {', '.join(CHECKS)}; all when none is given")
-    parser.add_argument("--chapters", nargs="*", default=[], help="names of chapters; all when none is given")
-    parser.add_argument("--kills", type=int, default=20, help="how many, of every chapter and of the build")
+    parser.add_argument("names", nargs="*", help=f"some of {', '.join(CHECKS)}; all if none is given")
+    parser.add_argument("--chapters", nargs="*", default=[], help="names of chapters; all if none is given")
+    parser.add_argument("--kills", type=int, default=20, help="number of kills, of every chapter and of the build")
     asked = parser.parse_args()
     if unknown := [name for name in asked.names if name not in CHECKS]:
         print(f"ONLY is {unknown[0]!r}; it must be one of {', '.join(CHECKS)}", file=sys.stderr)

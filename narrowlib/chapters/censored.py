@@ -1,4 +1,4 @@
-"""Times until something is reached, with runs that never reach it: how two kinds of runs compare."""
+"""Compare times to reach a goal between two kinds of runs, including runs that never reach it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def spent(times: pd.DataFrame) -> pd.Series:
 
 
 def compare(first: pd.DataFrame, second: pd.DataFrame, *, paired: bool = False) -> dict[str, float | str]:
-    r"""Whether runs of one kind get there with fewer samples than those of another.
+    r"""Whether runs of one kind reach the goal with fewer samples than runs of another.
 
     .. math:: \text{ratio} = \frac{\sum_r \min(T^{(2)}_r, B) / R_2}{\sum_r \min(T^{(1)}_r, B) / R_1}
 

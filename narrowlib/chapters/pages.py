@@ -1,4 +1,4 @@
-"""What the parameters of all pages have in common."""
+"""Parameters that all pages have in common."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The look of every figure of the book, and the table that each figure keeps of what it shows."""
+"""The style of every figure of the book, and the table of data that each figure keeps."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def book_theme() -> None:
 
 
 def plot_pending() -> Figure:
-    """What stands in the place of a figure whose record is still to be made."""
+    """Placeholder for a figure whose record is pending."""
     figure, ax = plt.subplots(figsize=(7.4, 1.2))
     keep_data(ax, pd.DataFrame({"status": ["pending"]}))
     ax.text(0.5, 0.5, "pending: no record of a run at the paper's scale yet", ha="center", va="center", color=GREY)
@@ -213,7 +213,7 @@ def token_axis(ax: Axes, tokens: pd.Series, needed: float | None = None) -> dict
 
 
 def draw_chance(ax: Axes) -> None:
-    """A line at the loss of a fair guess between two labels, and its name."""
+    """A labelled line at the loss of a random guess between two labels."""
     ax.axhline(CHANCE_BITS, color=GREY, linewidth=1.0, zorder=0)
     place = {"xytext": (0, 3), "textcoords": "offset points", "ha": "left", "va": "bottom"}
     ax.annotate("chance", (0.005, CHANCE_BITS), xycoords=("axes fraction", "data"), fontsize=8, color=GREY, **place)

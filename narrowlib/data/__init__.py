@@ -1,1 +1,1 @@
-"""What models are trained on and asked: MNIST digits, documents, blocks of tokens, facts."""
+"""Data that models are trained and tested on: MNIST digits, documents, blocks of tokens, facts."""

@@ -1,4 +1,4 @@
-"""Chats as tokens: written by the tokenizer's template, answers told apart from everything else.
+"""Chats as tokens, formatted by the tokenizer's template, with answers marked apart from everything else.
 
 An answer is what the assistant says, though not as the first message.  Its tokens are those that the template marks
 with ``{% generation %}``.  Where a template marks nothing, they are what an answer adds to the messages before it and

@@ -1,4 +1,4 @@
-"""MNIST digits as whole tensors on one device, from whichever source can be reached."""
+"""MNIST digits as whole tensors on one device, from the first source that can be reached."""
 
 from __future__ import annotations
 

@@ -133,7 +133,7 @@ def pinned_sources(skill: str, split: str) -> tuple[Source, ...]:
 
 
 def package_documents(skill: str, split: str, *, seed: int = 0) -> Iterator[Document]:
-    """Documents out of the pinned packages, in the order that the head of this module describes.
+    """Documents from the pinned packages, in the order described in the module docstring.
 
     Parameters
     ----------
@@ -159,7 +159,7 @@ def package_documents(skill: str, split: str, *, seed: int = 0) -> Iterator[Docu
 
 
 def source_documents(source: Source, skill: str) -> Iterator[Document]:
-    """Documents of one package by the name of their file, fetched when it is not in the cache."""
+    """Documents of one package in the order of file names; the package is fetched if it is not in the cache."""
     for name, content in members(fetch(source.archive), lambda name: _is_wanted(name, skill, source.folders)):
         text = _text(name, content)
         if text is not None and is_readable(text, skill):
@@ -167,7 +167,7 @@ def source_documents(source: Source, skill: str) -> Iterator[Document]:
 
 
 def is_readable(text: str, skill: str) -> bool:
-    """Whether a text is written by hand, as far as its size, lines and beginning tell."""
+    """Whether a text seems to be written by hand, judged by its size, lines and beginning."""
     if not _FILE_BYTES[0] <= len(text.encode()) <= _FILE_BYTES[1]:
         return False
     if skill != "english":
@@ -179,7 +179,7 @@ def is_readable(text: str, skill: str) -> bool:
 
 
 def hub_documents(name: str, skill: str, split: str) -> Iterator[Document]:
-    """Documents out of a data set on the Hugging Face hub, streamed in its own order.
+    """Documents from a data set on the Hugging Face hub, streamed in its own order.
 
     Of ``codeparrot/github-code``, whose loading script datasets no longer runs, the Parquet files are read.  Where
     rows name the path of a file, those with a suffix of the skill are taken.  Held out is one repository in

@@ -1,4 +1,4 @@
-"""Plain facts, written for this book: what a language model can be asked for beside its skills.
+"""Plain facts, written for this book, to test what a language model knows besides its skills.
 
 Every fact is a cloze, a prompt and its answer, and with three wrong answers a question with four choices.  Half of the
 facts of each category are for training, the other half for tests; halves and choices are the same in every run.
@@ -131,7 +131,7 @@ def fact_blocks(
     block_length: int = 64,
     seed: int = 0,
 ) -> Dataset:
-    """Blocks of tokens to learn facts from: all sentences, again and again, each time in another order.
+    """Blocks of tokens to learn facts from: all sentences repeatedly, each time in another order.
 
     Parameters
     ----------

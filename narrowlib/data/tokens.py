@@ -36,7 +36,7 @@ _fingerprints: WeakKeyDictionary = WeakKeyDictionary()  # by tokenizer: its size
 
 
 class TooFewTokensError(ValueError):
-    """Documents hold fewer tokens than were asked for; ``n_there`` of them."""
+    """Raised if documents have fewer tokens than requested; ``n_there`` is their number."""
 
     def __init__(self, n_tokens: int, name: str, n_there: int) -> None:
         super().__init__(f"n_tokens is {n_tokens}, in whole blocks; {name} holds {n_there} tokens in all")
@@ -195,7 +195,7 @@ def _opened(path: Path) -> Dataset | None:
 
 
 def end_of_text(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Number of the token that stands after a document: of `END_OF_TEXT` if there is one, else the tokenizer's own."""
+    """Id of the token after each document: that of `END_OF_TEXT` if it exists, else the tokenizer's own."""
     special = tokenizer.get_added_vocab()
     found = next((special[token] for token in END_OF_TEXT if token in special), tokenizer.eos_token_id)
     if found is None:

@@ -1,4 +1,4 @@
-"""What a language model answers: cloze and choice among four, scored as lm-eval scores them, with less work."""
+"""Answers of a language model: cloze and four-choice questions, scored as in lm-eval with less computation."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def answer_facts(
     batch_size: int = 32,
     progress: bool = False,
 ) -> pd.DataFrame:
-    r"""Whether a model completes each fact, and whether it picks it out of four.
+    r"""Whether a model completes each fact, and whether it chooses it among four.
 
     With the loss of a choice c given the prompt, :math:`L_c = -\sum_t \log p(c_t \mid \text{prompt}, c_{<t})`:
 

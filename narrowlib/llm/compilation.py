@@ -23,7 +23,7 @@ _compiled_for: tuple | None = None  # names, shapes, types and device of the par
 
 @contextmanager
 def compiled_layers(model: nn.Module, compiled: bool = True) -> Iterator[Callable[[Function], Function]]:
-    """The decoder layers of a model run as compiled code within the context, and as they were after it.
+    """Run the decoder layers of a model as compiled code inside ``with``, and as before afterwards.
 
     The layers of a model are alike, so that one compilation serves all of them, and those of the next model of the
     same shapes: seconds, where compiling the whole model takes minutes.
@@ -75,7 +75,7 @@ def _forget_other_shapes(model: nn.Module) -> None:
 
 
 def check_compiler(device: torch.device) -> None:
-    """Raise ValueError when ``torch.compile`` has nothing to compile with for this device."""
+    """Raise ValueError if ``torch.compile`` finds no compiler for this device."""
     variable, *names = _COMPILERS[device.type]
     asked = os.environ.get(variable, "")
     lacking = None

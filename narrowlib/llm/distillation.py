@@ -56,7 +56,7 @@ class Distillation:
             raise ValueError(f"hard_weight is {self.hard_weight!r}; it must be a number from 0 to 1")
 
     def soft_loss(self, logits: Tensor, teacher_logits: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Mean over all predicted tokens, or those that labels count, of the divergence, times T squared.
+        """Mean divergence over all predicted tokens, or those that labels count, times T squared.
 
         Shapes (n, t, vocabulary) twice, (n, t) -> ().
         """
@@ -70,7 +70,7 @@ class Distillation:
         return self.temperature**2 * mean_of_counted(divergence.view_as(labels[:, 1:]), labels)
 
     def top_loss(self, logits: Tensor, tokens: Tensor, log_p: Tensor, labels: Tensor | None = None) -> Tensor:
-        r"""The same from the teacher's largest probabilities, all other tokens taken together as one outcome.
+        r"""The same from the teacher's largest probabilities, with all other tokens as one outcome.
 
         .. math:: T^2 \Big( \sum_{v \in \text{top}} p_v \ln\frac{p_v}{q_v} + p_\text{rest} \ln\frac{p_\text{rest}}{q_\text{rest}} \Big)
 

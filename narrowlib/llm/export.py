@@ -1,4 +1,4 @@
-r"""A narrowed language model as one that any tool loads: removed units cut out, exactly.
+r"""Export a narrowed language model so that any tool can load it: removed units are cut out exactly.
 
 Removing residual dimensions changes the mean inside every RMSNorm.  With :math:`r` the share of dimensions that is
 kept, scaling the norm's weight by :math:`r^{-1/2}` and its epsilon by :math:`1/r` makes up for it:
@@ -44,7 +44,7 @@ _WIDTHS_AT_LEAST = 4  # to choose from where no multiple is asked for
 
 
 def round_hidden_size(model: PreTrainedModel, wished: float, *, n_heads: int | None = None) -> int:
-    """The number of residual dimensions nearest to a wish that a checkpoint can have.
+    """The possible number of residual dimensions nearest to a requested one.
 
     Of Llama and Gemma, transformers refuses a hidden size that is no multiple of the number of attention heads, see
     `narrowlib.llm.families.Family`; the size of a head stands in the config by itself.  With n the result,
@@ -80,7 +80,7 @@ def width_divisor(model: PreTrainedModel, n_heads: int) -> int:
 
 
 def round_width(size: int, wished: float, *, needs: int = 1, multiple_of: int | None = None) -> int:
-    """The width nearest to a wish that is a multiple of two numbers, at least one step and at most the size.
+    """The multiple of two numbers nearest to a requested width, at least one step and at most the size.
 
     Parameters
     ----------
@@ -266,7 +266,7 @@ def _narrowed_state(
 
 
 def fold_means(state: dict[str, Tensor], model: PreTrainedModel, share: float, share_of_heads: float) -> None:
-    """Make up for means over fewer dimensions, see the head of the module; in place.
+    """Compensate in place for means over fewer dimensions, see the module docstring.
 
     Norms of heads share the epsilon, which residual dimensions change: what they read is scaled along.
     """
@@ -292,7 +292,7 @@ def fold_means(state: dict[str, Tensor], model: PreTrainedModel, share: float, s
 
 
 def padded(tensor: Tensor, axis: int, n_zeros: int) -> Tensor:
-    """A tensor with so many zeros more at the end of an axis."""
+    """A tensor padded with this many zeros at the end of an axis."""
     return tensor if not n_zeros else F.pad(tensor, [0, 0] * (tensor.ndim - 1 - axis) + [0, n_zeros])
 
 

@@ -29,7 +29,7 @@ _FOUR = (*_BEFORE, "pre_feedforward_layernorm", "post_feedforward_layernorm")
 
 @dataclass(frozen=True)
 class Family:
-    """What a family has other than Llama.
+    """How a family differs from Llama.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ def check_family(model_type: str) -> None:
 
 
 def family_of(model: PreTrainedModel) -> Family:
-    """The description of a model's family; ValueError where there is none, or projections are fused."""
+    """The description of a model's family; ValueError if there is none, or if projections are fused."""
     check_family(model.config.model_type)
     family = FAMILIES[model.config.model_type]
     if family.loaded_as:
@@ -94,7 +94,7 @@ def family_of(model: PreTrainedModel) -> Family:
 
 
 def norm_offset_of(model: nn.Module) -> float:
-    """What norms of a model add to their weight, see `Family`; 0 for models of no known family."""
+    """Offset that the norms of a model add to their weight, see `Family`; 0 for models of unknown families."""
     family = FAMILIES.get(getattr(getattr(model, "config", None), "model_type", ""))
     return family.norm_offset if family else 0.0
 
@@ -106,7 +106,7 @@ def norm_after_mlp(layer: nn.Module) -> nn.Module | None:
 
 @torch.no_grad()
 def unfused(model: PreTrainedModel) -> PreTrainedModel:
-    """The same model with a projection of its own for query, key, value, gate and up; most models as they are.
+    """The same model with separate projections for query, key, value, gate and up; most models are returned unchanged.
 
     Raises
     ------
@@ -144,7 +144,7 @@ def unfused(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def logits_from(config: PreTrainedConfig) -> Callable[[Tensor], Tensor]:
-    """What a model does to the outputs of its head: divides them (Granite), or caps them (Gemma 2)."""
+    """The function that turns the outputs of a model's head into logits: divided (Granite) or capped (Gemma 2)."""
     scaling, cap = getattr(config, "logits_scaling", None), getattr(config, "final_logit_softcapping", None)
 
     def finished(outputs: Tensor) -> Tensor:

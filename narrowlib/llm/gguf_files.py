@@ -1,4 +1,4 @@
-"""A checkpoint as one GGUF file, which llama.cpp and the programs built on it load.
+"""Write a checkpoint as one GGUF file, which llama.cpp and programs built on it load.
 
 Rows of ``Q8_0`` are blocks of 32 weights.  Where the number of residual dimensions or neurons is no multiple of 32, it
 is filled up with zeros: neurons that write nothing, and dimensions that nothing is written to.  That changes the mean
@@ -40,7 +40,7 @@ _NORMAL, _CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5  # types of tokens
 
 
 def check_gguf(language_model: LanguageModel) -> None:
-    """Refuse with a ValueError what `write_gguf` cannot write."""
+    """Raise a ValueError for what `write_gguf` cannot write."""
     model = language_model.model
     config, rope = model.config, model.config.rope_parameters
     kind = config.model_type
@@ -55,7 +55,7 @@ def check_gguf(language_model: LanguageModel) -> None:
 
 
 def filled_widths(model: PreTrainedModel, weights: str) -> dict[str, tuple[int, int]]:
-    """Residual dimensions and neurons that are filled up with zeros: how many there are, and how many are written."""
+    """Widths (residual dimensions, neurons) that are padded with zeros: the number present and the number written."""
     config, block = model.config, BLOCK if weights == "q8_0" else 1
     sizes = {"residual": config.hidden_size, "neurons": config.intermediate_size}
     return {kind: (size, -(-size // block) * block) for kind, size in sizes.items() if size % block}

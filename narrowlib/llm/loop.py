@@ -89,7 +89,7 @@ class Loop:
         self.clock = Clock(device)
 
     def run(self, checkpoint: Checkpoint, best: Checkpoint | None, key: str) -> list[dict[str, Any]]:
-        """Train, from where a checkpoint of the same key left off, and return the records.
+        """Train, continuing from a checkpoint of the same key, and return the records.
 
         The second checkpoint keeps the parameters whose held-out loss was the lowest; the model then ends with them.
         """
@@ -273,7 +273,7 @@ def _fitting(found: Found, state: Mapping[str, Tensor]) -> Found:
 
 
 def order_of(n_blocks: int, n_samples: int, seed: int) -> Tensor:
-    """Places of the blocks that are taken one after the other: passes over all, each in an order of its own."""
+    """Indices of the blocks in training order: passes over all blocks, each in its own order."""
     generator = torch.Generator().manual_seed(seed)
     n_passes = -(-n_samples // n_blocks)
     return torch.cat([torch.randperm(n_blocks, generator=generator) for _ in range(n_passes)])[:n_samples]

@@ -28,7 +28,7 @@ ROWS_AT_ONCE = 1_024  # tokens whose logits exist at a time: 0.2 GB of float32 f
 
 @contextmanager
 def one_text_per_block() -> Iterator[None]:
-    """Transformers does not look, at every forward, whether a block holds several packed sequences.
+    """Inside ``with``, transformers does not check at every forward pass whether a block holds packed sequences.
 
     None does here, and the look makes the host wait for the device.
     """
@@ -44,7 +44,7 @@ def one_text_per_block() -> Iterator[None]:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside ``with``, the mode from before afterwards."""
+    """Evaluation mode inside ``with``, the previous mode afterwards."""
     was_training = model.training
     model.eval()
     try:
@@ -55,7 +55,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def rows_of(blocks: Sequence | Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
-    """Token ids of some blocks and their labels, which are the ids where every token counts: (n, length) each."""
+    """Token ids of some blocks and their labels, which equal the ids if every token counts: (n, length) each."""
     if isinstance(blocks, Tensor):
         return blocks[start:stop], blocks[start:stop]
     rows = blocks[start:stop]

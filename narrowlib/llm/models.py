@@ -1,4 +1,4 @@
-"""Language models: the default out of a package, one trained here, a tiny one, any folder, any name on the hub."""
+"""Language models: the default from a package, one trained here, a tiny one, any folder, any name on the hub."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _FOLDER_HELPS = "a local folder with config.json, safetensors and a tokenizer ca
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """A causal language model and what belongs to it.
+    """A causal language model with its tokenizer and name.
 
     Parameters
     ----------
@@ -162,7 +162,7 @@ def _loaded(name: str, dtype: torch.dtype, place: torch.device, block_length: in
 
 
 def origin_of(name: str) -> dict[str, str]:
-    """What is known of where a model comes from: ``base_model`` on the hub, ``license``, and a ``note``.
+    """The known origin of a model: ``base_model`` on the hub, ``license``, and a ``note``.
 
     Of a folder or a name on the hub, as its model card says; without one, or without a network, that is less.
     """
@@ -206,7 +206,7 @@ def _check_tokens(name: str, tokenizer: PreTrainedTokenizerBase, n_rows: int) ->
 
 
 def version_of(name: str) -> str:
-    """What tells models of one name apart in results that are kept: the small one is a record, or its stand-in."""
+    """Distinguishes models of one name in kept results; the small one is a record or its stand-in."""
     if name == SMALL_NAME:
         from narrowlib.llm import small_base
 
@@ -216,7 +216,7 @@ def version_of(name: str) -> str:
 
 @contextmanager
 def silenced(progress: bool = False) -> Iterator[None]:
-    """No progress bars and no remarks of transformers inside ``with``, unless ``progress``; as before afterwards."""
+    """No progress bars and messages of transformers inside ``with``, unless ``progress``; as before afterwards."""
     from huggingface_hub.utils import logging as hub
     from transformers import modeling_gguf_pytorch_utils as gguf_reader  # has a bar that it always shows
     from transformers.utils import logging

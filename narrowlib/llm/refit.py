@@ -1,4 +1,4 @@
-"""Refit after a cut: what still reads the kept units takes over, by least squares, from those that went.
+"""Refit after a cut: weights that read the kept units compensate, by least squares, for the removed ones.
 
 A cut drops inputs of linear layers.  Their outputs then lack what the dropped inputs brought, although much of it can
 be told from the inputs that were kept.  No gradient is needed: only inputs and outputs on some text, layer by layer.
@@ -41,7 +41,7 @@ def refit(
     ridge: float = RIDGE,
     progress: bool = True,
 ) -> None:
-    r"""Change, in place, the weights of a cut model that read units of which some went.
+    r"""Change, in place, the weights of a cut model that read a partly removed group of units.
 
     With inputs X and outputs Y of a linear layer over all tokens, bias taken off, its weight :math:`W_S` becomes the
     solution of a ridge regression towards itself,

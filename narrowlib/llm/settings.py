@@ -1,4 +1,4 @@
-"""How a language model is trained, and the names of its scores; what a command reads before torch is needed."""
+"""Settings of language-model training and names of scores, importable without torch."""
 
 from __future__ import annotations
 
@@ -37,24 +37,24 @@ class LLMTrainingConfig(Settings):
     """How a language model is trained; the defaults are the paper's for recovery."""
 
     n_steps: Count = Field(20_000, description="optimiser steps")
-    learning_rate: NotNegative = Field(5e-5, description="of AdamW, at its highest")
-    n_warmup: Whole = Field(1_000, description="steps over which it rises from 0")
+    learning_rate: NotNegative = Field(5e-5, description="highest step size of AdamW")
+    n_warmup: Whole = Field(1_000, description="steps over which the step size rises from 0")
     schedule: Literal["linear", "cosine", "constant"] = Field(
-        "linear", description="of the learning rate after the warm-up; linear and cosine end at 0"
+        "linear", description="schedule of the step size after the warm-up; linear and cosine end at 0"
     )
     batch_size: Count = Field(64, description="token blocks per optimiser step, over all processes")
     micro_batch_size: Count = Field(
-        8, description="most blocks that go through the model at once in one process; their gradients are summed"
+        8, description="most blocks per forward pass in one process; gradients are summed over a step"
     )
-    weight_decay: NotNegative = Field(0.0, description="of AdamW")
-    max_grad_norm: NotNegative = Field(1.0, description="gradients are scaled down to this norm; 0 leaves them")
+    weight_decay: NotNegative = Field(0.0, description="weight decay of AdamW")
+    max_grad_norm: NotNegative = Field(1.0, description="norm to which larger gradients are scaled down; 0: never")
     precision: AutoPrecision = Field(
-        "bfloat16", description="of matrix products; parameters, optimiser and loss are float32"
+        "bfloat16", description="precision of matrix products; parameters, optimiser and loss are float32"
     )
     compiled: bool = Field(
-        False, description="compile layers and losses first, which takes about as long as some tens of steps"
+        False, description="compile layers and losses first, which takes as long as some tens of steps"
     )
-    seed: int = Field(0, ge=0, lt=2**63, description="of the order of the blocks")
+    seed: int = Field(0, ge=0, lt=2**63, description="seed of the order of the blocks")
     record_every: Count = Field(100, description="steps between two records")
     evaluate_every: Whole = Field(0, description="steps between two records of the held-out loss; 0 for every record")
     checkpoint_every: Count = Field(500, description="steps between two checkpoints")

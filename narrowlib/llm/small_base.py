@@ -44,16 +44,16 @@ class SmallBaseConfig(Settings):
     """Shape, text and training of the model; the residual stream has ``n_heads * head_dim`` dimensions."""
 
     vocab_size: Count = Field(4_096, description="tokens: all bytes, and the most frequent pairs")
-    tokenizer_bytes: Count = Field(2_000_000, description="of every skill, that the tokenizer is learned from")
+    tokenizer_bytes: Count = Field(2_000_000, description="bytes of every skill that the tokenizer is learned from")
     n_heads: Count = Field(6, description="attention heads")
     head_dim: Count = Field(32, description="dimensions of each")
     n_layers: Count = Field(6, description="decoder layers")
     intermediate_size: Count = Field(512, description="neurons of a layer")
     block_length: Count = Field(256, description="tokens of a block")
-    n_tokens: Count = Field(60_000_000, description="of training, a quarter of every skill where there is the text")
+    n_tokens: Count = Field(60_000_000, description="training tokens, a quarter from each skill if it has enough text")
     batch_size: Count = Field(16, description="blocks in each step")
     learning_rate: Rate = Field(3e-3, description="step size of AdamW at its highest")
-    n_warmup: Whole = Field(200, description="steps over which it rises; a cosine takes it to 0 again")
+    n_warmup: Whole = Field(200, description="steps over which the step size rises; a cosine returns it to 0")
     precision: AutoPrecision = Field("bfloat16", description="of matrix products in training")
     compiled: bool = Field(True, description="compile layers and loss before training")
     seed: Seed = Field(0, description="of weights and order")
@@ -105,12 +105,12 @@ def version() -> str:
 
 
 def cached_folder(config: SmallBaseConfig) -> Path:
-    """Where a training lies in the cache: another folder for other settings or other code."""
+    """The folder of a training in the cache, which depends on settings and code."""
     return cache_folder() / "models" / f"{NAME}-base-{digest_of(config, closure_of(train_small_base))[:12]}"
 
 
 def stand_in() -> Path:
-    """The folder of what stands in for the recorded weights, trained first where it is not in the cache."""
+    """The folder of a stand-in for the recorded weights, which is trained first if it is not in the cache."""
     return train_small_base(STAND_IN, cached_folder(STAND_IN))[0]
 
 
@@ -169,7 +169,7 @@ def train_small_base(
 def start_of(
     config: SmallBaseConfig, folder: str | Path
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[str, tuple[int, int]]]:
-    """Model and tokenizer as a training begins, and `text_for` it, from the folder when they are there."""
+    """Model, tokenizer and `text_for` at the start of a training, read from the folder if they exist."""
     prepare_torchvision()
     from transformers import AutoTokenizer, LlamaForCausalLM
 
@@ -238,7 +238,7 @@ def new_model(config: SmallBaseConfig, tokenizer: PreTrainedTokenizerBase) -> Pr
 
 
 def text_for(config: SmallBaseConfig, tokenizer: PreTrainedTokenizerBase) -> dict[str, tuple[int, int]]:
-    """For every skill, how many different blocks training sees, and how many with those that come again.
+    """For every skill, how many different blocks training sees, and how many including repeats.
 
     A quarter of all for each; where a skill has less text, all of it `MOST_PASSES` times, and more of the skill with
     the most text instead.
@@ -273,7 +273,7 @@ def mixed_blocks(
     *,
     progress: bool = True,
 ) -> Dataset:
-    """Every block that training sees, as often as it does, see `text_for`; the trainer shuffles them."""
+    """Every block that training sees, with repeats, see `text_for`; the trainer shuffles them."""
     from datasets import concatenate_datasets
 
     parts = []

@@ -1,4 +1,4 @@
-"""Networks of the Llama architecture that start from random weights, in a ladder of sizes below a base model."""
+"""Networks of the Llama architecture with random weights, in several sizes below a base model."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def student_config(base: PreTrainedModel, n_heads: int) -> LlamaConfig:
 
 
 def n_parameters_of_student(base: PreTrainedModel, n_heads: int) -> int:
-    """Number of parameters of a student; none is made."""
+    """Number of parameters of a student, without creating one."""
     config = student_config(base, n_heads)
     from transformers import LlamaForCausalLM
 

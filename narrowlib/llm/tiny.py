@@ -25,7 +25,7 @@ SEED = 0
 
 
 def write_tiny(folder: Path) -> None:
-    """Write model and tokenizer, which takes every byte for a token, as a folder that transformers loads."""
+    """Write the model and a tokenizer with one token per byte to a folder that transformers loads."""
     prepare_torchvision()
     import transformers
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers

@@ -45,7 +45,7 @@ def recover(
     tells_costs: bool = False,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Train a model in place while what masks remove stays at zero; without masks, plain training or distillation.
+    """Train a model in place while masked units stay zero; without masks, plain training or distillation.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""A trigram model of tokens with interpolated Kneser-Ney backoff: what any trained language model should beat."""
+"""A trigram model of tokens with interpolated Kneser-Ney backoff, as a baseline for trained language models."""
 
 from __future__ import annotations
 

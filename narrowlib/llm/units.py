@@ -1,4 +1,4 @@
-"""What can be pruned in a language model built like Llama (`narrowlib.llm.families`), and what it then counts.
+"""Units that can be pruned in a language model built like Llama (`narrowlib.llm.families`), and parameter counts.
 
 A residual dimension, an MLP neuron, an attention head and a whole layer are units like any other: scores, masks and
 penalties reach them through `narrowlib.units` alone.
@@ -125,7 +125,7 @@ def n_parameters_of(model: PreTrainedModel, masks: Mapping[str, Tensor] | None =
 
 
 def checked_groups(model: PreTrainedModel, masks: Mapping[str, Tensor]) -> tuple[UnitGroup, ...]:
-    """The groups that masks name, after a look at the masks.
+    """The groups that masks name, after checking the masks.
 
     Raises
     ------
@@ -177,12 +177,12 @@ def is_layer(name: str) -> bool:
 
 
 def head_dim_of(model: PreTrainedModel) -> int:
-    """Size of an attention head, whether or not the config says it."""
+    """Size of an attention head, whether or not the config states it."""
     return model.model.layers[0].self_attn.head_dim
 
 
 def is_tied(model: PreTrainedModel) -> bool:
-    """Whether the head is the embedding."""
+    """Whether the output head shares its weights with the embedding."""
     return model.lm_head.weight is model.model.embed_tokens.weight
 
 

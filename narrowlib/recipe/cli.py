@@ -30,7 +30,7 @@ EXAMPLES = {
   narrow run --keep chats.jsonl --model ./my-model --target-parameters 100M --recovery-tokens 1M --out narrow-model
   narrow run --keep my-sources/ --sparsity 50% --dry-run
 
-Numbers may end in k, M, G (thousands) or %.""",
+Numbers may end in k, M, G (thousand, million, billion) or %.""",
     "scores": "example:\n  narrow scores --keep my-sources/ --method wanda --out scores.csv",
     "sweep": "example:\n  narrow sweep --keep my-sources/ --sparsities 25%,50%,75% --out sweep",
     "evaluate": "example:\n  narrow evaluate narrow-model --lose english",
@@ -59,16 +59,16 @@ def _parser() -> _Parser:
             added.add_argument(name if name in ("folder", "file") else f"--{name.replace('_', '-')}", **how)
         add_flags(added, RecipeConfig, names, repeated=REPEATED, groups=GROUPS)
 
-    folder = {"type": Path, "help": "the --out of narrow run"}
-    config = {"type": Path, "help": "YAML file of settings, by the names of the flags; flags take precedence"}
+    folder = {"type": Path, "help": "folder written by narrow run --out"}
+    config = {"type": Path, "help": "YAML file of settings with the names of the flags; flags take precedence"}
     quiet = {"action": "store_true", "help": "no progress bars"}
     dry_run = {"action": "store_true", "help": "only print what to expect"}
     out = {"type": Path, "help": "new or empty folder for the checkpoint and its report"}
     table = {"type": Path, "required": True, "help": "table to write, .parquet or .csv"}
     command(_run, tuple(RecipeConfig.model_fields), out=out, config=config, dry_run=dry_run, quiet=quiet)
     swept = tuple(name for name in RecipeConfig.model_fields if name not in HOW_MUCH)
-    several = {"required": True, "help": "shares of the units to cut, a model for each: 25%%,50%%,75%%"}
-    into = {"type": Path, "required": True, "help": "folder for a model of each, a table and a figure"}
+    several = {"required": True, "help": "shares of the units to cut, one model for each: 25%%,50%%,75%%"}
+    into = {"type": Path, "required": True, "help": "folder for the models, a table and a figure"}
     command(_sweep, swept, sparsities=several, out=into, config=config, quiet=quiet)
     command(_scores, FOR_SCORES, out=table, config=config, quiet=quiet)
     command(_evaluate, FOR_LOSSES, folder=folder, quiet=quiet)
@@ -79,7 +79,7 @@ def _parser() -> _Parser:
 
 
 def _run(values: dict[str, Any], out: Path | None, config: Path | None, dry_run: bool, quiet: bool) -> None:
-    """Cut a model down to what some documents need; after a kill, the same command continues."""
+    """Cut a model down to what some documents need; after an interruption, the same command continues."""
     read = _read(config)
     named = read.pop("out", None)
     if named is not None and not isinstance(named, str):
@@ -99,7 +99,7 @@ def _run(values: dict[str, Any], out: Path | None, config: Path | None, dry_run:
 
 
 def _sweep(values: dict[str, Any], sparsities: str, out: Path, config: Path | None, quiet: bool) -> None:
-    """Cut a model down to several sizes, and compare them; after a kill, the same command continues."""
+    """Cut a model down to several sizes and compare them; after an interruption, the same command continues."""
     from narrowlib.recipe.sweep import configs_of, sweep
 
     configs = configs_of({**_read(config), **values}, sparsities)
@@ -108,7 +108,7 @@ def _sweep(values: dict[str, Any], sparsities: str, out: Path, config: Path | No
 
 
 def _scores(values: dict[str, Any], out: Path, config: Path | None, quiet: bool) -> None:
-    """Write how much every unit of a model matters to some documents."""
+    """Write the score of every unit of a model on some documents."""
     from narrowlib.recipe.cut import score_table
     from narrowlib.store.files import replacing
 
@@ -124,14 +124,14 @@ def _scores(values: dict[str, Any], out: Path, config: Path | None, quiet: bool)
 
 
 def _evaluate(values: dict[str, Any], folder: Path, quiet: bool) -> None:
-    """Print the losses of a narrowed model, on the documents of its run unless others are named."""
+    """Print the losses of a narrowed model, on the documents of its run unless others are given."""
     from narrowlib.recipe.report import loss_table
 
     _print(loss_table(folder, values, progress=not quiet).to_string(index=False, float_format="{:.6f}".format))
 
 
 def _report(values: dict[str, Any], folder: Path) -> None:
-    """Write the report of a narrowed model again, from its numbers, and print them."""
+    """Rewrite the report of a narrowed model from its numbers, and print them."""
     from narrowlib.recipe.report import Report, write_report
 
     report = Report.read(folder)
@@ -140,7 +140,7 @@ def _report(values: dict[str, Any], folder: Path) -> None:
 
 
 def _init(values: dict[str, Any], file: Path) -> None:
-    """Write a configuration with every setting, its default and what it means, for narrow run --config."""
+    """Write a configuration with every setting, its default and its meaning, for narrow run --config."""
     if file.exists():
         raise ValueError(f"file is {str(file)!r}, which is there already; it must be a new file")
     lines = ["# narrow run --config this file; a setting with # before it has its default.", ""]
@@ -158,7 +158,7 @@ def _init(values: dict[str, Any], file: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; what it refuses is told in one sentence per fault, with the exit code 2."""
+    """Run the command; each fault is reported in one sentence, with exit code 2."""
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = _parser()
     if not arguments:
@@ -189,7 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _read(config: Path | None) -> dict[str, Any]:
-    """Settings out of a file; a line without a value leaves the default."""
+    """Settings from a file; a line without a value keeps the default."""
     return {name: value for name, value in (read_yaml(config) if config else {}).items() if value is not None}
 
 

@@ -52,7 +52,7 @@ def load_model(config: RecipeConfig) -> tuple[LanguageModel, dict[str, float]]:
 def counts_at(
     model: PreTrainedModel, shares: Mapping[str, float], multiple_of: int | None = None, *, at_most: int | None = None
 ) -> dict[str, int]:
-    """Units of every kind that a model keeps per layer when these shares of them go.
+    """Units of every kind that a model keeps per layer after these shares are cut.
 
     At least one unit is left.  Neurons and residual dimensions that are cut are rounded to multiples, see
     `narrowlib.llm.export.round_width`; residual dimensions always to what a checkpoint can have, which may take some of
@@ -104,7 +104,7 @@ def counts_by_round(
 
 
 def first_masks(model: PreTrainedModel, counts: Mapping[str, int]) -> Masks:
-    """Masks that keep the first units of every kind: any of these numbers, to know a size by."""
+    """Masks that keep the first units of every kind, to compute the size of a model with these counts."""
     return {
         group.name: torch.arange(group.n_units) < n_kept
         for kind, n_kept in counts.items()
@@ -119,7 +119,7 @@ def n_parameters_at(model: PreTrainedModel, shares: Mapping[str, float], multipl
 
 
 def shares_of(config: RecipeConfig, model: PreTrainedModel) -> dict[str, float]:
-    """Share of every kind of units that goes at the end of the way.
+    """Share of every kind of units that is cut in the end.
 
     Raises
     ------
@@ -218,7 +218,7 @@ def _scores(
 
 
 def score_table(config: RecipeConfig, *, progress: bool = True) -> pd.DataFrame:
-    """Score of every unit of the kinds asked for, on training documents of what is to be kept.
+    """Score of every unit of the requested kinds, on training documents of the text to keep.
 
     Returns
     -------

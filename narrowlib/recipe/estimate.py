@@ -1,4 +1,4 @@
-"""What a narrowing would take: sizes, tokens, memory, and time from the measured rate of this machine."""
+"""Estimate of a narrowing: sizes, tokens, memory, and time from the measured speed of this machine."""
 
 from __future__ import annotations
 

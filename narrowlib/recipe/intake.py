@@ -157,7 +157,7 @@ class Mixture:
 
     @property
     def labels(self) -> bool:
-        """Whether blocks tell which tokens count."""
+        """Whether blocks have labels that state which tokens count."""
         return self.parts[0][0].labels
 
     def blocks(self, tokenizer: PreTrainedTokenizerBase, split: str, *, at_most: int, **options: Any) -> Dataset:
@@ -214,7 +214,7 @@ def blocks_needed(
 
 
 def counts_of(blocks: Dataset) -> list[int] | None:
-    """Of blocks that tell which tokens count: how many do, and how many there are."""
+    """For blocks with labels: how many tokens count, and how many there are."""
     if "labels" not in blocks.column_names:
         return None
     return [int(tokens_counted(blocks).sum()), len(blocks) * len(blocks[0]["input_ids"])]
@@ -263,7 +263,7 @@ def open_texts(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
 ) -> Texts:
-    """Documents of a file, a folder, the standard input, a data set of the hub or a built-in skill.
+    """Documents of a file, a folder, standard input, a data set on the hub or a built-in skill.
 
     Parameters
     ----------

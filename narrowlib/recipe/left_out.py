@@ -1,4 +1,4 @@
-"""What of a folder is no document: hidden, ignored, installed, written by tools, generated, or holding a secret."""
+"""Files of a folder that are not documents: hidden, ignored, installed, generated, or containing a secret."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _SECRET_FILES = re.compile(r".*\.(pem|key|p12|pfx|keystore)|id_(rsa|dsa|ecdsa|ed
 
 
 def patterns_of(patterns: Iterable[str]) -> Any:
-    """Patterns as lines of a ``.gitignore``; ValueError for one that is none."""
+    """Patterns as lines of a ``.gitignore``; ValueError for an invalid one."""
     from pathspec import GitIgnoreSpec
 
     try:
@@ -45,7 +45,7 @@ def patterns_of(patterns: Iterable[str]) -> Any:
 
 
 def ignored_by(folder: Path) -> dict[str, Any]:
-    """Patterns of every ``.gitignore``, by the folder that it lies in, as git reads them.
+    """Patterns of every ``.gitignore``, by its folder, as git reads them.
 
     Lines that are no pattern match nothing, and below a folder that is ignored nothing is taken back.
     """
@@ -78,7 +78,7 @@ def _is_ignored(name: str, ignored: dict[str, Any]) -> bool:
 
 
 def why_not(path: Path, name: str, ignored: dict[str, Any], wanted: Any, unwanted: Any) -> str:
-    """The reason for which a file of a folder is left out, by its name and place; empty where there is none."""
+    """The reason why a file of a folder is left out, by its name and location; empty if there is none."""
     parts = name.split("/")
     if is_stray(Path(name)):
         return "hidden or a backup"
@@ -98,7 +98,7 @@ def why_not(path: Path, name: str, ignored: dict[str, Any], wanted: Any, unwante
 
 
 def why_not_text(text: str, suffix: str, *, is_rows: bool) -> str:
-    """The same, by what it holds."""
+    """The same, by the content of the file."""
     if _SECRETS.search(text):
         return "may hold a secret"
     if not is_rows and _GENERATED.search(text[:500]) and suffix not in _PROSE:

@@ -1,4 +1,4 @@
-"""From a general model to a narrow one by one call: what is checked first, and where its steps are kept."""
+"""Narrow a general model in one call: initial checks, and the folder in which the steps are kept."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _FILES_OF_MODELS = {".safetensors", ".json", ".jinja", ".model", ".txt"}
 def narrow(
     model: str, keep: str, lose: str | None = None, *, out: str | Path, progress: bool = True, **settings: Any
 ) -> Report:
-    """Make a smaller model that stays good at some texts, and a report of what it cost.
+    """Make a smaller model that stays good at some texts, and a report of its cost.
 
     The steps: losses before; fine-tuning and group lasso where they are asked for; rounds of scoring, cutting and
     recovery training, each ending with the parameters whose loss on documents for choices was lowest; the checkpoint.

@@ -1,4 +1,4 @@
-"""Files as people have them, read to documents; what is left out is told with its reason.
+"""Read users' files as documents, and report what is left out with its reason.
 
 - Files may be compressed (``.gz``, ``.bz2``, ``.zst``), and in any encoding that can be told.
 - jsonl, json that holds a list, csv, tsv and parquet hold a document per row, which may be a chat: see
@@ -55,7 +55,7 @@ class Reading:
 
 
 def read(path: Path, *, column: str = "", include: Sequence[str] = (), exclude: Sequence[str] = ()) -> Reading:
-    """Documents of a file, a folder, or the standard input, which is called `STANDARD_INPUT`.
+    """Documents of a file, a folder, or standard input, which is named `STANDARD_INPUT`.
 
     Parameters
     ----------
@@ -173,7 +173,7 @@ def _file(path: Path, column: str, reading: Reading, *, shown: str = "", is_alon
 
 
 def decoded(content: bytes) -> str | None:
-    """Text in the encoding that it seems to be in; None for what is no text.
+    """Text decoded in its likely encoding; None if it is not text.
 
     Raises
     ------

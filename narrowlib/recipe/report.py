@@ -1,4 +1,4 @@
-"""What a narrowing cost: losses, sizes and speeds as numbers, as a self-contained page, and as the model's card."""
+"""The report of a narrowing: losses, sizes and speeds as numbers, as a self-contained page, and as a model card."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class Report:
 
     @classmethod
     def read_if_there(cls, folder: Path) -> Report | None:
-        """The report in a folder, or None where there is none that can be read."""
+        """The report in a folder, or None if there is none that can be read."""
         try:
             numbers = json.loads((folder / NUMBERS).read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -121,7 +121,7 @@ class Report:
 
     @property
     def headline(self) -> str:
-        """What it comes to in one line: parameters, speed, and losses."""
+        """Summary in one line: parameters, speed, and losses."""
         shape, speed = self.numbers["shape"], self.numbers["speed"]
         share = 1 - shape["after"]["parameters"] / shape["before"]["parameters"]
         faster = speed["after"]["read"] / speed["before"]["read"]
@@ -142,7 +142,7 @@ class Report:
 
 
 def without_folders(source: str) -> str:
-    """How sources or a model are named to others: of paths into this machine, the last part only."""
+    """Names of sources or models for publication: of local paths, the last part only."""
     return ", ".join(
         PurePath(part.replace("\\", "/")).name or "." if _IN_MACHINE.match(part) else part
         for part in source.split(", ")
@@ -150,7 +150,7 @@ def without_folders(source: str) -> str:
 
 
 def write_report(numbers: Mapping[str, Any], folder: str | Path) -> None:
-    """Write numbers, page and card into a folder that is there."""
+    """Write numbers, page and card into an existing folder."""
     report = Report(Path(folder), dict(numbers))
     with replacing(report.folder / NUMBERS) as temporary:
         temporary.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
@@ -269,7 +269,7 @@ def loss_table(folder: str | Path, settings: Mapping[str, Any], *, progress: boo
 
 
 def shape_of(model: PreTrainedModel, dtype: torch.dtype) -> dict[str, int]:
-    """Parameters, bytes of the weights where they are written in a dtype, and how wide and deep a model is."""
+    """Parameters, bytes of the weights when written in a dtype, and width and depth of a model."""
     config, n_parameters = model.config, n_parameters_of(model)
     return {
         "parameters": n_parameters,
@@ -286,7 +286,7 @@ def shape_of(model: PreTrainedModel, dtype: torch.dtype) -> dict[str, int]:
 def samples_of(
     models: Mapping[str, LanguageModel], held_out: Mapping[str, Dataset], n_samples: int
 ) -> list[dict[str, str]]:
-    """How models go on with held-out text, `N_CONTINUED` tokens after `N_PROMPT`, the likeliest each time.
+    """Greedy continuations of held-out text by models: `N_CONTINUED` tokens after `N_PROMPT`.
 
     Returns
     -------
@@ -353,7 +353,7 @@ def _written(model: PreTrainedModel, prompt: torch.Tensor, **options: int) -> to
 
 
 def median_seconds(call: Callable[[], Any], device: torch.device, *, repeats: int = 3) -> float:
-    """Median time of several calls, after one that does not count."""
+    """Median time of several calls, after one uncounted warm-up call."""
     return statistics.median([_timed(call, device) for _ in range(repeats + 1)][1:])
 
 

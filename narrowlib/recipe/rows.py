@@ -1,4 +1,4 @@
-"""Rows of files that hold a document each: jsonl, json, csv, tsv and parquet; a row may be a chat.
+"""Files with one document per row: jsonl, json, csv, tsv and parquet; a row may be a chat.
 
 Empty rows are left out.  A row is a chat with ``messages``, ``conversations`` (ShareGPT) or a question and its answer:
 ``instruction`` and ``output`` (Alpaca), ``prompt`` and ``completion`` or ``chosen``.  What ``system`` and ``history``
@@ -35,7 +35,7 @@ Rows = list[tuple[str, Any]]  # each with where it stands
 
 
 def rows_in(text: str, suffix: str, name: str) -> Rows | None:
-    """Rows of a text file; None where it does not hold rows, ValueError where they cannot be told apart."""
+    """Rows of a text file; None if it does not consist of rows, ValueError if they cannot be separated."""
     if suffix in LINES:
         return list(_json_lines(text, name))
     if suffix in (".csv", ".tsv"):
@@ -108,7 +108,7 @@ def _json_lines(text: str, name: str) -> Iterator[tuple[str, Any]]:
 
 
 def rows_of_parquet(content: bytes, name: str, column: str) -> Rows:
-    """Rows of a parquet file, with the columns that may hold text; ValueError for what is none."""
+    """Rows of a parquet file, with the columns that may hold text; ValueError for an invalid file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -123,7 +123,7 @@ def rows_of_parquet(content: bytes, name: str, column: str) -> Rows:
 
 
 def hold_text(rows: Rows, column: str) -> bool:
-    """Whether a row may be a document: has the column, or is a chat where none is named."""
+    """Whether a row may be a document: it has the column, or is a chat if no column is named."""
     wanted = {column} if column else set(COLUMNS)
     return any(
         isinstance(row, str)
@@ -171,7 +171,7 @@ def documents_of(rows: Rows, column: str, name: str, leave: Callable[[str, str],
 
 
 def checked(text: str, where: str) -> str:
-    """Refuse half of a pair of code points, which JSON can write."""
+    """Refuse lone surrogates, which JSON can contain."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -185,7 +185,7 @@ def _is_chat(row: dict[str, Any]) -> bool:
 
 
 def messages_of(row: dict[str, Any], where: str) -> list[dict[str, str | None]]:
-    """The messages of a row that is a chat, each with ``role`` and ``content``; none where it is not.
+    """The messages of a row that is a chat, each with ``role`` and ``content``; none for other rows.
 
     The content of a turn that holds more than text, or follows the description of tools, is None.
 

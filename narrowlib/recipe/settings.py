@@ -30,7 +30,7 @@ N_RECORDS, N_CHECKPOINTS = 8, 4  # of every training
 TRAINED_AT_ONCE = 4  # blocks through the model in training
 NUMBERS, PAGE, CARD = "report.json", "report.html", "README.md"  # files beside the weights of a result
 TABLE, FIGURE = "sweep.csv", "sweep.svg"  # and beside the results of a sweep
-FORMS = f"a file, a folder, - for the standard input, a data set of the hub (OWNER/NAME), or one of {', '.join(SKILLS)}"
+FORMS = f"a file, a folder, - for standard input, a data set on the hub (OWNER/NAME), or one of {', '.join(SKILLS)}"
 GROUPS = {  # of the flags, by the first of each
     "keep": "documents and model",
     "units": "what is cut",
@@ -53,71 +53,78 @@ AtLeastTwo = Annotated[int, Field(ge=2)]
 
 
 class RecipeConfig(Settings):
-    """What to narrow, to what, and how; fields are described where they are declared."""
+    """What to narrow, to which size, and how; each field has a description."""
 
     keep: str = Field(
-        "", description=f"what the model should stay good at: {FORMS}; repeat it for several; notes=2 weighs double"
+        "", description=f"text the model should stay good at: {FORMS}; repeat for several; notes=2 counts double"
     )
-    lose: str = Field("", description="what it may lose, in the same forms; its loss is reported; empty for nothing")
+    lose: str = Field("", description="text it may lose, in the same forms; its loss is reported; empty for none")
     include: str = Field(
-        "", description=r"patterns of the files of a folder to take, as in .gitignore, a space as '\ '; empty for all"
+        "", description=r"patterns of files in a folder to include, as in .gitignore, a space as '\ '; empty for all"
     )
-    exclude: str = Field("", description="patterns of the files of a folder to leave out, such as tests/")
+    exclude: str = Field("", description="patterns of files in a folder to leave out, such as tests/")
     model: str = Field("default", description="default, a folder, or a name on the Hugging Face hub")
-    column: str = Field("", description="column of files of rows with the text; empty for text, content or code")
-    units: Words[Literal["neurons", "residual", "heads"]] = Field(("neurons",), description="what is cut")
+    column: str = Field("", description="column that holds the text in files of rows; empty for text, content or code")
+    units: Words[Literal["neurons", "residual", "heads"]] = Field(("neurons",), description="kinds of units to cut")
     sparsity: tuple[Part, ...] = Field(
-        (), description="share of the units to cut: one number for every kind, or one for all"
+        (), description="share of the units to cut: one number for each kind, or one for all"
     )
     multiple_of: Count | None = Field(
         None,
-        description="widths that are cut (neurons, residual dimensions) are multiples of it, and of what heads demand; "
+        description="cut widths (neurons, residual dimensions) are multiples of this, and of what heads require; "
         "empty for 64, or less in a small model",
     )
     target_parameters: Count | None = Field(
-        None, description="cut equal shares until at most so many parameters are left; not with sparsity"
+        None, description="cut equal shares until at most this many parameters are left; not with sparsity"
     )
-    target_loss: Positive | None = Field(None, description="highest loss on what is kept, nats per token; needs rounds")
+    target_loss: Positive | None = Field(
+        None, description="highest loss on the kept text, nats per token; needs rounds"
+    )
     method: Literal[VARIANTS] = Field("absolute per token", description="score that ranks the units")
     lose_weight: NotNegative = Field(
-        0.0, description="how much a score on what may be lost counts against a unit; try 0.2 first"
+        0.0, description="how much a unit's score on the text of lose counts against it; try 0.2 first"
     )
-    rounds: Count = Field(1, description="equal parts to cut in, with new scores and some of the recovery after each")
-    score_tokens: AtLeastTwo = Field(16_384, description="tokens that scores, and the refit, are computed on")
+    rounds: Count = Field(1, description="number of equal cuts, with new scores and part of the recovery after each")
+    score_tokens: AtLeastTwo = Field(16_384, description="tokens that scores and the refit are computed on")
     refit: Literal["auto", "on", "off"] = Field(
-        "auto", description="after a cut, least squares of what reads the kept units; auto: where the loss falls"
+        "auto",
+        description="after a cut, least-squares refit of weights that read kept units; auto: if it lowers the loss",
     )
-    finetune_tokens: Whole = Field(0, description="tokens of training on what is kept before anything is cut")
+    finetune_tokens: Whole = Field(0, description="tokens of training on the kept text before the first cut")
     lasso_tokens: Whole = Field(0, description="tokens of training under a group lasso before the cut")
-    lasso_strength: NotNegative = Field(0.0, description="strength of the group lasso; both or neither are above 0")
+    lasso_strength: NotNegative = Field(0.0, description="strength of the group lasso; set both or neither above 0")
     recovery_tokens: Whole = Field(262_144, description="tokens of training after the cut, over all rounds")
-    distillation: Weight = Field(0.0, description="weight of imitating the uncut model in recovery")
-    temperature: Positive = Field(2.0, description="temperature of this imitation")
+    distillation: Weight = Field(0.0, description="weight of distillation from the uncut model in recovery")
+    temperature: Positive = Field(2.0, description="temperature of this distillation")
     learning_rate: Positive = Field(3e-4, description="step size of AdamW in every training")
-    warmup_share: Weight = Field(0.05, description="share of a training's steps over which the step size rises")
+    warmup_share: Weight = Field(0.05, description="share of the training steps over which the step size rises")
     batch_size: Count = Field(8, description="blocks per optimiser step")
     block_length: AtLeastTwo = Field(512, description="tokens per block")
-    precision: AutoPrecision = Field("auto", description="of matrix products; auto: bfloat16 where it is fast")
+    precision: AutoPrecision = Field(
+        "auto", description="precision of matrix products; auto: bfloat16 where it is fast"
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
-        description="of the weights that are written; losses are those of weights rounded so; auto: the input's",
+        description="type of the written weights, at which losses are measured; auto: the input's type",
     )
     gguf: Literal["", "f32", "f16", "bf16", "q8_0"] = Field(
-        "", description="write the result as a GGUF file for llama.cpp too, with matrices of this type; empty for none"
+        "", description="also write the result as a GGUF file for llama.cpp, with matrices of this type; empty for none"
     )
     held_out_share: Part = Field(
         0.1,
-        description="share of the documents that only the losses of the report are read on; as many are for choices",
+        description="share of the documents held out for the losses of the report; as many again are for choices",
     )
-    held_out_tokens: AtLeastTwo = Field(8_192, description="at most so many of their tokens are read at a time")
+    held_out_tokens: AtLeastTwo = Field(8_192, description="most tokens of held-out documents used per loss")
     eval: Benchmarks = Field(
-        "", description="tasks of lm-eval whose accuracy is told before and after, such as arc_easy; empty for none"
+        "", description="lm-eval tasks whose accuracy is reported before and after, such as arc_easy; empty for none"
     )
-    eval_limit: Count | None = Field(None, description="only the first questions of each of these tasks; empty for all")
+    eval_limit: Count | None = Field(
+        None, description="number of questions of each task, from the first; empty for all"
+    )
     samples: Whole = Field(
-        1, description="held-out documents of each text that both models go on with in the report; 0 quotes none"
+        1, description="held-out documents of each text that both models continue in the report; 0 quotes none"
     )
-    seed: Seed = Field(0, description="of the split, the order of blocks and random scores")
+    seed: Seed = Field(0, description="seed of the split, the order of blocks and random scores")
     device: Device = Field("auto", description="where it runs")
 
     @field_validator(*REPEATED, mode="before")
@@ -166,23 +173,23 @@ class RecipeConfig(Settings):
 
     @property
     def shares(self) -> dict[str, float]:
-        """Sparsity of every kind after the last round, where a sparsity is asked for."""
+        """Sparsity of every kind after the last round, if a sparsity is requested."""
         sparsity = self.sparsity or (FURTHEST,)
         return dict(zip(self.units, sparsity * len(self.units) if len(sparsity) == 1 else sparsity, strict=True))
 
     @property
     def trains_whole(self) -> bool:
-        """Whether the model is trained before it is cut as far as it will be."""
+        """Whether the model is trained before its last cut."""
         return bool(self.finetune_tokens or self.lasso_tokens or self.rounds > 1)
 
     @property
     def lasting(self) -> dict[str, Any]:
-        """Settings that decide the result, as json holds them; the device does not."""
+        """Settings that determine the result, as json stores them; the device is not among them."""
         return self.model_dump(mode="json", exclude={"device"})
 
     @property
     def command(self) -> str:
-        """The command that asks for this, without its out."""
+        """The command with these settings, without ``--out``."""
         words, defaults = ["narrow", "run"], {row.name: row.default for row in self.parameters_table()}
         for name, value in self.to_parameters().items():
             if value != defaults[name]:
@@ -196,12 +203,12 @@ class RecipeConfig(Settings):
         return self.finetune_tokens + self.lasso_tokens + self.recovery_tokens
 
     def needs(self, name: Literal["keep", "lose"]) -> dict[str, int]:
-        """Tokens of each split that a narrowing asks for at most, of what is kept or of what may be lost."""
+        """Most tokens of each split that a narrowing needs, of the text to keep or the text it may lose."""
         n_read = {"select": self.held_out_tokens, "held-out": self.held_out_tokens}
         return {"train": self.score_tokens if name == "lose" else max(self.score_tokens, self.n_trained), **n_read}
 
     def deciding(self, step: str) -> dict[str, Any]:
-        """Settings that a step before the result depends on, as json holds them.
+        """Settings that a step before the result depends on, as json stores them.
 
         Losses before do not depend on what is cut and trained, nor does a first cut on training, where nothing was
         trained before it.
@@ -214,7 +221,7 @@ class RecipeConfig(Settings):
         return {name: value for name, value in self.lasting.items() if name not in without}
 
     def training(self, n_tokens: int, seed: int = 0) -> LLMTrainingConfig:
-        """A training over so many tokens, in whole steps."""
+        """A training over this many tokens, in whole steps."""
         n_steps = max(1, math.ceil(n_tokens / (self.batch_size * self.block_length)))
         return LLMTrainingConfig(
             n_steps=n_steps,

@@ -52,7 +52,7 @@ def _rounded(language_model: LanguageModel, *dtypes: torch.dtype) -> LanguageMod
 
 
 class Narrowing:
-    """One narrowing; constructed again after a kill, it finds the steps that are done."""
+    """One narrowing; constructed again after an interruption, it finds the finished steps."""
 
     def __init__(
         self,
@@ -87,7 +87,7 @@ class Narrowing:
         self.bar = tqdm(total=n_steps, unit="step", disable=not progress)
 
     def write(self, out: Path, about: dict[str, Any]) -> Report:
-        """Take all steps and leave the result in its folder, with what it was made from."""
+        """Run all steps and leave the result in its folder, with its provenance."""
         blocks = blocks_needed(self.texts, self.config, self.tokenizer, progress=self.progress)  # or refused here
         before = self._step("before", self._losses_before)
         accuracies = self._accuracies("before")

@@ -1,4 +1,4 @@
-"""Several narrowings of one model that differ in sparsity, and what each of them comes to."""
+"""Several narrowings of one model that differ in sparsity, and the result of each."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def configs_of(values: dict[str, Any], sparsities: str | Sequence[float]) -> lis
 
 
 def sweep(configs: Sequence[RecipeConfig], out: str | Path, *, progress: bool = True) -> pd.DataFrame:
-    """Narrow by every configuration, each into a folder of its own, and write a table and a figure of all.
+    """Narrow with every configuration, each into its own folder, and write a table and a figure of all results.
 
     What is finished is not repeated: after a kill the same call continues, and further sparsities can be added.
 

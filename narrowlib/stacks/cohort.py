@@ -1,4 +1,4 @@
-"""The engine that trains many networks at once: runs that are done leave, and those that stay can be cut narrower."""
+"""The engine that trains many networks at once: finished runs leave, and the remaining ones can be cut narrower."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ GPU_STEP_SHARE = 0.5  # of the device's memory; the rest is samples, optimiser s
 
 
 class Cohort:
-    """Runs in training: a stack, what the optimiser remembers of it, and every run's generator and learning rate.
+    """Runs in training: a stack, the optimiser state, and every run's generator and learning rate.
 
     Runs that still train lie first in the memory of the whole stack, so that those that have left cost nothing.
 
@@ -89,7 +89,7 @@ class Cohort:
 
     @property
     def state(self) -> dict[str, dict[str, Tensor]]:
-        """All that has the shape of the parameters, of the runs that still train: ``value`` and the moments, by name.
+        """Parameters and moments of the runs that still train, by name; ``value`` holds the parameters.
 
         The tensors are those that are trained; they may be changed in place.
         """
@@ -97,11 +97,11 @@ class Cohort:
         return {kind: {name: t[:n] for name, t in tensors.items()} for kind, tensors in self._state().items()}
 
     def run(self, n_steps: int) -> Tensor:
-        """Take so many steps; the mean over them of every run's loss on each task: (len(runs), n_tasks)."""
+        """Take this many steps and return every run's mean loss on each task over them: (len(runs), n_tasks)."""
         return self.records(n_steps, 1)[0]
 
     def records(self, n_steps: int, n_records: int) -> Tensor:
-        """So many times in a row what `run` does: (n_records, len(runs), n_tasks)."""
+        """Call `run` this many times in a row: (n_records, len(runs), n_tasks)."""
         self.n_steps += n_steps * n_records
         return self._steps.run(n_steps, n_records) / n_steps
 
@@ -129,14 +129,14 @@ class Cohort:
         self._move([order.index(run) for run in self.runs])
 
     def saved(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Everything that training goes on from: tensors by name, and the rest as json holds it."""
+        """Everything that training continues from: tensors by name, and the rest as json stores it."""
         tensors = {f"{kind}.{name}": t for kind, values in self._state().items() for name, t in values.items()}
         tensors |= {f"generator.{run}": generator.get_state() for run, generator in enumerate(self._generators)}
         return tensors, {"n_steps": self.n_steps, "runs": self.runs, "left": self._left}
 
     @torch.no_grad()
     def restore(self, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> bool:
-        """Go on from what `saved` returned for such a cohort; False, and nothing is changed, when it does not fit."""
+        """Continue from what `saved` returned for such a cohort; return False and change nothing if it does not fit."""
         mine, _ = self.saved()
         if {name: t.shape for name, t in mine.items()} != {name: t.shape for name, t in tensors.items()}:
             return False
@@ -202,7 +202,7 @@ def _values(stack: MLPStack) -> dict[str, Tensor]:
 
 
 def run_chunks(stack: MLPStack, runs: Sequence[int]) -> Iterator[list[int]]:
-    """The runs in parts that are trained side by side; several where memory bandwidth or memory makes that faster."""
+    """The runs in chunks trained side by side; several chunks where memory or its bandwidth makes that faster."""
     budget = _budget(stack.weights[0].device, CPU_STATE_BYTES, GPU_STATE_SHARE)
     size = max(1, budget // (4 * 4 * stack.n_parameters))  # parameters, gradients and two moments
     return (list(runs[start : start + size]) for start in range(0, len(runs), size))

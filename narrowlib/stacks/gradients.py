@@ -1,4 +1,4 @@
-"""Losses and gradients of a stack, in buffers that are made once.
+"""Losses and gradients of a stack, in buffers that are allocated once.
 
 What autograd would do, written out for ReLU networks: no graph, no allocation in the loop, and matrix products in
 bfloat16 where that is asked for.
@@ -128,7 +128,7 @@ class StackGradient:
 def distillation_loss(
     logits: Tensor, teacher_logits: Tensor, labels: Tensor, temperature: float, hard_weight: float
 ) -> tuple[Tensor, Tensor]:
-    r"""Imitation of a teacher, with some weight on the true labels; of every sample, in nats, and its gradient.
+    r"""Distillation loss of every sample in nats, with some weight on the true labels, and its gradient.
 
     .. math::
         L = (1 - w)\, T^2\, \mathrm{KL}\big(\mathrm{softmax}(z^* / T)\,\big\|\,\mathrm{softmax}(z / T)\big)

@@ -92,7 +92,7 @@ class MLPStack(nn.Module):
         )
 
     def first(self, n_runs: int) -> MLPStack:
-        """The first runs as a stack of their own, in the same memory: what trains one trains the other."""
+        """The first runs as a separate stack in the same memory: training one trains the other."""
         if not 1 <= n_runs <= self.n_runs:
             raise ValueError(f"n_runs is {n_runs}; it must lie between 1 and {self.n_runs}")
         part = MLPStack.__new__(MLPStack)

@@ -19,13 +19,13 @@ DrawBatch = Callable[[Sequence[torch.Generator]], tuple[Tensor, Tensor]]
 
 @runtime_checkable
 class Sampler(Protocol):
-    """Draws batches with randomness apart from arithmetic, see `narrowlib.cmsp.CMSPSampler`."""
+    """Draws batches with randomness separated from arithmetic, see `narrowlib.cmsp.CMSPSampler`."""
 
     def draw(self, n_steps: int, generators: Sequence[torch.Generator]) -> Tensor:
-        """What the generators give for the next steps: (n_runs, n_steps, ...)."""
+        """Random draws of the generators for the next steps: (n_runs, n_steps, ...)."""
 
     def assemble(self, drawn: Tensor) -> tuple[Tensor, Tensor]:
-        """Inputs and labels of one step; tensor operations alone, no random number."""
+        """Inputs and labels of one step, by tensor operations alone, without random numbers."""
 
     def __call__(self, generators: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
         """Inputs and labels of the next step."""
@@ -200,7 +200,7 @@ class StackSteps:
 
 
 def records_per_graph(n_steps: int) -> int:
-    """How many records of so many steps share a CUDA graph; 1 where a record fills one."""
+    """How many records of this many steps share a CUDA graph; 1 if a record fills one."""
     return -(-STEPS_PER_GRAPH // n_steps)
 
 

@@ -1,4 +1,4 @@
-"""Training of stacks: so many steps on fresh samples, or on fixed samples until a goal is reached."""
+"""Training of stacks: a number of steps on fresh samples, or on fixed samples until a goal is reached."""
 
 from __future__ import annotations
 
@@ -29,17 +29,19 @@ class TrainingConfig(Settings):
     learning_rate: Positive = Field(1e-3, description="step size of Adam")
     eps: Positive = Field(1e-5, description="added to Adam's denominator")
     record_every: Count = Field(100, description="steps between two records, each the mean loss since the last one")
-    precision: AutoPrecision = Field("float32", description="of matrix products and activations; all else is float32")
+    precision: AutoPrecision = Field(
+        "float32", description="precision of matrix products and activations; all else is float32"
+    )
 
 
 class StepConfig(Settings):
     """One optimiser step on fixed samples."""
 
-    batch_size: Count = Field(description="samples of each run")
-    optimiser: Literal["adam", "sgd"] = Field("adam", description="kind of step")
-    momentum: Share = Field(0.9, description="of SGD")
+    batch_size: Count = Field(description="samples per step of each run")
+    optimiser: Literal["adam", "sgd"] = Field("adam", description="optimiser")
+    momentum: Share = Field(0.9, description="momentum of SGD")
     weight_decay: NotNegative = Field(0.0, description="weight in the loss of half the squared norm of the parameters")
-    max_norm: Positive | None = Field(None, description="norm to which longer gradients are scaled down")
+    max_norm: Positive | None = Field(None, description="norm to which larger gradients are scaled down")
 
     def cohort(
         self,
@@ -50,7 +52,7 @@ class StepConfig(Settings):
         seeds: Sequence[int],
         **options: Any,
     ) -> Cohort:
-        """Runs that train in such steps, each in its own order of the samples.
+        """Runs that train with these steps, each in its own order of the samples.
 
         See `narrowlib.stacks.cohort.Cohort` for the options.
         """
@@ -69,11 +71,11 @@ class Goal(Settings):
 
     inputs: Tensor = Field(description="held-out samples, (n, n_inputs)")
     labels: Tensor = Field(description="their classes, int64 (n,)")
-    accuracy: Positive = Field(description="share to classify correctly; above 1 means never done")
+    accuracy: Positive = Field(description="accuracy at which a run is done; above 1: never")
     check_every: Count = Field(description="training samples between two measurements of the accuracy")
 
     def steps_between(self, step: StepConfig) -> int:
-        """Steps from one look at the held-out samples to the next."""
+        """Steps between two evaluations on the held-out samples."""
         return max(1, round(self.check_every / step.batch_size))
 
 
@@ -264,5 +266,5 @@ def train_to_goal(
 
 
 def labelled(labels: Tensor, loss: LossAndGradient = cross_entropy) -> LossAndGradient:
-    """A loss of logits and labels as one of logits and rows, where ``labels`` are those of all rows."""
+    """Turn a loss of logits and labels into a loss of logits and row indices; ``labels`` are those of all rows."""
     return lambda logits, rows: loss(logits, labels[rows])

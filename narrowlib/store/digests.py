@@ -1,4 +1,4 @@
-"""Short names for what a result depends on: values by their content, code by its import closure."""
+"""Digests of what a result depends on: values by their content, code by its import closure."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def digest_of(*values: Any) -> str:
 
 
 def described(value: Any) -> Any:
-    """A value as json holds it, with a hash in place of what is long.
+    """A value as json stores it, with hashes in place of long content.
 
     Parameters
     ----------

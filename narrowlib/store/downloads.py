@@ -32,7 +32,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class UnavailableError(RuntimeError):
-    """Something that has to be fetched cannot be; the message says how to supply it by hand."""
+    """Raised if a required download fails; the message says how to supply the file by hand."""
 
 
 @dataclass(frozen=True)
@@ -71,13 +71,13 @@ class Archive:
 
 
 def cache_folder() -> Path:
-    """Where everything fetched is kept: the user's cache folder, or the one that `CACHE_VARIABLE` names."""
+    """The folder of all downloads: the user's cache folder, or the one that `CACHE_VARIABLE` names."""
     named = os.environ.get(CACHE_VARIABLE)
     return Path(named).expanduser() if named else user_cache_path("narrowlib", appauthor=False)
 
 
 def fetch(archive: Archive) -> Path:
-    """The archive in the cache, downloaded when it is missing or damaged.
+    """The archive in the cache, downloaded if it is missing or damaged.
 
     Raises
     ------
@@ -98,7 +98,7 @@ def fetch(archive: Archive) -> Path:
 
 
 def made(path: Path, make: Callable[[Path], None]) -> Path:
-    """``path``, made by ``make`` when it is missing: whole or not at all, and by one process at a time.
+    """``path``, created by ``make`` if it is missing: whole or not at all, and by one process at a time.
 
     Parameters
     ----------

@@ -31,7 +31,7 @@ SECONDS_TO_WRITE = 86_400.0  # what a killed run left half-written is older than
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A path to write a file or a folder at, which takes the place of ``path`` when the block succeeds.
+    """A temporary path for a file or a folder, which replaces ``path`` when the block succeeds.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ def _told_by_errno(path: Path) -> Iterator[None]:
 
 
 def lock_of(path: str | Path, timeout: float = -1) -> FileLock:
-    """The lock of this path, to be acquired; it is gone with the process that holds it.
+    """The lock of this path, to be acquired; it is released when the process that holds it ends.
 
     Every user who can reach its folder may acquire it: a cache may be shared.
 
@@ -129,7 +129,7 @@ def visible_files(folder: str | Path, pattern: str = "**/*") -> list[Path]:
 
 
 def named_in(source: bytes, files: Iterable[Path]) -> list[Path]:
-    """Those files, code apart, whose names stand in quotes in a source."""
+    """Those files, except code, whose names occur in quotes in a source."""
     return [path for path in files if not path.suffix.startswith(".py") and f'"{path.name}"'.encode() in source]
 
 
@@ -149,7 +149,7 @@ def sha256_of(path: str | Path) -> str:
 
 
 def inside(folder: str | Path, name: str) -> Path:
-    """The path of a name in a folder, for names out of an archive.
+    """The path of a name in a folder, for names from an archive.
 
     Raises
     ------

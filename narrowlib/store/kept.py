@@ -1,4 +1,4 @@
-"""Run once and keep: results that are found again as long as their settings and their code are the same.
+"""Run once and keep: results are reused as long as their settings and their code are the same.
 
 A result lies in ``FOLDER/MODULE/NAME/KEY``.  The key digests the settings, the kind of device, the version of torch and
 the *import closure* of the function that computes it: its module and every module of the same package that this
@@ -65,11 +65,11 @@ class Kept:
 
     @property
     def seconds(self) -> float:
-        """Seconds that the results given out so far took, all calls counted, those that were killed too."""
+        """Seconds that the results returned so far took, including calls that were killed."""
         return sum(self._seconds.values())
 
     def keep(self, name: str, compute: Callable[[], T], *, inputs: Any = None) -> T:
-        """What ``compute`` returns, from the folder when it is there.
+        """The result of ``compute``, read from the folder if it is there.
 
         Parameters
         ----------
@@ -90,7 +90,7 @@ class Kept:
     def folder_of(
         self, name: str, work: Callable[[Path], Mapping[str, Any]], *, inputs: Any = None
     ) -> tuple[Path, dict[str, Any]]:
-        """A folder of files and the numbers that belong to it, read when the work was done before.
+        """A folder of files and its numbers, read if the work was done before.
 
         Parameters
         ----------
@@ -114,7 +114,7 @@ class Kept:
         return path, {**about["result"], "seconds": about["seconds"]}
 
     def checkpoint(self, name: str) -> Checkpoint:
-        """Where a training inside the result that is being computed leaves off; nowhere when nothing is kept.
+        """The checkpoint of a training inside the result being computed; it has no file if nothing is kept.
 
         Parameters
         ----------
@@ -172,7 +172,7 @@ class Kept:
 
 
 def outdated_results(folder: str | Path) -> list[Path]:
-    """Results in a folder of `Kept` that another torch or other code of this library made, and damaged old ones."""
+    """Results in a folder of `Kept` from another torch or other code of this library, and damaged old ones."""
     package, now = __name__.partition(".")[0], time.time()
     current, outdated = sources(package)[1], []
     for path in Path(folder).glob("*/*/*"):

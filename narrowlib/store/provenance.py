@@ -1,4 +1,4 @@
-"""Where and with what a result was made: commit, versions, device, time."""
+"""Provenance of a result: commit, versions, device, time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def provenance(device: str | torch.device = "auto") -> dict[str, Any]:
-    """Where a result is being made.
+    """The provenance of a result that is being made.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ def git_state(root: Path = REPOSITORY) -> dict[str, Any]:
 
 
 def processor_name() -> str:
-    """The model of this machine's processor, as far as the system tells it."""
+    """The model of this machine's processor, if the system states it."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
         for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():

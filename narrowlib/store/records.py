@@ -1,4 +1,4 @@
-"""What a run leaves behind: a table, the parameters that made it, and where it was made.
+"""Records of runs: a table, the parameters that made it, and its provenance.
 
 A record is two files, ``NAME.parquet`` and ``NAME.json``.  The second names the sha256 sum of the first,
 so half a copy or a table edited by hand is noticed.  No pickle is written or read.
@@ -24,7 +24,7 @@ PAPER_RESULTS = next(filter(Path.is_dir, _PLACES), _PLACES[0])
 
 @dataclass(frozen=True)
 class Record:
-    """A table of results with what made it.
+    """A table of results with its parameters and provenance.
 
     Parameters
     ----------
@@ -97,7 +97,7 @@ def load(name: str, folder: str | Path = PAPER_RESULTS) -> Record:
 
 
 def paper_record(chapter: str, name: str) -> Record | None:
-    """What was recorded of a chapter at the paper's scale; None when nothing was.
+    """The record of a chapter at the paper's scale; None if there is none.
 
     Raises
     ------
@@ -109,7 +109,7 @@ def paper_record(chapter: str, name: str) -> Record | None:
 
 
 def origin(record: Record) -> pd.DataFrame:
-    """What a reader should know of a record: with what it was made, and where it departs from the paper's scale.
+    """The origin of a record for readers: how it was made, and where it departs from the paper's scale.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Runs that do not come to their end: what one that is killed leaves behind, and when one is not worth going on."""
+"""Unfinished runs: checkpoints of interrupted runs, and when to stop a run that has diverged."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ SECONDS_UNTOLD = 10.0  # of the time of a run, the last ones that a kill may los
 
 
 class DivergedError(ValueError):
-    """A training whose loss is no longer a number."""
+    """Raised when the loss of a training is no longer a number."""
 
 
 def check_loss(losses: Tensor | float, step: int, learning_rate: float) -> None:
-    """Stop a training that has diverged; every later step would be wasted, and its result looks like one.
+    """Stop a training that has diverged; later steps would be wasted, and its result would look like a valid one.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ def not_finite(tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None) 
 
 
 class Checkpoint:
-    """One file that a training leaves off in and goes on from, to the same bits.
+    """One file from which a training continues, to bit-identical results.
 
     A training asks `resume` once, and then ``if checkpoint.is_due(): checkpoint.save(...)`` after its steps.
 
@@ -77,7 +77,7 @@ class Checkpoint:
         self._saved_at, self._took = time.monotonic(), 0.0
 
     def resume(self, *run: Any) -> tuple[dict[str, Tensor], Any] | None:
-        """The tensors, on the CPU, and the rest, as they were saved; None when there is nothing to go on from.
+        """The saved tensors, on the CPU, and the rest; None if there is nothing to continue from.
 
         Parameters
         ----------
@@ -95,12 +95,12 @@ class Checkpoint:
         return None
 
     def is_due(self) -> bool:
-        """Whether the last time is long enough ago, also in view of how long saving took."""
+        """Whether the last save is long enough ago, also compared with the time that saving takes."""
         wait = SECONDS_BETWEEN * max(1.0, self._took / SECONDS_TO_SAVE)
         return self.path is not None and time.monotonic() - self._saved_at >= wait
 
     def save(self, tensors: Mapping[str, Tensor], about: Any = None) -> None:
-        """Write everything, in the first of several processes; ``about`` is what json holds."""
+        """Write everything, in the first of several processes; ``about`` is stored as json."""
         if self.path is None or not is_first_process():
             return
         began = time.monotonic()
@@ -117,7 +117,7 @@ class Checkpoint:
 
 @contextmanager
 def counted(path: Path) -> Iterator[Callable[[], float]]:
-    """Seconds until now, with those that earlier calls left in the file; they are left there every few seconds."""
+    """Seconds until now, including those of earlier calls from the file, which is updated every few seconds."""
     try:
         earlier = float(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -148,7 +148,7 @@ def counted(path: Path) -> Iterator[Callable[[], float]]:
 
 
 def on_their_own(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors on the CPU, each in memory of its own, as safetensors wants them."""
+    """The tensors on the CPU, each in its own memory, as safetensors requires."""
     own: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, tensor in tensors.items():

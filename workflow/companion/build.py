@@ -1,4 +1,4 @@
-"""Build the book of a profile: one build at a time in a tree, and a report at the end."""
+"""Build the book with a profile: one build at a time in a tree, and a report at the end."""
 
 from __future__ import annotations
 
@@ -100,8 +100,8 @@ def report(plan: dict[str, Any]) -> None:
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--profile", default=parameters.QUICK, help="smoke, quick or paper")
-    parser.add_argument("--cores", default="all", help="how many to use")
-    parser.add_argument("--memory", default="0", help="GB for all chapters together; 0 for what is free")
+    parser.add_argument("--cores", default="all", help="number of cores to use, or all")
+    parser.add_argument("--memory", default="0", help="GB for all chapters together; 0 for the free memory")
     asked = parser.parse_args(arguments)
     cores, memory = str(threads_of(asked.cores, "CORES")), megabytes(asked.memory)
     with one_at_a_time("build", "another build runs in this tree; waiting for it"):

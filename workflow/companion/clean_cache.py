@@ -1,6 +1,6 @@
-"""Remove what the library keeps in the user's cache folder, and say how much that frees.
+"""Remove what the library keeps in the user's cache folder, and report how much that frees.
 
-Only folders that the library makes are removed: should the cache folder be named wrongly, nothing else in it is lost.
+Only folders that the library makes are removed: if the cache folder is set wrongly, nothing else in it is lost.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> int:
 
 
 def prune(arguments: list[str]) -> int:
-    """Remove kept results that other code made, which nothing finds any more."""
+    """Remove kept results of other code versions, which are no longer used."""
     parser = argparse.ArgumentParser(description=prune.__doc__)
     parser.add_argument("folder", nargs="?", type=Path, default=chapters.BUILD / "checkpoints")
     folder = parser.parse_args(arguments).folder

@@ -1,8 +1,8 @@
-"""Coursework from the chapters: notebooks for students and for their teacher, with the metadata that nbgrader reads.
+"""Make student and teacher notebooks from the chapters, with the metadata that nbgrader reads.
 
-The teacher's notebook holds every solution and every check, marked as nbgrader marks them; the student's is the same
-without what is between the marks.  Both are made from the chapter's source, so no solution is ever rendered first.
-With a seed, given values and the chapter's own parameter ``seed`` are others than the book's, see `companion.variants`.
+The teacher's notebook holds every solution and every check between nbgrader's markers; the student's notebook is the
+same without the text between the markers.  Both are made from the chapter's source, so no solution is ever rendered
+first.  With a seed, given values and the chapter's parameter ``seed`` differ from the book's, see `companion.variants`.
 """
 
 from __future__ import annotations
@@ -242,9 +242,9 @@ def what_varies(written: list[str], seed: int | None) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("chapters", nargs="*", help="names of chapters; all when none is given")
+    parser.add_argument("chapters", nargs="*", help="names of chapters; all if none is given")
     parser.add_argument("--profile", default=course_profile(), help="scale of the notebooks")
-    about = f"draws other given values than the book's: {variants.SEEDS[0]} to {variants.SEEDS[-1]}"
+    about = f"draws given values that differ from the book's: {variants.SEEDS[0]} to {variants.SEEDS[-1]}"
     parser.add_argument("--seed", help=about)
     asked = parser.parse_args(arguments)
     try:

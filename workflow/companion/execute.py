@@ -1,8 +1,8 @@
-"""Execute one chapter with papermill, its parameters checked first.
+"""Check the parameters of one chapter and execute it with papermill.
 
-The executed notebook lies at a path made from the chapter's key and is put there only when every cell
-has run.  A failing cell leaves the partial notebook in ``_build/failed``.  What it was made with is kept in
-the notebook's metadata, under ``narrowlib``.
+The path of the executed notebook is made from the chapter's key, and the notebook is put there only when every cell
+has run.  A failing cell leaves the partial notebook in ``_build/failed``.  The notebook's metadata states under
+``narrowlib`` how it was made.
 """
 
 from __future__ import annotations
@@ -171,8 +171,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("chapter", help="name of the chapter, such as hierarchy")
     parser.add_argument("--profile", default=parameters.QUICK, help="smoke, quick or paper")
     parser.add_argument("--set", default="", dest="overrides", help="parameters: 'n_seeds=4 n_steps=500'")
-    parser.add_argument("--again", action="store_true", help="execute even when a result is there")
-    parser.add_argument("--threads", default=THREADS, help="of computation on the CPU; all for one per core")
+    parser.add_argument("--again", action="store_true", help="execute again even if a result exists")
+    parser.add_argument("--threads", default=THREADS, help="CPU threads; all for one per core")
     asked = parser.parse_args(arguments)
     threads = threads_of(asked.threads)
     values = parameters.chosen(asked.chapter, asked.profile, asked.overrides)

@@ -1,9 +1,9 @@
-"""What to do with a GPU that is there for some minutes, in the order of value: ``gpu-queue --minutes 25``.
+"""Run the GPU tasks in order of value on a GPU that is available for some minutes: ``gpu-queue --minutes 25``.
 
-Every step is a process of its own and ends within ten minutes; one that is not done by then is stopped, and goes on
-from its checkpoints in the next round.  A step that failed does not stop the others.  What is to be brought back is
-small and lies in one folder: records, benchmarks, the end of each step's output, and ``queue.json``, which tells
-finished steps, by their command and the code, from those that are left.
+Every step is a separate process and ends within ten minutes; a step that is not done by then is stopped, and continues
+from its checkpoints in the next round.  A step that failed does not stop the others.  The output to bring back is small
+and in one folder: records, benchmarks, the end of each step's output, and ``queue.json``, which lists the finished
+steps by their command and code, so that a later run starts with the remaining ones.
 """
 
 from __future__ import annotations
@@ -69,12 +69,12 @@ def done(path: Path) -> dict[str, str]:
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--minutes", type=float, default=25.0, help="how long, all steps together")
-    add("--only", nargs="*", default=[], help="steps whose names begin so, such as: tests smoke")
-    add("--profile", default=PAPER, help="of the records; smoke to try the queue")
-    add("--device", default="cuda", help="cuda, or cpu to try the queue")
-    add("--folder", type=Path, default=FOLDER, help="what is to be brought back")
-    add("--launcher", default=shlex.quote(sys.executable), help="what runs Python")
+    add("--minutes", type=float, default=25.0, help="minutes for all steps together")
+    add("--only", nargs="*", default=[], help="only steps whose names begin with these words, such as: tests smoke")
+    add("--profile", default=PAPER, help="profile of the records; smoke to try out the queue")
+    add("--device", default="cuda", help="cuda, or cpu to try out the queue")
+    add("--folder", type=Path, default=FOLDER, help="folder for the output to bring back")
+    add("--launcher", default=shlex.quote(sys.executable), help="command that runs Python")
     asked = parser.parse_args(arguments)
     if not 0 < asked.minutes < float("inf"):
         raise Refusal(f"MINUTES is {asked.minutes}; it must be a number above 0")

@@ -1,7 +1,7 @@
-"""Grade what students handed in: a row for every file, with its points or the reason why there are none.
+"""Grade submitted notebooks: one row for every file, with its points or the reason why there are none.
 
-nbgrader makes the students' notebooks, decides on points and draws the feedback.  Unlike in its autograder, no check
-enters a process that a student's code controls: a notebook runs in a process of its own (`companion.answers`), only
+nbgrader makes the students' notebooks, computes points and renders the feedback.  Unlike in its autograder, no check
+enters a process that a student's code controls: a notebook runs in its own process (`companion.answers`), only
 plain answers return from it, and the kernel that ran the teacher's notebook checks them.
 """
 
@@ -362,11 +362,11 @@ def tell_unused(table: list[dict[str, Any]], marks: dict[tuple[str, ...], float]
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    about = "STUDENT/*.ipynb, STUDENT.ipynb, or nbgrader's folder submitted; none: only take up the marks of a person"
+    about = "STUDENT/*.ipynb, STUDENT.ipynb, or nbgrader's folder submitted; none: only add the marks from marks.csv"
     parser.add_argument("folder", type=Path, nargs="?", help=about)
     parser.add_argument("--container", action="store_true", help="run notebooks in docker or podman, without network")
-    parser.add_argument("--seconds-per-cell", type=float, default=300)
-    parser.add_argument("--seconds", type=float, default=1800, help="of one notebook")
+    parser.add_argument("--seconds-per-cell", type=float, default=300, help="time limit for one cell")
+    parser.add_argument("--seconds", type=float, default=1800, help="time limit for one notebook")
     asked = parser.parse_args([word for word in arguments if word])
     with one_at_a_time(course.LOCK, "another process writes or grades the course; waiting for it"):
         return grade(asked)

@@ -1,7 +1,8 @@
-"""Record every chapter, one after another: how long it will take on this machine is told beforehand.
+"""Record every chapter, one after another, after an estimate of how long it takes on this machine.
 
-A chapter's time is that of its record, where one was made with the same parameters, times how much slower this machine
-is at a fixed piece of work.  A chapter that fails does not stop the others, and the same command goes on.
+The estimate for a chapter is the time of its record, if one was made with the same parameters, scaled by how much
+slower this machine is at a fixed piece of work.  A chapter that fails does not stop the others, and the same command
+continues after an interruption.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Notebooks that stand on their own: for download, for the branch that Colab and Binder open, and for courses.
+"""Write self-contained notebooks: for download, for the branch that Colab and Binder open, and for courses.
 
-They are in plain Markdown, and their first cell installs the release that they belong to where it is missing.
+They use plain Markdown, and their first cell installs the release that they belong to if it is missing.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The book as one PDF: Sphinx joins the pages to one (its builder singlehtml), and a headless Chromium prints that.
+"""Print the book to one PDF: Sphinx joins the pages (its builder singlehtml), and headless Chromium prints the result.
 
-The pages of the library and on the making of pages are not printed, nor are second copies of figures; links to them or
-to files beside the pages are plain text.
+The pages of the library and on how pages are made are not printed, nor are second copies of figures; links to them or
+to files beside the pages become plain text.
 """
 
 from __future__ import annotations

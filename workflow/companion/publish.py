@@ -1,4 +1,4 @@
-"""What is published beside the site: the branch of notebooks, and archives with their checksums in a release.
+"""Publish what accompanies the site: the notebooks branch, and archives with their checksums in a release.
 
 The jobs that run this may write to the repository, so it needs nothing but the standard library and ghp-import.
 """
@@ -104,7 +104,7 @@ def whole_archives() -> list[str]:
 
 
 def branch(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description="Push the notebooks to their branch.")
+    parser = argparse.ArgumentParser(description="Push the notebooks to the notebooks branch.")
     parser.add_argument("--remote", default="origin")
     print(push_branch(parser.parse_args(arguments).remote) or "the branch of notebooks is as it should be")
     return 0
@@ -125,7 +125,7 @@ def push_records(remote: str = "origin") -> str:
 
 
 def propose(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description="Propose the records that differ as a pull request, by gh.")
+    parser = argparse.ArgumentParser(description="Open a pull request with the records that differ, using gh.")
     parser.add_argument("--remote", default="origin")
     name = push_records(parser.parse_args(arguments).remote)
     if not name:
@@ -143,7 +143,7 @@ def archive(arguments: list[str]) -> int:
 
 
 def release(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description="Make a release of a tag with the archives, by the command gh.")
+    parser = argparse.ArgumentParser(description="Publish a release of a tag with the archives, using gh.")
     parser.add_argument("--tag", default="")
     tag, files = parser.parse_args(arguments).tag, whole_archives()
     if not tag or not files:

@@ -1,9 +1,9 @@
 """Run a chapter's experiment outside the notebook and record its tables for the book.
 
-The parameters are those of the chapter, by default at the paper's scale; the profile ``overnight`` holds what two CPU
-cores can do of it in a night.  Finished pieces are kept in the folder that ``checkpoints`` names, and the same command
-goes on from them after a kill.  The tables, with what made them, go into ``results/paper/CHAPTER``; from there the
-chapter draws what it shows of the recorded run.
+The parameters are those of the chapter, by default at the paper's scale; the profile ``overnight`` holds a reduced
+scale that two CPU cores can run in a night.  Finished pieces are kept in the folder ``checkpoints``, and the same
+command continues from them after a kill.  The tables and their provenance are written to ``results/paper/CHAPTER``,
+from where the chapter reads the recorded run.
 """
 
 from __future__ import annotations
@@ -134,16 +134,16 @@ def options(about: str = __doc__.splitlines()[0]) -> argparse.ArgumentParser:
     """What is asked of a record, or of all."""
     parser = argparse.ArgumentParser(description=about)
     add = parser.add_argument
-    add("--profile", default="paper", help="paper, overnight for what two cores can do of it, or one to try it")
+    add("--profile", default="paper", help="paper, overnight (reduced, for two cores), or a smaller one to try it")
     add("--set", default="", dest="overrides", help="parameters: 'n_seeds=4 n_steps=500'")
     add(
         "--piece",
         default="",
-        help="a part of the work: one table of llm-scores or llm-pruning, one run of llm-frontier",
+        help="one part of the work: one table of llm-scores or llm-pruning, one run of llm-frontier",
     )
     add("--save-every", type=float, default=unfinished.SECONDS_BETWEEN, help="seconds between checkpoints")
-    add("--threads", default=None, help="of computation on the CPU; all for one per core; by default torch chooses")
-    add("--folder", type=Path, default=records.PAPER_RESULTS, help="where the records go")
+    add("--threads", default=None, help="CPU threads; all for one per core; by default torch chooses")
+    add("--folder", type=Path, default=records.PAPER_RESULTS, help="folder for the records")
     return parser
 
 

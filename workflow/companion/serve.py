@@ -1,4 +1,4 @@
-"""Build the book and serve it to browsers of this machine; the port is taken before anything is built."""
+"""Build the book and serve it to browsers on this machine; the port is reserved before the build starts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chapter breadth, beyond the paper: what a composite task is learned beside, and how much of it."""
+"""Chapter breadth, beyond the paper: which tasks a composite task is learned together with, and in which amounts."""
 
 from narrowlib.chapters.breadth.config import Config
 from narrowlib.chapters.breadth.experiment import tables, times_to_learn

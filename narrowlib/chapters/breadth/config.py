@@ -81,7 +81,7 @@ class BreadthConfig(Settings):
 
     @property
     def composite(self) -> tuple[int, ...]:
-        """The task that all sub-tasks make together."""
+        """The composite task of all sub-tasks."""
         return tuple(range(self.n_subtasks))
 
     def settings(self) -> Iterator[Setting]:
@@ -161,5 +161,5 @@ class Config(Page, BreadthConfig):
 
     @part
     def experiment(self) -> BreadthConfig:
-        """What the runs depend on."""
+        """The settings that the runs depend on."""
         return self.build(BreadthConfig)

@@ -1,4 +1,4 @@
-"""Beyond the paper: how many samples a composite task takes, by what it is learned beside."""
+"""Beyond the paper: how many samples a composite task takes, by the tasks it is learned together with."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def times_to_learn(
 
 
 def tables(config: Config, *, progress: bool = True) -> dict[str, pd.DataFrame]:
-    """What the book records of a run: see `times_to_learn`."""
+    """The tables that the book records of a run, see `times_to_learn`."""
     where = {"device": config.device, "checkpoints": config.checkpoints}
     return {"times-to-learn": times_to_learn(config.experiment, **where, progress=progress)}
 

@@ -1,4 +1,4 @@
-"""What times to learn say: how settings compare, with intervals, and the sentences that follow."""
+"""Comparisons of settings by their times to learn, with intervals, and the sentences that follow from them."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def learning_summary(times: pd.DataFrame) -> pd.DataFrame:
 
 
 def answers(times: pd.DataFrame) -> pd.DataFrame:
-    """The questions of the chapter, each as a comparison that was stated before its runs.
+    """The questions of the chapter, each a comparison that was specified before its runs.
 
     Returns
     -------
@@ -69,7 +69,7 @@ def answers(times: pd.DataFrame) -> pd.DataFrame:
 
 
 def law_of_breadth(times: pd.DataFrame) -> dict[str, float]:
-    r"""Exponent of a power law of samples to learn in the share of composite samples, if there is one.
+    r"""Exponent of a power law between samples to learn and the share of composite samples, if there is one.
 
     .. math:: T \propto (1 - s)^{-a}
 
@@ -122,7 +122,7 @@ def breadth_map(times: pd.DataFrame) -> pd.DataFrame:
 
 
 def only_harder(found: pd.DataFrame) -> str:
-    """Whether composites are only harder tasks, by the comparisons of equal bits of `answers`, in a sentence."""
+    """Whether composites are only harder tasks, by the equal-bits comparisons in `answers`, as a sentence."""
     same = found[found.index.str.startswith("composite of")]
     held = same[same["verdict"] == HOLDS]
     told = (
@@ -137,7 +137,7 @@ def only_harder(found: pd.DataFrame) -> str:
 
 
 def breadth_said(law: Mapping[str, float]) -> list[str]:
-    """What `law_of_breadth` found, in sentences."""
+    """The result of `law_of_breadth` in sentences."""
     best = f"The fewest samples are spent with {law['best_share']:.0%} atomic samples."
     n_shares, low, high = law["n_shares"], -law["high"], -law["low"]
     if n_shares < LEAST_SHARES:

@@ -57,7 +57,7 @@ class Config(Page, Trained, TextConfig):
         return Distillation(self.temperature, self.hard_weight)
 
     def training(self, learning_rate: float, seed: int = 0) -> LLMTrainingConfig:
-        """One configuration for all ways, but for the step size; the seed is that of the order of the blocks."""
+        """One configuration for all methods, except for the step size; the seed determines the order of the blocks."""
         names = ("n_steps", "n_warmup", "batch_size", "precision", "compiled", "evaluate_every")
         return LLMTrainingConfig(
             **{name: getattr(self, name) for name in names},
@@ -91,7 +91,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        """A name that files can have."""
+        """A name that is valid for files."""
         shares = () if isinstance(self.size, int) else self.size
         percents = [f"{(100 * Decimal(str(each))).normalize():f}" for each in shares]  # exact: no two have one name
         size = "-".join(percents) or self.size
@@ -100,7 +100,7 @@ class Run:
 
     @property
     def is_taught(self) -> bool:
-        """Whether a teacher joins the loss."""
+        """Whether the loss includes a teacher."""
         return self.method.endswith("distilled")
 
 
@@ -111,5 +111,5 @@ def runs_of(config: Config) -> tuple[Run, ...]:
 
 
 def pieces(config: Config) -> tuple[str, ...]:
-    """Names of the pieces of the work: what all runs share, then every run."""
+    """Names of the pieces of the work: the part that all runs share, then every run."""
     return (PREPARATION, *(run.name for run in runs_of(config)))

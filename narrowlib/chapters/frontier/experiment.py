@@ -1,4 +1,4 @@
-"""Claim L3: for a loss on Python, which way to a small language model needs the fewest parameters and tokens.
+"""Claim L3: which way to a small language model reaches a loss on Python with the fewest parameters and tokens.
 
 Every way is a run of the same trainer over the same blocks in the same order, read on the same held-out packages.
 """
@@ -36,7 +36,7 @@ BACKWARD = 3  # operations of a training step, in those of its forward pass
 
 
 class FrontierStudy:
-    """The runs of one base model; what they share is made when it is first asked for.
+    """The runs of one base model; what they share is computed at first use.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ class FrontierStudy:
 
     @cached_property
     def version(self) -> str:
-        """What tells the base model from others of its name; it need not be loaded for that."""
+        """Identifies the base model among others of its name, without loading it."""
         return version_of(self.config.model)
 
     @property
@@ -68,13 +68,13 @@ class FrontierStudy:
 
     @cached_property
     def blocks(self) -> Dataset:
-        """What every run is trained on."""
+        """The blocks that every run is trained on."""
         training = self.config.training(self.config.student_rate)
         return self.config.training_blocks(self.language_model.tokenizer, training)
 
     @cached_property
     def held_out(self) -> Dataset:
-        """What every run is read on."""
+        """The blocks that every run is evaluated on."""
         return self.config.held_out(self.language_model.tokenizer)[WANTED_SKILL]
 
     @cached_property
@@ -94,7 +94,7 @@ class FrontierStudy:
 
     @cached_property
     def taught_blocks(self) -> Dataset:
-        """The blocks with what the base model says of them."""
+        """The blocks with the base model's predictions for them."""
         from datasets import Dataset
 
         config, file = self.config, "teacher.arrow"
@@ -108,12 +108,12 @@ class FrontierStudy:
         return Dataset.from_file(str(self.store.folder_of("teacher", write, inputs=self.version)[0] / file))
 
     def prepare(self) -> None:
-        """Make what runs share, so that none has to wait for another."""
+        """Compute what runs share, so that no run has to wait for another."""
         self.check_students()
         _ = self.language_model, self.blocks, self.held_out, self.scores, self.taught_blocks
 
     def check_students(self) -> None:
-        """Raise ValueError when a student has as many parameters as the base model, or more."""
+        """Raise ValueError if a student has at least as many parameters as the base model."""
         limit = n_parameters_of(self.base)
         for n_heads in self.config.students:
             n_parameters = n_parameters_of_student(self.base, n_heads)
@@ -130,7 +130,7 @@ class FrontierStudy:
         return narrowed(self.base, self.scores, RANKED_BY, *run.size)
 
     def record(self, run: Run) -> pd.DataFrame:
-        """Train the network of a run, or read what was recorded of it; see `records` for the columns."""
+        """Train the network of a run, or read its record; see `records` for the columns."""
         return self.store.keep(run.name, partial(self._train, run), inputs=self.version)
 
     def records(self) -> pd.DataFrame:
@@ -221,7 +221,7 @@ def table_name(config: Config) -> str:
 
 
 def thinned(records: pd.DataFrame, config: Config) -> pd.DataFrame:
-    """The rows at which the held-out loss was read: what is smoothed was smoothed over all steps."""
+    """The rows at which the held-out loss was measured; smoothed columns were smoothed over all steps."""
     is_kept = (records["step"] % config.evaluate_every == 0) | (records["step"] == config.n_steps)
     return records[is_kept].reset_index(drop=True)
 

@@ -71,7 +71,7 @@ def plot_frontier(
     like: pd.DataFrame | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """What every method spends to bring its networks to one loss, both axes logarithmic; a line along each frontier.
+    """The cost of reaching one loss against size, by method, both axes logarithmic; a line along each frontier.
 
     A size that does not reach the loss is an open triangle at what it has spent: it needs more.
 
@@ -112,7 +112,7 @@ def plot_frontier(
 
 
 def plot_frontiers(points: pd.DataFrame, *, x: str = "n_parameters", y: str = "tokens") -> Figure:
-    """`plot_frontier` for losses of a table, side by side on the same axes; of many losses some are drawn, all kept.
+    """`plot_frontier` for the losses of a table, side by side on the same axes; of many losses only some are drawn.
 
     Parameters
     ----------
@@ -139,7 +139,7 @@ def plot_frontiers(points: pd.DataFrame, *, x: str = "n_parameters", y: str = "t
 
 
 def plot_gains(gains: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """What a teacher takes off the last held-out loss of pruned networks: a row per size, with its interval.
+    """Reduction of the last held-out loss of pruned networks by a teacher: a row per size, with its interval.
 
     Parameters
     ----------

@@ -46,7 +46,7 @@ def frontier(
     loss: str = "loss",
     split: str = HELD_OUT,
 ) -> pd.DataFrame:
-    """What every method spends to bring every size of network to a loss.
+    """The cost (such as tokens) at which every method brings every size of network to a loss.
 
     Parameters
     ----------
@@ -103,7 +103,7 @@ def frontier(
 
 
 def frontiers(records: pd.DataFrame, targets: Sequence[float], **options: str) -> pd.DataFrame:
-    """`frontier` for several losses, one below the other, with the column ``target_loss``.
+    """`frontier` for several losses, concatenated, with the column ``target_loss``.
 
     Parameters
     ----------
@@ -120,7 +120,7 @@ def frontiers(records: pd.DataFrame, targets: Sequence[float], **options: str) -
 
 
 def papers_points(points: Mapping[str, Sequence[Sequence[float]]]) -> pd.DataFrame:
-    """Points of the paper, (parameters, tokens) by method, as `frontier` has them."""
+    """Points of the paper, (parameters, tokens) by method, in the form of `frontier`."""
     rows = [(method, *point) for method, some in points.items() for point in some]
     table = pd.DataFrame(rows, columns=["method", "n_parameters", "tokens"])
     return table.assign(seen=table["tokens"], reached=True, on_frontier=True)
@@ -133,7 +133,7 @@ def common_target(records: pd.DataFrame, methods: Sequence[str] = WAYS) -> float
 
 
 def spaced_targets(records: pd.DataFrame, n: int = 4, methods: Sequence[str] = WAYS) -> list[float]:
-    """Losses from one that nearly all runs reach to one that few do, descending.
+    """Losses in descending order, from one that nearly all runs reach to one that few reach.
 
     Parameters
     ----------
@@ -208,7 +208,7 @@ def _ratios(records: pd.DataFrame, target_loss: float) -> Iterator[tuple[tuple[s
 
 
 def frontier_measures(records: pd.DataFrame, target_loss: float) -> dict[str, Interval]:
-    """How far pruning is ahead of its rivals, training from scratch and distillation, at one loss: claim L3.
+    """How far pruning leads training from scratch and distillation at one loss: claim L3.
 
     Parameters
     ----------

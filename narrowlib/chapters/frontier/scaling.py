@@ -14,7 +14,7 @@ _N_EXTENDED = 20  # points of an extrapolation
 
 
 def scaling_points(records: Mapping[str, pd.DataFrame], base: str, *, until: float, variant: str) -> pd.DataFrame:
-    r"""What is left of a cut's damage against training tokens per parameter, and how it would go on.
+    r"""Remaining loss increase after a cut against training tokens per parameter, with an extrapolation.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def scaling_points(records: Mapping[str, pd.DataFrame], base: str, *, until: flo
 
 
 def papers_gaps(points: Mapping[str, Sequence[Sequence[float]]], loss: float, whole: float) -> pd.DataFrame:
-    """The paper's pruned networks, trained until they reach a loss, as `scaling_points` has them.
+    """The paper's pruned networks, trained until they reach a loss, in the form of `scaling_points`.
 
     Parameters
     ----------

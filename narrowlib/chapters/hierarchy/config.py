@@ -79,12 +79,12 @@ class Config(Page, HierarchyConfig):
 
     @part
     def experiment(self) -> HierarchyConfig:
-        """What the runs depend on."""
+        """The settings that the runs depend on."""
         return self.build(HierarchyConfig)
 
 
 def matched_width(sizes: Sequence[int]) -> int:
-    """Width that gives a network of one hidden layer as many parameters as ``sizes``, or as near as can be.
+    """Width at which a network of one hidden layer has as many parameters as ``sizes``, as nearly as possible.
 
     Examples
     --------

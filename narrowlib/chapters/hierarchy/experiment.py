@@ -1,4 +1,4 @@
-"""Claims H1, H2, H3: what a network learns first, what it needs breadth for, and whether depth helps."""
+"""Claims H1, H2, H3: which tasks a network learns first, which need breadth, and whether depth helps."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def learning_curves(
 
 
 def tables(config: Config, *, progress: bool = True) -> dict[str, pd.DataFrame]:
-    """What the book records of a run: see `learning_curves`."""
+    """The tables that the book records of a run, see `learning_curves`."""
     where = {"device": config.device, "checkpoints": config.checkpoints}
     return {"learning-curves": learning_curves(config.experiment, **where, progress=progress)}
 
@@ -153,7 +153,7 @@ def converged_runs(curves: pd.DataFrame, threshold: float = CONVERGED_BITS) -> p
 
 
 def counted_runs(counts: Mapping[str, Sequence[int]]) -> pd.DataFrame:
-    """Counts that stand elsewhere, as `converged_runs` gives ours.
+    """Counts from elsewhere, such as the paper's, in the form of `converged_runs`.
 
     Parameters
     ----------
@@ -180,7 +180,7 @@ def _with_shares(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def compare_counts(ours: pd.DataFrame, paper: pd.DataFrame) -> pd.DataFrame:
-    """Whether two counts of converged runs may come from the same chance of converging.
+    """Whether two counts of converged runs are compatible with the same probability of converging.
 
     Parameters
     ----------

@@ -58,7 +58,7 @@ def composite_times(curves: pd.DataFrame, threshold: float = LEARNED_BITS) -> pd
 
 
 def chance_to_tell(n_runs: int, shares: tuple[float, float], *, n_simulated: int = 200, seed: int = 0) -> float:
-    r"""How often `narrowlib.intervals.sooner` finds two groups to differ that learn with the chances given.
+    r"""How often `narrowlib.intervals.sooner` finds a difference between groups with the given chances of learning.
 
     Times to learn are drawn with a constant chance of the end per step, :math:`T = \ln(1 - u) / \ln(1 - p)` in units of
     the whole training, and are censored at 1.
@@ -77,7 +77,7 @@ def chance_to_tell(n_runs: int, shares: tuple[float, float], *, n_simulated: int
 
 
 def order_said(curves: pd.DataFrame) -> str:
-    """What stands behind the verdict on H1, in a sentence."""
+    """The basis of the verdict on H1, in a sentence."""
     ratio = samples_to_learn(curves)["ratio"]
     samples = short_number(float(curves.loc[curves["setting"] == DEEP, "n_samples"].max()))
     n_learned, n_last = ratio.count(), (ratio > 1).sum()
@@ -88,7 +88,7 @@ def order_said(curves: pd.DataFrame) -> str:
 
 
 def breadth_said(curves: pd.DataFrame) -> str:
-    """What stands behind the verdict on H2, in a sentence."""
+    """The basis of the verdict on H2, in a sentence."""
     counts = converged_runs(curves).set_index("setting").loc[[DEEP, NARROW], ["converged", "n_seeds"]]
     (broad, n_broad), (narrow, n_narrow) = counts.to_numpy().tolist()
     p_value = fisher_exact([[broad, n_broad - broad], [narrow, n_narrow - narrow]]).pvalue
@@ -101,7 +101,7 @@ def breadth_said(curves: pd.DataFrame) -> str:
 
 
 def depth_said(curves: pd.DataFrame, papers: pd.DataFrame) -> str:
-    """What the record can tell of depth: its log-rank statistics, and the chance that such a record tells.
+    """What the record shows on depth: its log-rank statistics, and the power of a record of this size.
 
     Parameters
     ----------

@@ -73,7 +73,7 @@ def records_of(chapter: str, name: str) -> dict[str, Record]:
 
 
 class Trained(Settings):
-    """How language models of a page are trained."""
+    """How the language models of a page are trained."""
 
     precision: AutoPrecision = Field("bfloat16", description="of matrix products in training")
     compiled: bool = Field(True, description="compile layers and loss before training")
@@ -102,7 +102,7 @@ class TextConfig(Settings):
         return self._blocks(tokenizer, WANTED_SKILL, "train", self.n_score_blocks * self.block_length)
 
     def training_blocks(self, tokenizer: PreTrainedTokenizerBase, training: LLMTrainingConfig) -> Dataset:
-        """Blocks of the wanted skill for a training run, each seen once, as far as there are so many."""
+        """Blocks of the wanted skill for a training run, each seen once if there are enough."""
         n_tokens = training.n_steps * training.batch_size * self.block_length
         if self.source == PACKAGES:
             n_tokens = min(n_tokens, MOST_TOKENS)

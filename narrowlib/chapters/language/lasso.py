@@ -1,4 +1,4 @@
-"""Claims L1, L2: what a group lasso on its neurons does to a language model, and whether it pays."""
+"""Claims L1, L2: effect of a group lasso on the neurons of a language model, and whether it pays."""
 
 from __future__ import annotations
 

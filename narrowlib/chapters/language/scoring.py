@@ -1,4 +1,4 @@
-"""Claim L4: what a language model loses when units are pruned, by the score that ranks them."""
+"""Claim L4: how much loss pruning adds to a language model, by the score that ranks the units."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Scores = Mapping[str, Mapping[str, Tensor]]  # by variant, then by group
 
 
 class Batches:
-    """Blocks in their order as tensors of token ids, (batch_size, block_length), as often as they are asked for."""
+    """Blocks in order as tensors of token ids, (batch_size, block_length); can be iterated several times."""
 
     def __init__(self, blocks: Dataset, batch_size: int = 1) -> None:
         self.blocks, self.batch_size = blocks, batch_size
@@ -147,7 +147,7 @@ def ablation_table(
     n_ablated: int = 500,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Ablation score of sampled units beside what every variant of the score says of them.
+    """Ablation scores of sampled units beside every variant of the score.
 
     Parameters
     ----------
@@ -192,7 +192,7 @@ def ablation_table(
 
 
 def agreements(table: pd.DataFrame) -> pd.DataFrame:
-    """How well each variant of the score stands for ablation, by kind of unit.
+    """How well each variant of the score approximates ablation, by kind of unit.
 
     Parameters
     ----------
@@ -213,7 +213,7 @@ def agreements(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def proxy_measures(table: pd.DataFrame, *, variant: str = "signed") -> dict[str, Interval]:
-    """How well one variant of the score stands for ablation, and by how much better for neurons: claim L4.
+    """How well one variant of the score approximates ablation, and how much better for neurons: claim L4.
 
     Parameters
     ----------

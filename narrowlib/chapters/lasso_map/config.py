@@ -36,6 +36,6 @@ class Config(NonlocalityPage):
 
     @part
     def lasso(self) -> GroupLassoConfig:
-        """Training with the penalty, as long as the longest."""
+        """Training with the penalty, for the largest number of steps."""
         names = {"batch_size": "lasso_batch_size", "learning_rate": "lasso_rate"}
         return self.build(GroupLassoConfig, names, n_steps=max(self.steps))

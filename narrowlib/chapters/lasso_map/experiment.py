@@ -1,4 +1,4 @@
-"""Beyond the paper: what the group lasso does, by its strength, its training steps, and the width of the network."""
+"""Beyond the paper: effect of the group lasso by its strength, its training steps, and the width of the network."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def strength_map(config: Config, *, progress: bool = True) -> pd.DataFrame:
 
 
 def tables(config: Config, *, progress: bool = True) -> dict[str, pd.DataFrame]:
-    """What the book records of a run: see `strength_map`."""
+    """The tables that the book records of a run, see `strength_map`."""
     return {"map": strength_map(config, progress=progress)}
 
 

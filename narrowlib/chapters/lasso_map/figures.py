@@ -17,7 +17,7 @@ DARK = 0.5  # share of neurons from which on a field is dark
 
 
 def plot_fields(table: pd.DataFrame | None) -> Figure:
-    """Sparsity that is kept without recovery as colour, what becomes of the other composite as a mark.
+    """Sparsity that is kept without recovery as colour, the fate of the other composite as a mark.
 
     A frame is drawn around the fields where both claims hold.  The control stands apart on the left.
 

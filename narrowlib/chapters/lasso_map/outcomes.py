@@ -17,7 +17,7 @@ NETWORK = ["width", "steps", "seed"]
 
 @cache
 def rules() -> dict[str, str]:
-    """What holds where both claims do: the rules of G1 and G2, gains counted against the control.
+    """The rules of G1 and G2, with gains measured against the control.
 
     ``kept``, sparsity without recovery, and ``gain``, how much that is above the control's; ``regained``, accuracy on
     the other composite after recovery, and ``held_back``, how much that is below the control's, by the rule of a gain.
@@ -28,7 +28,7 @@ def rules() -> dict[str, str]:
 
 
 def fields(sweep: pd.DataFrame) -> pd.DataFrame:
-    """Every field of the map, from `narrowlib.chapters.lasso_map.experiment.strength_map`.
+    """Every cell of the map, from `narrowlib.chapters.lasso_map.experiment.strength_map`.
 
     Returns
     -------
@@ -49,7 +49,7 @@ def fields(sweep: pd.DataFrame) -> pd.DataFrame:
 
 
 def by_width(sweep: pd.DataFrame) -> pd.DataFrame:
-    """Whether both claims hold at a strength of its own for every width, after the most steps.
+    """Whether both claims hold for every width at a strength chosen for it, after the most steps.
 
     Each network is read at the strength that the *other* networks of its width choose: of those at which their mean
     ``regained`` obeys its rule, the one that keeps the largest mean sparsity; where none does, the one that regains
@@ -77,7 +77,7 @@ def by_width(sweep: pd.DataFrame) -> pd.DataFrame:
 
 
 def with_control(sweep: pd.DataFrame) -> pd.DataFrame:
-    """Every row beside what the same network came to without a penalty, after as many steps."""
+    """Every row beside the result of the same network without a penalty, after as many steps."""
     control = sweep[sweep["strength"] == 0].set_index(NETWORK)[["sparsity", "regained"]]
     return sweep.join(control.add_prefix("control_"), on=NETWORK)
 

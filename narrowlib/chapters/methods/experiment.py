@@ -1,4 +1,4 @@
-"""What the chapter on methods shows: samples of the task, as they are drawn."""
+"""Samples of the task for the chapter on methods."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings of the MNIST comparison, and what one method comes to."""
+"""Settings of the MNIST comparison, and the outcome of one method."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class TeacherConfig(Settings):
     n_epochs: Count = Field(description="passes over all training digits, at most")
     enough: Positive = Field(0.99, description="test accuracy at which training ends")
     dropout: Share = 0.2
-    learning_rate: Rate = Field(1e-3, description="step size of Adam, halved when the accuracy stays where it is")
-    patience: int = Field(2, ge=0, description="epochs that may bring nothing before the step size is halved")
+    learning_rate: Rate = Field(1e-3, description="step size of Adam, halved when the accuracy stops rising")
+    patience: int = Field(2, ge=0, description="epochs without improvement before the step size is halved")
     weight_decay: NotNegative = 1e-4
     batch_size: Count = 128
     seed: Seed = 0
@@ -57,17 +57,17 @@ class MethodConfig(Settings):
     n_repeats: Count = Field(description="runs of every setting")
     max_points: Count = Field(description="training samples that a run may see")
     checks_per_epoch: Count = Field(
-        16, description="looks at the even test digits while the even training digits pass once"
+        16, description="checks on the even test digits per pass over the even training digits"
     )
 
 
 class LassoConfig(Settings):
-    """Group lasso with pruning while training; at every look, neurons of small norm are dropped."""
+    """Group lasso with pruning during training; at every check, neurons of small norm are dropped."""
 
     method: MethodConfig = Field(description="targets, learning rates and the optimiser step")
     strengths: Numbers[NotNegative] = Field(description="lambda, weights of the penalty")
     dropped_below: Positive = Field(
-        0.05, description="norm of a neuron's weights, biases left out, below which it is dropped"
+        0.05, description="norm of a neuron's weights, without biases, below which it is dropped"
     )
 
 
@@ -83,8 +83,8 @@ class MnistConfig(Settings):
     relearning_points: Count = Field(description="samples of all digits in relearning")
     relearning_batch_size: Count = 16
     relearning_rate: Rate = 1e-3
-    temperature: Positive = Field(20.0, description="of teacher and student in distillation")
-    hard_weight: Weight = Field(0.1, description="of the true labels in distillation")
+    temperature: Positive = Field(20.0, description="temperature of teacher and student in distillation")
+    hard_weight: Weight = Field(0.1, description="weight of the true labels in distillation")
     goal: Positive = Field(0.97, description="accuracy on the even test digits")
     first_seed: Seed = 0
 
@@ -101,7 +101,7 @@ class Config(Page):
     teacher_epochs: Count = Field(20, description="passes over all training digits, at most")
     neurons: Numbers[Even] = Field(
         (30, 50, 70, 100, 190, 400, 600, 1_200, 2_400),
-        description="sizes from scratch and by distillation: neurons, both layers, even",
+        description="sizes from scratch and by distillation: neurons in both layers, even",
     )
     pruned_neurons: Numbers[Even] = Field(
         (24, 36, 50, 70, 100, 130, 190, 300, 400, 600, 800, 1_200), description="sizes by attribution"
@@ -166,7 +166,7 @@ class Config(Page):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a method came to.
+    """The outcome of a method.
 
     Parameters
     ----------
@@ -185,7 +185,7 @@ class Outcome:
 
 
 def even_goal(config: MnistConfig, method: MethodConfig, even: Digits) -> Goal:
-    """The rule that all methods share: so much of the even test digits, looked at several times an epoch."""
+    """The goal that all methods share: an accuracy on the even test digits, checked several times per epoch."""
     every = max(1, len(even.train_labels) // method.checks_per_epoch)
     return Goal(inputs=even.test_images, labels=even.test_labels, accuracy=config.goal, check_every=every)
 

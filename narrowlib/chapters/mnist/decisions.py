@@ -94,7 +94,7 @@ def front_outcome(runs: pd.DataFrame, rivals: pd.DataFrame | None = None) -> dic
 
 
 def tuned_said(runs: pd.DataFrame, rivals: pd.DataFrame | None) -> str:
-    """One sentence on what is left of the lead of pruning when the rivals are tuned as well."""
+    """One sentence on how much of the lead of pruning remains when the rivals are tuned as well."""
     if rivals is None:
         return "The rivals have not been tuned yet: this record holds each at the paper's one setting."
     found, n_tried = front_outcome(runs, rivals), int(rivals["n_tried"].max())

@@ -1,4 +1,4 @@
-"""Claims M1 and M2: a classifier of the even digits made in four ways, and what each pays in neurons and data."""
+"""Claims M1 and M2: a classifier of the even digits made in four ways, and the neurons and data that each needs."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from narrowlib.chapters.style import GREY, METHODS, current_axes, in_order, keep
 
 
 def plot_fronts(best: pd.DataFrame, front: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Training samples against neurons kept, a marker per size with the range over repeats; a line along each front.
+    """Training samples against neurons kept, a marker per size with the range over repeats; a line along each frontier.
 
     Parameters
     ----------
@@ -140,7 +140,7 @@ def plot_forgetting_panels(table: pd.DataFrame) -> Figure:
 
 
 def plot_digits(pixels: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Pictures of digits that networks get wrong, a row per size, under each what it is and what the network said.
+    """Digits that networks misclassify, a row per size, with the true digit and the network's answer below each.
 
     Parameters
     ----------

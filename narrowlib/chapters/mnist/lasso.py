@@ -28,7 +28,7 @@ WORTH_NARROWING = 0.8  # of the width: when no run of a stack keeps more, droppe
 
 @dataclass(frozen=True)
 class Shrunk:
-    """A run at the look at which it has come down to a target.
+    """A run at the check at which it has shrunk to a target.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ class Shrunk:
 def prune_while_training(
     config: MnistConfig, teacher: MLPStack, even: Digits, *, progress: bool = True
 ) -> tuple[Outcome, pd.DataFrame]:
-    r"""Shrink the teacher with a group lasso to every target, and train what is left without the penalty.
+    r"""Shrink the teacher with a group lasso to every target, then train the rest without the penalty.
 
     .. math:: \min_\theta\ L_\text{even}(\theta) + \lambda \sum_u \lVert\theta_u\rVert_2
 
@@ -260,7 +260,7 @@ class _Shrinking:
 
 
 def without_biases(stack: MLPStack) -> list[UnitGroup]:
-    """The hidden neurons of a stack, of each its in- and out-weights alone."""
+    """The hidden neurons of a stack, each with its in- and out-weights only."""
     return [
         replace(group, slices=[each for each in group.slices if not each.parameter.startswith("biases")])
         for group in stack.units
@@ -268,7 +268,7 @@ def without_biases(stack: MLPStack) -> list[UnitGroup]:
 
 
 def padded(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Stacks of different widths as one, filled up with neurons of zeros, which change nothing and stay as they are."""
+    """Stacks of different widths as one, padded with neurons of zeros, which change nothing and stay zero."""
     together = {}
     for name in states[0]:
         tensors = [state[name] for state in states]

@@ -1,4 +1,4 @@
-"""Claim M1: a teacher of all ten digits, and three ways to a network of the even ones that need no penalty.
+"""Claim M1: a teacher of all ten digits, and three methods without a penalty for a network of the even ones.
 
 From scratch, by distillation, and by pruning the teacher at once; the fourth is `narrowlib.chapters.mnist.lasso`.
 """
@@ -33,7 +33,7 @@ from narrowlib.store.unfinished import check_loss
 
 
 def train_teacher(config: TeacherConfig, digits: Digits, *, progress: bool = True) -> MLPStack:
-    """Train on all digits, with dropout behind both hidden layers; the best of its epochs on the test digits."""
+    """Train on all digits, with dropout after both hidden layers; the epoch with the best test accuracy is returned."""
     device = digits.train_images.device
     (generator,) = make_generators([config.seed], device)
     stack = MLPStack((digits.train_images.shape[1], config.width, config.width, N_CLASSES), [generator])
@@ -102,7 +102,7 @@ def prune_by_attribution(config: MnistConfig, teacher: MLPStack, even: Digits, *
 
 
 def cut_by(scores: Mapping[str, Tensor], teacher: MLPStack, n_repeats: int, neurons: int) -> MLPStack:
-    """The teacher's neurons of the highest scores, as many of each layer: one network per repeat.
+    """The teacher's neurons of the highest scores, as many in each layer: one network per repeat.
 
     Parameters
     ----------
@@ -115,7 +115,7 @@ def cut_by(scores: Mapping[str, Tensor], teacher: MLPStack, n_repeats: int, neur
 
 
 def attribution(network: MLPStack, digits: Digits, n_samples: int, seeds: Sequence[int]) -> dict[str, Tensor]:
-    """Activation times gradient of every neuron, its size averaged over samples: a row of scores per seed."""
+    """Activation times gradient of every neuron, in absolute value, averaged over samples: a row of scores per seed."""
     device, scores = digits.train_images.device, []
     for generator in make_generators(seeds, device):
         n = len(digits.train_labels)

@@ -1,4 +1,4 @@
-"""What the MNIST comparison comes to: best settings, fronts, who dominates whom, and what was forgotten."""
+"""Results of the MNIST comparison: best settings, Pareto fronts, dominance, and forgetting."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def best_settings(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def pareto_front(best: pd.DataFrame) -> pd.DataFrame:
-    """Of every method, the sizes that no other size of that method beats: fewer neurons cost more samples along it.
+    """The Pareto-optimal sizes of every method: along them, fewer neurons cost more samples.
 
     Parameters
     ----------
@@ -105,7 +105,7 @@ def forgetting(
     *,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """What networks narrowed to the even digits still know of the odd ones, and how fast those come back.
+    """What networks narrowed to the even digits still know about the odd ones, and how fast they relearn them.
 
     Of every method and size the runs of the best setting are trained on all ten digits for a short while.  A network
     from scratch has never seen an odd digit; it shows what is learned anew.

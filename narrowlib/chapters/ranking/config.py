@@ -29,7 +29,7 @@ class Config(Page):
 
     @part
     def comparison(self) -> MnistConfig:
-        """The settings of the chapter mnist that the runs need, every way trained by the same steps."""
+        """The settings of the chapter mnist for the runs, with the same steps for every way."""
         page = self.build(MnistPage, pruned_neurons=self.neurons, lasso_neurons=self.neurons, neurons=self.neurons)
         method = self.build(MethodConfig, {"learning_rates": "rates"}, step=StepConfig(batch_size=16))
         return page.comparison.replace(attribution=method, scratch=method)

@@ -34,7 +34,7 @@ WAYS = (*RANKINGS, NORMS, SCRATCH)
 
 
 def points_to_goal(config: Config, digits: Digits, *, progress: bool = True) -> pd.DataFrame:
-    """Training samples until 97% of the even test digits, for the same teacher cut by several rankings.
+    """Training samples until 97% accuracy on the even test digits, for one teacher cut by several rankings.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ def points_to_goal(config: Config, digits: Digits, *, progress: bool = True) -> 
 
 
 def tables(config: Config, *, progress: bool = True) -> dict[str, pd.DataFrame]:
-    """What the book records of a run: see `points_to_goal`."""
+    """The tables that the book records of a run, see `points_to_goal`."""
     digits = mnist_digits(pick_device(config.device))
     return {"points-to-goal": points_to_goal(config, digits, progress=progress)}
 
@@ -74,7 +74,7 @@ def tables(config: Config, *, progress: bool = True) -> dict[str, pd.DataFrame]:
 def starts(
     config: MnistConfig, teacher: MLPStack, even: Digits
 ) -> Iterator[tuple[str, Callable[[int], MLPStack], int]]:
-    """Every way, what makes its networks of a number of neurons, and the samples that this has seen."""
+    """Every way, with the function that makes its networks of a given size, and the samples that this has seen."""
     method, best = config.attribution, None
     n_scored = SCORE_BATCHES * method.step.batch_size
     for name in RANKINGS:

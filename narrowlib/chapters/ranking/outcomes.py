@@ -1,4 +1,4 @@
-"""What the runs say: every ranking against attribution, and the share of the head start that each explains."""
+"""Results of the runs: every ranking against attribution, and the share of the head start that each explains."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ REFERENCE, SCRATCH = "attribution", "from scratch"
 
 
 def at_best_rate(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs of every way and size at the step size with which they spend the fewest samples."""
+    """The runs of every way and size at the step size that needs the fewest samples."""
     table = runs.assign(spent=spent(runs))
     mean = table.groupby(["way", "neurons", "learning_rate"])["spent"].mean()
     best = mean.groupby(["way", "neurons"]).idxmin().tolist()
@@ -74,7 +74,7 @@ def _share(rows: np.ndarray) -> np.ndarray:
 
 
 def head_start_said(shares: pd.DataFrame) -> list[str]:
-    """What `shares_explained` found, in sentences."""
+    """The result of `shares_explained` in sentences."""
     table = shares.set_index("way")[["share", "low", "high"]]
     blind, norms, first = table.loc["random"], table.loc["from scratch, teacher's norms"], table["share"].idxmax()
     low, high = norms["low"], norms["high"]

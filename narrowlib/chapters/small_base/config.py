@@ -20,12 +20,12 @@ class Config(Page, SmallBaseConfig):
 
     @property
     def recipe(self) -> SmallBaseConfig:
-        """What the training depends on."""
+        """The settings that the training depends on."""
         return self.build(SmallBaseConfig)
 
     @property
     def folder(self) -> Path:
-        """Where the training lies: by its settings alone, so that it can go on with another version of this code.
+        """Folder of the training, named by its settings alone, so that another version of this code can continue it.
 
         In the cache the code counts too.
         """

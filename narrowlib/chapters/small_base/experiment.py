@@ -1,4 +1,4 @@
-"""The small base model is trained, and read beside a trigram model on what neither has seen."""
+"""Train the small base model, and compare it with a trigram model on held-out text."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def trained(config: Config, *, progress: bool = True) -> tuple[LanguageModel, pd
 
 
 def tables(config: Config, *, progress: bool = True) -> dict[str, pd.DataFrame]:
-    """What the book records of the training.
+    """The tables that the book records of the training.
 
     Returns
     -------
@@ -59,7 +59,7 @@ def tables(config: Config, *, progress: bool = True) -> dict[str, pd.DataFrame]:
 
 
 def files(config: Config) -> dict[str, Path]:
-    """Files that belong to the record, by their name in its folder: weights, and what transformers reads besides."""
+    """Files that belong to the record, by name in its folder: weights, and other files that transformers reads."""
     folder = config.folder / TRAINED
     return {f"{WEIGHTS}/{path.name}": path for path in visible_files(folder, "*")}
 

@@ -1,4 +1,4 @@
-"""What the tables of the small base model say."""
+"""Results from the tables of the small base model."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def skills_said(losses: pd.DataFrame) -> str:
 
 
 def shares_said(text: pd.DataFrame) -> str:
-    """In a sentence, how much of every skill there is, and how often it was read."""
+    """In a sentence, how much text of every skill there is, and how often it was read."""
     parts = [
         f"{row.skill} {row.seen / 1e6:.1f} ({row.different / 1e6:.1f}, each {row.seen / row.different:.1f} times)"
         for row in text.itertuples()

@@ -1,4 +1,4 @@
-"""How well attribution, one gradient for all neurons, stands in for ablation, one evaluation for each."""
+"""How well attribution (one gradient for all neurons) approximates ablation (one evaluation per neuron)."""
 
 from __future__ import annotations
 

@@ -132,7 +132,7 @@ class GroupLassoPage(NonlocalityPage):
 
 
 def spaced_widths(narrowest: int, widest: int, n_widths: int) -> list[int]:
-    """Widths with equal ratios between them, rounded to whole numbers; a width once.
+    """Widths with equal ratios between them, rounded to whole numbers, without duplicates.
 
     Examples
     --------

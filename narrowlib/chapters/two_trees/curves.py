@@ -1,4 +1,4 @@
-"""Prune networks by what the wanted composite needs, and train what is left: what is kept, and what comes back."""
+"""Prune networks by their scores on the wanted composite and train the rest: what is kept, and what comes back."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ def _evaluated(
 
 
 def kept_sparsity(curves: pd.DataFrame, *, stage: str, accuracy: float = KEPT_ACCURACY) -> pd.DataFrame:
-    """How far each network can be pruned with the wanted composite kept, at this sparsity and all below it.
+    """Highest sparsity at which each network keeps the wanted composite, there and at all lower sparsities.
 
     Returns
     -------
@@ -212,7 +212,7 @@ def kept_sparsity(curves: pd.DataFrame, *, stage: str, accuracy: float = KEPT_AC
 
 
 def learned(curves: pd.DataFrame) -> pd.DataFrame:
-    """Which networks have each composite before anything is pruned, from curves that begin at a sparsity of 0.
+    """Which networks have learned each composite before pruning, from curves that begin at a sparsity of 0.
 
     Returns
     -------

@@ -110,7 +110,7 @@ def regained_said(curves: pd.DataFrame) -> str:
 
 
 class StrengthSweep(NamedTuple):
-    """What `strength_sweep` finds.
+    """The results of `strength_sweep`.
 
     Parameters
     ----------
@@ -137,7 +137,7 @@ def strength_sweep(
     *,
     progress: bool = True,
 ) -> StrengthSweep:
-    """What the strength of the penalty does to a network: how far it can be pruned, and what it still can.
+    """Effect of the strength of the penalty on a network: how far it can be pruned, and which tasks it keeps.
 
     Every network is regularised with every strength, all of them side by side.  A strength of 0 is the control:
     training on the wanted composite alone.
@@ -162,7 +162,7 @@ def swept(
     *,
     progress: bool = True,
 ) -> StrengthSweep:
-    """What `strength_sweep` tells of networks that are trained: `side_by_side`, each with its strength in ``given``."""
+    """The measures of `strength_sweep` for trained networks: `side_by_side`, each with its strength in ``given``."""
     curves = pruning_curves(regularised, config, sparsities, recover=[OTHER], progress=progress)
     whole = pruning_curves(regularised, config, [0.0], recover=[], progress=progress)
     other = curves[(curves["task"] == task_name(OTHER)) & (curves["stage"] == "recovered")]
@@ -240,7 +240,7 @@ def network_edges(stack: MLPStack, config: NonlocalityConfig, seed: int, sparsit
 def tables(
     config: Config, *, sparsities: Sequence[float] = RECORDED_SPARSITIES, progress: bool = True
 ) -> dict[str, pd.DataFrame]:
-    """What the book records of a run, finished pieces kept in ``config.checkpoints``: each some seeds of one width.
+    """The tables that the book records of a run; finished pieces (a few seeds, one width) go to ``config.checkpoints``.
 
     Given the folder of `narrowlib.chapters.two_trees.nonlocality.tables`, the networks and their pruning curves are
     taken from there.

@@ -25,7 +25,7 @@ SCORE_SEED, EVALUATION_SEED, RECOVERY_SEED = 10_000_000, 20_000_000, 30_000_000 
 
 
 def sampler(config: NonlocalityConfig, problem: CMSP, batch_size: int, device: torch.device) -> CMSPSampler:
-    """Draws batches of a problem, in the precision that training multiplies in on a device."""
+    """Draws batches of a problem, in the precision of matrix products in training on a device."""
     return CMSPSampler(problem, batch_size, pick_dtype(config.precision, device))
 
 
@@ -77,13 +77,13 @@ def train_networks(
 
 
 def store_for(checkpoints: str | Path, config: NonlocalityConfig, device: str, *more: object) -> Kept:
-    """Where the results of these settings, and ``more``, are kept; names tell seeds, so that pieces are shared."""
+    """Store for the results of these settings and ``more``; seeds are in the names only, so that pieces are shared."""
     settings = {name: value for name, value in config if name not in ("first_seed", "n_seeds")}
     return Kept(checkpoints, [settings, *more], device=pick_device(device))
 
 
 def pieces(config: NonlocalityConfig, width: int, device: torch.device) -> Iterator[NonlocalityConfig]:
-    """The same settings for as many seeds at a time as are trained side by side."""
+    """The same settings, split into groups of seeds that are trained side by side."""
     sizes = (config.problem.n_inputs, width, width, N_CLASSES)
     dtype = pick_dtype(config.precision, device)
     chunk = runs_per_chunk(sizes, config.problem.n_tasks * config.batch_size, device, dtype)
@@ -121,5 +121,5 @@ def neuron_table(scores: Mapping[str, Tensor], config: NonlocalityConfig, task: 
 
 
 def copies(stack: MLPStack, runs: Sequence[int]) -> MLPStack:
-    """A stack of copies of these runs, one may stand in it several times."""
+    """A stack of copies of these runs; a run may occur several times."""
     return MLPStack.from_state({name: values[list(runs)] for name, values in stack.state_dict().items()})

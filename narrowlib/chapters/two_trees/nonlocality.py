@@ -159,7 +159,7 @@ def _slope(points: np.ndarray) -> np.ndarray:
 
 
 def limits_of(curves: pd.DataFrame) -> pd.DataFrame:
-    """The limit of each network, and what comes back of the other composite there and on the way.
+    """The pruning limit of each network, and how much of the other composite comes back there and before it.
 
     Returns
     -------
@@ -247,7 +247,7 @@ def predicted_said(networks: pd.DataFrame) -> str:
 def tables(
     config: Config, *, sparsities: Sequence[float] = RECORDED_SPARSITIES, progress: bool = True
 ) -> dict[str, pd.DataFrame]:
-    """What the book records of a run, finished pieces kept in ``config.checkpoints``: each some seeds of one width.
+    """The tables that the book records of a run; finished pieces (a few seeds, one width) go to ``config.checkpoints``.
 
     Returns
     -------

@@ -77,7 +77,7 @@ class Config(Page, Trained):
 
     @part
     def scratch(self) -> LLMTrainingConfig | None:
-        """The same for random weights."""
+        """The same training from random weights."""
         more = {"schedule": "cosine", "weight_decay": 0.01}
         return self._on_python(self.python_steps, SCRATCH_RATE, **more) if self.python_steps else None
 

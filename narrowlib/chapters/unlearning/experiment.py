@@ -1,4 +1,4 @@
-"""Claim U1: what narrowed language models still know beside Python, and how soon they know it again."""
+"""Claim U1: what narrowed language models still know besides Python, and how soon they relearn it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def relearn(
     *,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Train a model in place on some facts, and ask it others meanwhile.
+    """Train a model in place on some facts, and test it on others during training.
 
     Parameters
     ----------
@@ -107,7 +107,7 @@ def tables(config: Config, *, progress: bool = True) -> dict[str, pd.DataFrame]:
 
 
 def whole_model_accuracies(config: Config) -> pd.DataFrame:
-    """What the whole model answers in the benchmarks that are asked for.
+    """Accuracies of the whole model on the requested benchmarks.
 
     See `narrowlib.llm.harness.benchmark_accuracies`.
     """

@@ -1,4 +1,4 @@
-"""Figures of what narrowed language models know and learn again."""
+"""Figures of what narrowed language models know and relearn."""
 
 from __future__ import annotations
 

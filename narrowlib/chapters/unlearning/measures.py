@@ -1,4 +1,4 @@
-"""What the answers of narrowed models say on claim U1, with intervals, and the paper's table to compare with."""
+"""Measures for claim U1 from the answers of narrowed models, with intervals, and the paper's table."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def relearning_curves(answers: pd.DataFrame) -> pd.DataFrame:
 
 
 def tokens_to_relearn(answers: pd.DataFrame, level: float = 0.5, measure: str = "choice") -> pd.DataFrame:
-    r"""Tokens after which a model is back at a level: how deep its unlearning is.
+    r"""Tokens after which a model reaches a level again: a measure of how deep its unlearning is.
 
     The level is a share of what the base model knew above chance, :math:`a \ge c + \ell (a_\text{base} - c)`, where the
     chance c is 1/4 for a choice and 0 for a cloze.
@@ -166,7 +166,7 @@ def clear_wins(answers: pd.DataFrame) -> pd.DataFrame:
 
 
 def unlearning_measures(answers: pd.DataFrame) -> dict[str, Interval]:
-    """The quantities of claim U1, over all measures, less chance, with intervals over facts, paired.
+    """The quantities of claim U1 over all measures, above chance level, with paired intervals over facts.
 
     What a model knows is its accuracy above chance as a share of the whole model's, the mean of the measures in which
     the whole model is above chance.

@@ -1,4 +1,4 @@
-"""Drawings of what the experiments cut."""
+"""Drawings of the units that the experiments cut."""
 
 from __future__ import annotations
 
