@@ -342,7 +342,8 @@ def test_what_a_notebook_leaves_running_is_ended(tmp_path, source):
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             left += [process] if process.environ().get("IPYTHONDIR") == str(tmp_path) else []
-    assert not left
+    time.sleep(0.5)  # one that was killed may still have been on its way out
+    assert not [process for process in left if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes")
