@@ -25,10 +25,11 @@ def lacking() -> str | None:
 
 
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    """Compiled code in a folder of its own: the usual one is shared with every process of the machine."""
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "triton"))
+def own_cache(tmp_path_factory, monkeypatch):
+    """Compiled code in a folder of these tests: the usual one is shared with every process of the machine."""
+    folder = tmp_path_factory.getbasetemp()
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(folder / "inductor"))
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(folder / "triton"))
 
 
 needs_compiler = pytest.mark.skipif(lacking() is not None, reason=str(lacking()))
@@ -84,8 +85,14 @@ def adapted(is_low_rank):
     return model
 
 
-@pytest.mark.parametrize("is_low_rank", [False, True])
-@pytest.mark.parametrize("changes", [{"micro_batch_size": 1}, pytest.param({"compiled": True}, marks=needs_compiler)])
+@pytest.mark.parametrize(
+    ("changes", "is_low_rank"),
+    [
+        ({"micro_batch_size": 1}, False),
+        ({"micro_batch_size": 1}, True),
+        pytest.param({"compiled": True}, False, marks=needs_compiler),
+    ],
+)
 def test_tokens_that_count_weigh_the_same_however_a_step_is_computed(changes, is_low_rank):
     """Accumulated from single blocks, some without a token that counts, or compiled: as in one plain pass."""
     blocks, held_out = labelled(blocks_of(), [3, 0, 9, 1] * 5), labelled(blocks_of(5, seed=1), [4, 0, 0, 11, 2])
