@@ -12,7 +12,7 @@ Traceback (most recent call last):
 narrowlib.settings.SettingsError: n_seeds is 0; it must be a whole number of at least 1
 
 It is built from keywords, from the parameters of a notebook (`Settings.from_parameters`), from a YAML file
-(`Settings.from_yaml`) or from flags (`add_flags`), with the same checks and the same sentences.
+(`read_yaml`) or from flags (`add_flags`), with the same checks and the same sentences.
 """
 
 from __future__ import annotations
@@ -129,15 +129,6 @@ class Settings(BaseModel):
         if "__name__" in namespace:  # globals(): most of it is no parameter
             names &= {*cls.model_fields, *_assigned(namespace.get("In", [])[:-1])}
         return cls(**{**{str(name): value for name, value in namespace.items() if name in names}, **fixed})
-
-    @classmethod
-    def from_yaml(cls, path: str | Path, **fixed: Any) -> Self:
-        """A configuration from a YAML file; a `SettingsError` names the file."""
-        values = read_yaml(path)
-        try:
-            return cls(**{**values, **fixed})
-        except SettingsError as error:
-            raise SettingsError("\n".join(f"{path}: {line}" for line in str(error).splitlines())) from None
 
     def replace(self, **changes: Any) -> Self:
         """A copy with other values, checked like a new configuration."""

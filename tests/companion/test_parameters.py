@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from papermill.cli import papermill
 from trees import ROOT
 
+from narrowlib.recipe import cli
 from narrowlib.recipe.settings import RecipeConfig
 from narrowlib.settings import SettingsError, read_yaml
 
@@ -120,7 +121,7 @@ DOORS = {
     "a profile": lambda file, text: parameters.checked("methods", read_yaml(file)),
     "papermill -p": lambda file, text: prepared(file.parent, "-p", "seed", text),
     "papermill -f": lambda file, text: prepared(file.parent, "-f", file),
-    "narrow --config": lambda file, text: {"seed": RecipeConfig.from_yaml(file, keep="python", sparsity=0.5).seed},
+    "narrow --config": lambda file, text: {"seed": RecipeConfig(keep="python", sparsity=0.5, **cli._read(file)).seed},
     "narrow --seed": lambda file, text: {"seed": RecipeConfig(seed=text, keep="python", sparsity=0.5).seed},
 }
 
