@@ -71,8 +71,9 @@ class Cost:
         return Cost(self.operations * times, self.traffic * times)
 
     def seconds(self, machine: Machine, precision: str) -> float:
-        """On the roofline: whichever of the two takes longer."""
-        return max(self.operations / getattr(machine, precision), self.traffic / machine.bandwidth)
+        """On the roofline: whichever of the two takes longer; ``auto`` is bfloat16."""
+        rate = machine.float32 if precision == "float32" else machine.bfloat16
+        return max(self.operations / rate, self.traffic / machine.bandwidth)
 
 
 class _Traffic(TorchDispatchMode):
