@@ -84,7 +84,7 @@ run: environment  ## execute one chapter: CHAPTER=, PROFILE=, P="name=value ..."
 	$(call install,book)
 	@$(COMPANION) run "$$CHAPTER" --profile "$$PROFILE" --set="$$PARAMETERS" $(if $(AGAIN),--again) $(if $(THREADS),--threads "$$THREADS")
 
-record: environment  ## run a chapter's experiment at the paper's scale and record it for the book: CHAPTER=, P=, PIECE= for one table or run of a language chapter, PROFILE=overnight without a GPU
+record: environment  ## run a chapter's experiment at the paper's scale and record it for the book: CHAPTER=, P=, PIECE= for one part of it, PROFILE=overnight without a GPU
 	$(call install,book)
 	@$(COMPANION) record "$$CHAPTER" --profile "$$RECORDED" --set="$$PARAMETERS" $(if $(PIECE),--piece "$$PIECE") $(if $(THREADS),--threads "$$THREADS")
 

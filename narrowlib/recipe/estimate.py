@@ -17,7 +17,7 @@ from narrowlib.llm.models import check_model
 from narrowlib.llm.units import n_parameters_of
 from narrowlib.recipe import cut
 from narrowlib.recipe.intake import Mixture, Texts, blocks_needed, counts_of, texts_of
-from narrowlib.recipe.report import losses_of, median_seconds
+from narrowlib.recipe.measured import losses_of, median_seconds
 from narrowlib.recipe.settings import N_RECORDS, TRAINED_AT_ONCE, RecipeConfig
 
 if TYPE_CHECKING:

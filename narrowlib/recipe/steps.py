@@ -25,7 +25,8 @@ from narrowlib.llm.training import recover, train_group_lasso
 from narrowlib.llm.units import llama_units, n_parameters_of
 from narrowlib.recipe import cut
 from narrowlib.recipe.intake import Mixture, Texts, blocks_needed, counts_of
-from narrowlib.recipe.report import Report, check_finite, losses_of, samples_of, shape_of, speeds_of, write_report
+from narrowlib.recipe.measured import check_finite, losses_of, samples_of, shape_of, speeds_of
+from narrowlib.recipe.report import Report, write_report
 from narrowlib.recipe.settings import RecipeConfig
 from narrowlib.store.files import replacing
 from narrowlib.store.kept import Kept

@@ -30,8 +30,9 @@ from narrowlib.llm.models import LanguageModel
 from narrowlib.recipe import cut, narrowing, steps
 from narrowlib.recipe.cli import _parser, _print, main
 from narrowlib.recipe.intake import texts_of
+from narrowlib.recipe.measured import samples_of
 from narrowlib.recipe.narrowing import narrow
-from narrowlib.recipe.report import Report, loss_table, samples_of, without_folders, write_report
+from narrowlib.recipe.report import Report, loss_table, without_folders, write_report
 from narrowlib.recipe.settings import RecipeConfig
 from narrowlib.recipe.sweep import configs_of, sweep
 from narrowlib.settings import SettingsError
