@@ -44,10 +44,10 @@ article h1, article h2, article h3 { white-space: pre-wrap; }  /* or the outline
 article h1 { display: block !important; }  /* the theme hides it, having another one on a page of its own */
 .figure-files, #jb-print-docs-body { display: none !important; }
 html { font-size: 13.5px !important; }
-article { line-height: 1.35 !important; }
+article { line-height: 1.3 !important; }
 article p, article ul, article table.dataframe, article figure { margin-bottom: 0.5rem !important; }
 article h1, article h2, article h3 { margin-top: 1rem !important; }
-article img { max-height: 6cm; width: auto; }
+article img { max-height: 5.4cm; width: auto; }
 .output.text_html, .output pre, .admonition, figure { margin-top: 0.25rem !important; }
 [id="document-book/appendix/ja"] + section img,
 .hero .run + .run, .runs:not(.hero .runs) > .run:has(.shown-again) { display: none !important; }  /* stand elsewhere */
