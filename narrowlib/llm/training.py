@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from narrowlib.llm.compilation import compiled_layers
+from narrowlib.llm.compilation import compiled_layers, written_attention
 from narrowlib.llm.distillation import Distillation, as_teacher
 from narrowlib.llm.loop import Loop
 from narrowlib.llm.losses import one_text_per_block
@@ -181,7 +181,12 @@ def _trained(
     told = {name: value for name, value in how.items() if name not in ("held_out", "on_record", "progress")}
     key = digest_of(model, config, texts, keep_best, told)
     path = Path(checkpoint, f"{key}.safetensors") if checkpoint else None
-    with TemporaryDirectory() as nowhere, _left_as_it_was(model), compiled_layers(model, config.compiled) as compiled:
+    with ExitStack() as stack:
+        nowhere = stack.enter_context(TemporaryDirectory())
+        stack.enter_context(_left_as_it_was(model))
+        if config.compiled:
+            stack.enter_context(written_attention(model, len(blocks[0]["input_ids"]), config.precision))
+        compiled = stack.enter_context(compiled_layers(model, config.compiled))
         loop = Loop(model, as_teacher(blocks, distillation, teacher), config, compiled, **how)
         best = Checkpoint(Path(checkpoint or nowhere, f"{key}-best.safetensors")) if keep_best else None
         frame = pd.DataFrame(loop.run(Checkpoint(path), best, key), columns=["step", "split", "loss", *costs])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -127,6 +128,55 @@ def strength_recovery(
         curves = recovery_curves(model, tokenizer, scores, *asked, name=name, **where)
         parts.append(curves.assign(strength=strength))
     return pd.concat(parts, ignore_index=True)
+
+
+def strength_tables(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    strengths: Sequence[float],
+    sparsities: Sequence[float],
+    sparsity: float,
+    config: LLMPruningConfig,
+    *,
+    store: Kept | None = None,
+    progress: bool = True,
+) -> dict[str, pd.DataFrame]:
+    """`strength_curves` and `strength_recovery` of a model and of copies of it trained under a group lasso.
+
+    What is measured at one strength is kept by itself, whichever others are asked for: nothing of it is trained again,
+    not even where the trained copy is gone.
+
+    Parameters
+    ----------
+    model, tokenizer, config, progress
+        See `regularised`.
+    strengths : sequence of float
+        `BEFORE` stands for the model as it is.
+    sparsities, sparsity
+        Of the curves, and of the cut before recovery.
+    store : Kept, optional
+        Its settings name the model and both sparsities.
+
+    Returns
+    -------
+    dict of str to DataFrame
+        ``lasso``: the curves.  ``lasso-recovery``: the recovery.
+    """
+    store = store or Kept(None, None)
+    where, blocks = {"store": store, "progress": progress}, config.held_out(tokenizer)
+
+    def measured(strength: float) -> dict[str, pd.DataFrame]:
+        if math.isnan(strength):
+            asked = {"kinds": ("neurons",), "variants": (RANKED_BY,), "progress": progress}
+            trained = Trained(strength, model, unit_scores(model, config.score_blocks(tokenizer), **asked))
+        else:
+            trained = regularised(model, tokenizer, strength, config, **where)
+        curves = strength_curves([trained], sparsities, blocks, progress=progress)
+        recovery = strength_recovery([trained], tokenizer, sparsity, config, **where)
+        return {"lasso": curves, "lasso-recovery": recovery}
+
+    found = [store.keep(f"strength {each}", partial(measured, each), inputs=[model, config]) for each in strengths]
+    return {name: pd.concat([each[name] for each in found], ignore_index=True) for name in found[0]}
 
 
 def flat_sparsity(sparsities: Sequence[float], losses: Sequence[float], *, rise: float = FLAT) -> float:

@@ -19,6 +19,7 @@ from narrowlib.chapters.language.lasso import (
     regularised,
     strength_curves,
     strength_recovery,
+    strength_tables,
 )
 from narrowlib.chapters.language.recovery import (
     completions,
@@ -55,27 +56,24 @@ def tables(config: Config, *, piece: str = "", progress: bool = True) -> dict[st
     loaded = load_causal_lm(config.model, device=config.device, block_length=config.block_length)
     base, tokenizer = loaded.model, loaded.tokenizer
     store = Kept(config.checkpoints, config.asked, device=base.device)
-    where = {"store": store, "progress": progress}
-
-    @cache
-    def scores() -> dict[str, Scores]:
-        return unit_scores(base, config.score_blocks(tokenizer), variants=COMPARED, progress=progress)
-
-    @cache
-    def models() -> list[Trained]:
-        strengths = (0.0, *(strength for strength in config.lasso_strengths if strength))
-        copies = [regularised(base, tokenizer, strength, config.pruning, **where) for strength in strengths]
-        return [Trained(BEFORE, base, scores()), *copies]
 
     def recovery() -> pd.DataFrame:
-        return recovery_curves(base, tokenizer, scores(), COMPARED, config.pairs, config.pruning, **where)
+        scores = unit_scores(base, config.score_blocks(tokenizer), variants=COMPARED, progress=progress)
+        where = {"store": store, "progress": progress}
+        return recovery_curves(base, tokenizer, scores, COMPARED, config.pairs, config.pruning, **where)
+
+    @cache
+    def after_lasso() -> dict[str, pd.DataFrame]:
+        strengths = (BEFORE, *(strength for strength in config.lasso_strengths if strength), 0.0)
+        asked = (config.sparsities, config.lasso_sparsity, config.pruning)
+        each = Kept(config.checkpoints, asked, device=base.device)  # the other strengths of the record do not count
+        return strength_tables(base, tokenizer, strengths, *asked, store=each, progress=progress)
 
     def lasso() -> pd.DataFrame:
-        held_out = {WANTED_SKILL: config.held_out(tokenizer)[WANTED_SKILL]}
-        return strength_curves(models(), config.sparsities, held_out, progress=progress)
+        return after_lasso()["lasso"]
 
     def lasso_recovery() -> pd.DataFrame:
-        return strength_recovery(models(), tokenizer, config.lasso_sparsity, config.pruning, **where)
+        return after_lasso()["lasso-recovery"]
 
     computed = {"recovery": recovery, "lasso": lasso, "lasso-recovery": lasso_recovery}
     return kept_tables(computed, store, config.model, piece, inputs=base)

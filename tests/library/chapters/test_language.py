@@ -1,6 +1,7 @@
 """The experiments on language models, on random models of a few thousand parameters."""
 
 import math
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -22,6 +23,7 @@ from narrowlib.chapters.language.lasso import (
     regularised,
     strength_curves,
     strength_recovery,
+    strength_tables,
 )
 from narrowlib.chapters.language.recovery import (
     completions,
@@ -46,6 +48,7 @@ from narrowlib.llm.settings import LLMTrainingConfig
 from narrowlib.llm.units import llama_units, n_parameters_of
 from narrowlib.penalties import group_norms
 from narrowlib.pruning import ablated, keep_masks
+from narrowlib.store.kept import Kept
 
 STEPS = LLMTrainingConfig(
     n_steps=4, batch_size=2, micro_batch_size=2, n_warmup=0, learning_rate=1e-2, precision="float32", record_every=2
@@ -190,7 +193,7 @@ def test_tables_are_made_once(loaded, tmp_path, monkeypatch):
     assert list(tables) == ["recovery", "lasso", "lasso-recovery"]
     for name in ("lasso", "lasso-recovery"):
         strengths = tables[name]["strength"].unique()
-        assert math.isnan(strengths[0]) and strengths[1:].tolist() == [0.0, 1e-2]
+        assert math.isnan(strengths[0]) and strengths[1:].tolist() == [1e-2, 0.0]
     monkeypatch.setattr(recovery, "recover", None)  # nothing is trained a second time
     monkeypatch.setattr(lasso, "train_group_lasso", None)
     for name in ("recovery", "lasso", "lasso-recovery"):  # of these tables, models and curves are still kept
@@ -252,6 +255,24 @@ def test_curves_and_recovery_are_those_of_every_model(model):
     starts = recovery.query("split == 'held out' and step == 0")
     assert len(starts) == 2 and starts["loss"].nunique() == 2
     assert recovery["neuron_sparsity"].eq(0.5).all() and recovery["residual_sparsity"].eq(0).all()
+
+
+def test_what_is_measured_at_a_strength_is_kept_by_itself(model, tmp_path, monkeypatch):
+    """Other strengths join it, and its trained copy may be gone."""
+    asked, store = ((0.0, 0.5), 0.5, LONGER), Kept(tmp_path, "settings")
+    first = strength_tables(model, tiny_tokenizer(), (BEFORE, 0.0), *asked, store=store, progress=False)
+    for copies in tmp_path.rglob("group-lasso*"):
+        shutil.rmtree(copies)
+    trained, train = [], lasso.train_group_lasso
+    monkeypatch.setattr(
+        lasso, "train_group_lasso", lambda *a, **how: trained.append(how["strength"]) or train(*a, **how)
+    )
+    both = strength_tables(model, tiny_tokenizer(), (BEFORE, 0.1, 0.0), *asked, store=store, progress=False)
+    assert trained == [0.1]
+    for name, table in first.items():
+        again = both[name][both[name]["strength"] != 0.1].reset_index(drop=True)
+        pd.testing.assert_frame_equal(again.drop(columns="block_losses"), table.drop(columns="block_losses"))
+    assert both["lasso-recovery"]["neuron_sparsity"].eq(0.5).all()
 
 
 @pytest.mark.parametrize(

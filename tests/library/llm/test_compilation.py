@@ -9,7 +9,7 @@ import torch
 from tiny_llamas import tiny_llama
 from train_tiny_llm import CONFIG, blocks_of, labelled
 
-from narrowlib.llm.compilation import check_compiler, compiled_layers
+from narrowlib.llm.compilation import check_compiler, compiled_layers, written_attention
 from narrowlib.llm.distillation import soft_targets
 from narrowlib.llm.training import recover
 from narrowlib.llm.units import llama_units
@@ -106,6 +106,18 @@ def test_tokens_that_count_weigh_the_same_however_a_step_is_computed(changes, is
     for (name, plain), other in zip(ends[0][1].items(), ends[1][1].values(), strict=True):
         torch.testing.assert_close(plain, other, rtol=1e-3, atol=1e-4)
         assert torch.equal(plain, before[name]) != plain.requires_grad
+
+
+ATTENTION = [(8, "bfloat16", "eager"), (8, "float32", "sdpa"), (1024, "bfloat16", "sdpa")]
+
+
+@pytest.mark.parametrize(("length", "precision", "how"), ATTENTION)
+def test_attention_is_written_out_where_that_is_faster(length, precision, how):
+    model = tiny_llama("llama, tied")
+    with pytest.raises(KeyError), written_attention(model, length, precision):
+        assert model.config._attn_implementation == how
+        raise KeyError
+    assert model.config._attn_implementation == "sdpa"
 
 
 @needs_compiler
