@@ -192,7 +192,7 @@ def _language_models() -> Iterator[Part]:
     yield Part("llm-scores", "scores, blocks", scores.n_score_blocks, train, "bfloat16")
     yield Part("llm-scores", "ablation, blocks", ablated, forward, "float32")
     batch = train * pruning.recovery_batch_size
-    n_lasso = 1 + len(pruning.lasso_strengths)
+    n_lasso = len(pruning.strengths)
     yield Part("llm-pruning", "group lasso", pruning.lasso_steps * n_lasso, batch, "bfloat16")
     n_recovered = 3 * len(pruning.pairs) + 1 + n_lasso
     yield Part(

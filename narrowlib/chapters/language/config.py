@@ -166,6 +166,11 @@ class LLMPruningPage(Trained, _Page):
             raise ValueError("lasso_strengths holds only 0; it must hold at least one number above 0")
         return self
 
+    @property
+    def strengths(self) -> tuple[float, ...]:
+        """Of all trainings before the cut; the last, 0, is the control."""
+        return (*(strength for strength in self.lasso_strengths if strength), 0.0)
+
     @part
     def pruning(self) -> LLMPruningConfig:
         """The configuration of the experiments."""

@@ -241,6 +241,7 @@ def flatness_measures(curves: pd.DataFrame) -> dict[str, Interval]:
     dict
         With intervals over blocks, ``flat``: `flat_sparsity` of the model whose curve is flat the longest, among those
         with a positive strength.  ``flat_gain``: that less the same of the model as it was, on the same blocks.
+        ``beyond_control``: that less the same of the model trained as long with strength 0; NaN without one.
     """
     by_strength = dict(list(curves.sort_values("sparsity").groupby("strength", dropna=False)))
     sparsities = np.array(sorted(curves["sparsity"].unique()))
@@ -253,11 +254,14 @@ def flatness_measures(curves: pd.DataFrame) -> dict[str, Interval]:
         each = [flat_sparsity(sparsities.tolist(), column) for column in means.reshape(len(means), -1).T.tolist()]
         return np.array(each).reshape(means.shape[1:])
 
-    best = max(regularised, key=lambda each: flat(halves(each)[0]))
-    best, before = (halves(each)[1] for each in (best, before))
-    both = np.concatenate([best, before])
-    gain = bootstrap(lambda drawn: flat(drawn[: len(best)]) - flat(drawn[len(best) :]), both)
-    return {"flat": bootstrap(flat, best), "flat_gain": gain}
+    best = halves(max(regularised, key=lambda each: flat(halves(each)[0])))[1]
+
+    def gain(over: np.ndarray) -> Interval:
+        both = np.concatenate([best, halves(over)[1]])
+        return bootstrap(lambda drawn: flat(drawn[: len(best)]) - flat(drawn[len(best) :]), both)
+
+    control = gain(losses[0.0]) if 0.0 in losses else Interval(math.nan)
+    return {"flat": bootstrap(flat, best), "flat_gain": gain(before), "beyond_control": control}
 
 
 def halves(losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -64,10 +64,9 @@ def tables(config: Config, *, piece: str = "", progress: bool = True) -> dict[st
 
     @cache
     def after_lasso() -> dict[str, pd.DataFrame]:
-        strengths = (BEFORE, *(strength for strength in config.lasso_strengths if strength), 0.0)
         asked = (config.sparsities, config.lasso_sparsity, config.pruning)
         each = Kept(config.checkpoints, asked, device=base.device)  # the other strengths of the record do not count
-        return strength_tables(base, tokenizer, strengths, *asked, store=each, progress=progress)
+        return strength_tables(base, tokenizer, (BEFORE, *config.strengths), *asked, store=each, progress=progress)
 
     def lasso() -> pd.DataFrame:
         return after_lasso()["lasso"]

@@ -294,7 +294,8 @@ def test_measures_by_hand():
     curves = pd.DataFrame(rows, columns=["strength", "sparsity", "loss"])
     assert flat_sparsities(curves).tolist() == pytest.approx([1.0, 0.75, 0.25, 0.25])  # 0, 0.1, 0.3, before
     values = {name: each.value for name, each in flatness_measures(curves).items()}
-    assert values == pytest.approx({"flat": 0.75, "flat_gain": 0.5})  # 0 is not group lasso
+    assert values == pytest.approx({"flat": 0.75, "flat_gain": 0.5, "beyond_control": -0.25})  # 0 is not group lasso
+    assert math.isnan(flatness_measures(curves[curves["strength"] != 0])["beyond_control"].value)
     ends = {BEFORE: (7.0, 2.0), 0.0: (1.0, 1.0), 0.1: (5.0, 2.5), 0.3: (6.0, 2.25)}
     rows = [(strength, step, loss) for strength, pair in ends.items() for step, loss in zip((0, 9), pair)]
     recovery = pd.DataFrame(rows, columns=["strength", "step", "loss"]).assign(split="held out")

@@ -144,9 +144,10 @@ def m2(rng, effect):
 
 
 def l1(rng, effect):
+    """Without an effect: training flattens the curve, with a penalty or without."""
     blocks, rows = rng.normal(3, 0.5, 64), []
-    for strength in (np.nan, 1e-4, 3e-4, 1e-3):
-        rise = 0.05 if effect and strength > 0 else 1.0
+    for strength in (np.nan, 0.0, 1e-4, 3e-4, 1e-3):
+        rise = 0.05 if effect and strength > 0 else 1.0 if effect or np.isnan(strength) else 0.6
         for cut in (0.0, 0.2, 0.4, 0.6, 0.8):
             losses = blocks + 0.25 * cut * rise + rng.normal(0, 0.1, 64)
             rows.append((strength, cut, losses.mean(), losses))
