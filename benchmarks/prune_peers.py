@@ -7,13 +7,14 @@ column W_u over calibration tokens, and g gradients of the summed loss:
 - *minitron* (Muralidharan et al., 2024): the norm of the unit's activation.
 - *flap* (An et al., 2024): variance of the input times the squared norm of the column; the mean of what went is added
   as a bias.  It is defined for neurons, not for residual dimensions.
-- *taylor* (Molchanov et al., 2019, as in Torch-Pruning's group importance): sum of absolute weight times gradient over
-  all that belongs to the unit, with gradients summed over all tokens.  Torch-Pruning itself is not run.
+- *torch-pruning* (Fang et al., 2023): the package itself, with its default importance for language models, the sum of
+  absolute weight times gradient over all that belongs to the unit (Molchanov et al., 2019).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import copy
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import torch
@@ -32,7 +33,6 @@ from narrowlib.llm.scores import score_units
 from narrowlib.llm.units import llama_units
 from narrowlib.pruning import keep_masks
 from narrowlib.recipe.settings import RecipeConfig
-from narrowlib.units import UnitGroup, unit_sums
 
 SKILLS = ("python", "english")
 CUTS = (("neurons", 0.25), ("neurons", 0.5), ("neurons", 0.75), ("residual", 0.2))
@@ -40,7 +40,6 @@ LENGTH, CALIBRATED, SELECTED, READ = 512, 16, 8, 16  # tokens of a block, and bl
 AT_ONCE = 4
 
 Scores = dict[str, Tensor]
-Groups = tuple[UnitGroup, ...]
 
 
 def prune_peers() -> list[Row]:
@@ -99,9 +98,14 @@ def _measured(run: Callable[[], nn.Module], device: torch.device) -> tuple[nn.Mo
 
 def masks_of(model: nn.Module, scores: Scores, kind: str, share: float) -> dict[str, Tensor]:
     """Masks that keep the units of highest score, the same number in every layer."""
+    return keep_masks(scores, n_kept=sizes_of(model, kind, share)[1], scope="per_layer")
+
+
+def sizes_of(model: nn.Module, kind: str, share: float) -> tuple[int, int]:
+    """Units of a layer, and how many of them a cut keeps."""
     size = model.config.intermediate_size if kind == "neurons" else model.config.hidden_size
-    n_kept = round(size * (1 - share)) if kind == "neurons" else round_hidden_size(model, size * (1 - share))
-    return keep_masks(scores, n_kept=n_kept, scope="per_layer")
+    kept = size * (1 - share)
+    return size, round(kept) if kind == "neurons" else round_hidden_size(model, kept)
 
 
 def _named(
@@ -163,21 +167,48 @@ def input_moments(model: nn.Module, calibration: Tensor) -> list[tuple[Tensor, T
     return [(first / n, second / n - (first / n).square()) for first, second in sums]
 
 
-def taylor_scores(model: nn.Module, groups: Groups, batches: tuple[Tensor, ...]) -> Scores:
-    """Sum over all that belongs to a unit of |weight times gradient|, gradients summed over all batches."""
-    model.zero_grad()
-    for ids in batches:
-        next_token_loss(model(input_ids=ids, use_cache=False).logits, ids, reduction="sum").backward()
-    parameters: Mapping[str, Tensor] = {name: each.detach() for name, each in model.named_parameters()}
-    gradients = {name: each.grad for name, each in model.named_parameters()}
-    scores = {g.name: unit_sums(g, parameters, gradients, of=lambda w, d: (w * d).abs()) for g in groups}
-    model.zero_grad()
-    return scores
+def _torch_pruning(model: nn.Module, kind: str, share: float, calibration: Tensor, select: Tensor) -> nn.Module:
+    """Cut by Torch-Pruning, from the layers that write neurons or the residual stream on."""
+    import torch_pruning
+
+    class Norm(torch_pruning.function.BasePruningFunc):
+        """How the weight of an RMSNorm is cut, which the package leaves to its users."""
+
+        def prune_out_channels(self, layer: nn.Module, idxs: list[int]) -> nn.Module:
+            kept = torch.ones(len(layer.weight), dtype=torch.bool).index_fill(0, torch.tensor(idxs), False)
+            layer.weight = nn.Parameter(layer.weight.detach()[kept])
+            return layer
+
+        def get_out_channels(self, layer: nn.Module) -> int:
+            return len(layer.weight)
+
+        prune_in_channels, get_in_channels = prune_out_channels, get_out_channels
+
+    cut = copy.deepcopy(model)
+    for ids in calibration.split(AT_ONCE):
+        next_token_loss(_logits(cut, ids), ids, reduction="sum").backward()
+    layers = cut.model.layers
+    n_units, n_kept = sizes_of(model, kind, share)
+    writers = tuple(writer for layer in layers for writer in (layer.self_attn.o_proj, layer.mlp.down_proj))
+    others = [getattr(layer.self_attn, f"{name}_proj") for layer in layers for name in "qkv"]
+    roots = [layer.mlp.gate_proj for layer in layers] if kind == "neurons" else [writers]
+    torch_pruning.pruner.BasePruner(
+        cut,
+        calibration[:1, :8],  # to trace the model with
+        importance=torch_pruning.importance.GroupTaylorImportance(),
+        pruning_ratio=0.0,
+        pruning_ratio_dict=dict.fromkeys(roots, 1 - n_kept / n_units),
+        ignored_layers=[cut.lm_head, *others],
+        customized_pruners={type(layers[0].input_layernorm): Norm()},
+        forward_fn=_logits,
+        root_module_types=[nn.Linear],
+    ).step()
+    cut.zero_grad()
+    return cut
 
 
-def _taylor(model: nn.Module, kind: str, share: float, calibration: Tensor, select: Tensor) -> nn.Module:
-    scores = taylor_scores(model, llama_units(model, kind), calibration.split(AT_ONCE))
-    return sliced(model, masks_of(model, scores, kind, share))
+def _logits(model: nn.Module, ids: Tensor) -> Tensor:
+    return model(input_ids=ids, use_cache=False).logits
 
 
 METHODS: dict[str, Callable[..., nn.Module]] = {  # ours first
@@ -187,5 +218,5 @@ METHODS: dict[str, Callable[..., nn.Module]] = {  # ours first
     "wanda-sp": partial(_named, variant="wanda"),
     "minitron": partial(_named, variant="activation norm"),
     "flap": _flap,
-    "taylor": _taylor,
+    "torch-pruning": _torch_pruning,
 }
