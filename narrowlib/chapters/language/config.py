@@ -166,6 +166,11 @@ class LLMPruningPage(Trained, _Page):
             raise ValueError("lasso_strengths holds only 0; it must hold at least one number above 0")
         return self
 
+    @property
+    def trainings(self) -> tuple[Any, ...]:
+        """Settings of the store of single trainings, which page and record share; not which strengths and cuts."""
+        return self.sparsities, self.lasso_sparsity, self.pruning
+
     @part
     def pruning(self) -> LLMPruningConfig:
         """The configuration of the experiments."""
