@@ -1,12 +1,15 @@
-"""The device of a run, its fast precision, and torchvision beside a CPU build of torch."""
+"""The device of a run, the way to it, its fast precision, and torchvision beside a CPU build of torch."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import get_args
 
 import torch
+from torch import Tensor
 
 from narrowlib.settings import AutoPrecision, Device
 
@@ -67,6 +70,35 @@ def is_bfloat16(precision: str, device: torch.device) -> bool:
         return torch.cuda.get_device_capability(device) >= (8, 0)
     able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return any(able.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+@contextmanager
+def tensor_cores(device: torch.device) -> Iterator[None]:
+    """Inside ``with``, a GPU rounds what enters float32 matrix products to TF32; their sums stay float32."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if device.type == "cuda" else before)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def fast_width(n_units: int, most: int, device: torch.device) -> int:
+    """Units of a layer that holds so many and zeros: on a GPU a multiple of 8, as its tensor cores take, or ``most``.
+
+    Examples
+    --------
+    >>> fast_width(9, 32, torch.device("cuda")), fast_width(9, 12, torch.device("cuda"))
+    (16, 12)
+    """
+    return min(most, -(-n_units // 8) * 8) if device.type == "cuda" else n_units
+
+
+def moved(values: Tensor, device: torch.device) -> Tensor:
+    """The values on a device; the host goes on while they are copied to a GPU."""
+    if device.type == "cuda" and not values.is_cuda:
+        values = values.pin_memory()
+    return values.to(device, non_blocking=device.type == "cuda")
 
 
 def prepare_torchvision() -> None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
+from narrowlib.devices import moved
 from narrowlib.llm.families import logits_from, norm_after_mlp
 from narrowlib.llm.losses import evaluating
 from narrowlib.pruning import ablated
@@ -92,7 +93,7 @@ def ablation_losses(
     n_predicted = 0
     with evaluating(model), tqdm(desc="ablate", unit="unit", disable=not progress) as bar:
         for ids in batches:
-            run = _Run(model, ids.to(device), tokens_per_forward, neurons)
+            run = _Run(model, moved(ids, device), tokens_per_forward, neurons)
             base += run.loss(run.stream[-1])[0]
             for layer, losses in run.losses_without_neurons(bar.update).items():
                 totals[in_layer[layer]] += losses
@@ -164,13 +165,13 @@ class _Run:
                     hidden = self.layers[layer](hidden, **self.arguments[layer])
                 places = [place for at, place in chunk if at == layer]
                 if places:
-                    hidden = torch.cat([hidden, self._without_neurons(layer, places)])
+                    hidden = torch.cat([hidden, self._without_neurons(layer, slice(places[0], places[-1] + 1))])
             for (layer, _), loss in zip(chunk, self.loss(hidden)):
                 losses[layer].append(loss)
             report(len(chunk))
         return {layer: torch.stack(each) for layer, each in losses.items()}
 
-    def _without_neurons(self, layer: int, places: Sequence[int]) -> Tensor:
+    def _without_neurons(self, layer: int, places: slice) -> Tensor:
         """The stream after a layer without each of its neurons: (neurons * sequences, tokens, hidden)."""
         columns = self.layers[layer].mlp.down_proj.weight[:, self.neurons[layer][places]]  # (hidden, neurons)
         written = torch.einsum("stu,hu->usth", self.activations[layer][..., places], columns)
@@ -202,9 +203,7 @@ class _Run:
         lowest = min((int(match[1]) if match else 0 for match in layers), default=0)
         is_above = all(match or name.startswith(("model.norm", "lm_head")) for name, match in zip(group.axes, layers))
         for unit in units:
-            mask = torch.ones(group.n_units, dtype=torch.bool, device=units.device)
-            mask[unit] = False
-            with ablated(self.model, [group], {group.name: mask}):
+            with ablated(self.model, [group], {group.name: torch.arange(group.n_units, device=unit.device) != unit}):
                 start = self.stream[lowest] if is_above else self.model.model.embed_tokens(self.ids)
                 yield self.loss(self.run_from(lowest, start))
             report(1)

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from narrowlib.data.facts import Fact
+from narrowlib.devices import moved
 from narrowlib.llm.losses import evaluating
 
 if TYPE_CHECKING:
@@ -126,25 +127,27 @@ def _read(model: PreTrainedModel, shared: Tensor, rests: Sequence[list[int]]) ->
     Where a rest has no more tokens, the loss is 0 and the answer True.
     """
     longest, n_choices = max(map(len, rests)), len(rests) // len(shared)
-    targets = torch.tensor([rest + [0] * (longest - len(rest)) for rest in rests], device=model.device)
+    targets = moved(torch.tensor([rest + [0] * (longest - len(rest)) for rest in rests]), model.device)
     is_there = torch.tensor([[place < len(rest) for place in range(longest)] for rest in rests])
-    losses, greedy = torch.zeros(targets.shape), torch.ones(targets.shape, dtype=torch.bool)
-    outputs = model.base_model(input_ids=shared.to(model.device), use_cache=True)
+    losses, greedy = torch.zeros_like(targets, dtype=torch.float32), torch.ones_like(targets, dtype=torch.bool)
+    outputs = model.base_model(input_ids=moved(shared, model.device), use_cache=True)
     logits = _logits(model, outputs.last_hidden_state[:, -1])  # (facts, vocabulary), the same for all choices
     first = targets[:, 0].view(-1, n_choices)
-    losses[:, 0] = -logits.log_softmax(-1).gather(1, first).flatten().cpu()
-    greedy[:, 0] = (logits.argmax(-1, keepdim=True) == first).flatten().cpu()
+    losses[:, 0] = -logits.log_softmax(-1).gather(1, first).flatten()
+    greedy[:, 0] = (logits.argmax(-1, keepdim=True) == first).flatten()
     longer = is_there.sum(1).gt(1).nonzero().flatten()
     if len(longer):
-        ids, cache, later = targets[longer.to(model.device)], outputs.past_key_values, is_there[longer, 1:]
-        cache.batch_select_indices(longer.to(model.device) // n_choices)
+        row, place = moved(is_there[longer, 1:].nonzero().T, model.device)  # of every token behind the first
+        longer, cache = moved(longer, model.device), outputs.past_key_values
+        cache.batch_select_indices(longer // n_choices)
+        ids = targets[longer]
         hidden = model.base_model(input_ids=ids[:, :-1], past_key_values=cache, use_cache=True).last_hidden_state
-        logits = _logits(model, hidden[later.to(model.device)])  # (tokens, vocabulary)
-        following = ids[:, 1:][later.to(model.device)]
-        places = longer.repeat_interleave(later.sum(1)), later.nonzero()[:, 1] + 1
-        losses[places] = F.cross_entropy(logits, following, reduction="none").cpu()
-        greedy[places] = (logits.argmax(-1) == following).cpu()
-    return losses, greedy
+        logits = _logits(model, hidden[row, place])  # (tokens, vocabulary)
+        following = ids[row, place + 1]
+        losses[longer[row], place + 1] = F.cross_entropy(logits, following, reduction="none")
+        greedy[longer[row], place + 1] = logits.argmax(-1) == following
+    losses, greedy = torch.stack([losses, greedy.float()]).cpu()  # one look at the device
+    return losses, greedy.bool()
 
 
 def _logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from narrowlib.devices import is_bfloat16
-from narrowlib.llm.losses import mean_of_counted
+from narrowlib.devices import is_bfloat16, moved
+from narrowlib.llm.losses import mean_of_counted, one_text_per_block
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -220,16 +220,17 @@ def _batches(
     device = teacher.device
     for start in range(0, len(blocks), batch_size):
         rows = blocks[start : start + batch_size]
-        text = [torch.tensor(rows[name], device=device) for name in _text_columns(blocks)]
-        ids = text[0]  # (n, t)
-        with torch.autocast(device.type, torch.bfloat16, enabled=is_bfloat16):
+        text = [torch.tensor(rows[name]) for name in _text_columns(blocks)]
+        ids = moved(text[0], device)  # (n, t)
+        with one_text_per_block(), torch.autocast(device.type, torch.bfloat16, enabled=is_bfloat16):
             logits = teacher(input_ids=ids, use_cache=False).logits[:, :-1]
         scaled = logits.float() / temperature  # (n, t - 1, vocabulary)
         top = scaled.topk(n_kept, dim=-1)
         log_p = top.values - scaled.logsumexp(-1, keepdim=True)
-        values = [*(each.int() for each in text), top.indices.int(), log_p.half()]
+        tokens, log_p = torch.stack([top.indices.double(), log_p.double()]).cpu()  # one look at the device
+        values = [*(each.int() for each in text), tokens.int(), log_p.half()]
         columns = [
-            pa.FixedSizeListArray.from_arrays(pa.array(each.cpu().numpy().ravel()), each[0].numel()) for each in values
+            pa.FixedSizeListArray.from_arrays(pa.array(each.numpy().ravel()), each[0].numel()) for each in values
         ]
         yield pa.record_batch([*columns, pa.array([temperature] * len(ids), pa.float32())], schema=schema)
         bar.update(len(ids))

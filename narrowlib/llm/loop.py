@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import get_scheduler
 
-from narrowlib.devices import is_bfloat16
+from narrowlib.devices import is_bfloat16, moved
 from narrowlib.llm.costs import Clock
 from narrowlib.llm.distillation import TOP_LOG_P, TOP_TOKENS, Distillation, as_arrays
 from narrowlib.llm.losses import block_weights, next_token_loss
@@ -154,9 +154,7 @@ class Loop:
     def _batch(self, blocks: Any, places: Sequence[int]) -> dict[str, Tensor]:
         rows = blocks[places]
         batch = {name: torch.tensor(rows[name], dtype=dtype) for name, dtype in _COLUMNS.items() if name in rows}
-        if self.device.type == "cuda":  # the host goes on while it is copied
-            batch = {name: values.pin_memory() for name, values in batch.items()}
-        return {name: values.to(self.device, non_blocking=True) for name, values in batch.items()}
+        return {name: moved(values, self.device) for name, values in batch.items()}
 
     def _logits(self, model: nn.Module, ids: Tensor) -> Tensor:
         """(n, t) -> (n, t, vocabulary)"""
@@ -193,13 +191,12 @@ class Loop:
 
     def _record(self, step: int) -> float:
         """The mean training loss since the last record, and what training took."""
-        reduce = self.accelerator.reduce
-        losses = {"train": float(reduce(self.loss, "mean")) / (step - self.recorded)}
+        hard = [torch.stack(self.hard_losses).mean()] if self.hard_losses else []
+        told = torch.cat([moved(self.clock.read(), self.device), torch.stack([self.loss, *hard]).double()])
+        seconds, joules, total, *hard = self.accelerator.reduce(told, "mean").tolist()  # the one look at the device
+        losses = dict(zip(("train", "train, hard"), (total / (step - self.recorded), *hard)))
         check_loss(losses["train"], step, self.config.learning_rate)
-        if self.hard_losses:
-            losses["train, hard"] = float(reduce(torch.stack(self.hard_losses).mean(), "mean"))
-        spent = self.clock.read().to(self.device)
-        costs = {"seconds": float(spent[0]), "joules": float(reduce(spent[1], "sum"))}
+        costs = {"seconds": seconds, "joules": joules * self.accelerator.num_processes}
         self.rows += [{"step": step, "split": split, "loss": loss, **costs} for split, loss in losses.items()]
         self.recorded, self.hard_losses = step, []
         self.loss.zero_()

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from narrowlib.data.chats import IGNORED
+from narrowlib.devices import moved, tensor_cores
 from narrowlib.llm.families import logits_from
 
 if TYPE_CHECKING:
@@ -44,11 +45,11 @@ def one_text_per_block() -> Iterator[None]:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside ``with``, the previous mode afterwards."""
+    """Evaluation mode inside ``with``, in TF32 on a GPU; the previous mode afterwards."""
     was_training = model.training
     model.eval()
     try:
-        with one_text_per_block():
+        with one_text_per_block(), tensor_cores(next(model.parameters()).device):
             yield
     finally:
         model.train(was_training)
@@ -147,9 +148,9 @@ def token_losses(
         raise ValueError(f"input_ids has shape {tuple(input_ids.shape)}; it must be (batch, length), length at least 2")
     if rows_at_once < 1:
         raise ValueError(f"rows_at_once is {rows_at_once}; it must be at least 1")
-    ids = input_ids.to(device=model.device, dtype=torch.long)
+    ids = moved(input_ids.long(), model.device)
     hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]  # (batch, length - 1, width)
-    targets = (ids if labels is None else labels.to(ids))[:, 1:].flatten()
+    targets = (ids if labels is None else moved(labels.long(), model.device))[:, 1:].flatten()
     rows = hidden.flatten(0, 1)
     head, finished = model.get_output_embeddings(), logits_from(model.config)
     losses = [
@@ -201,7 +202,7 @@ def block_losses(
         for start in range(0, len(blocks), batch_size):
             ids, labels = rows_of(blocks, start, min(start + batch_size, len(blocks)))  # (batch, length)
             more = (ids.shape[1] - 1) / is_counted(labels).sum(1).clamp(min=1)
-            losses.append(token_losses(model, ids, labels).mean(1) * more.to(model.device))
+            losses.append(token_losses(model, ids, labels).mean(1) * moved(more, model.device))
             bar.update(len(ids))
     return torch.cat(losses).cpu()
 

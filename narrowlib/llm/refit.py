@@ -117,10 +117,11 @@ class _Kept:
             mask = masks[group.name].to(model.device)
             for each in group.slices:
                 if each.parameter.endswith("_proj.weight"):
+                    places = mask.repeat_interleave(each.block).nonzero()[:, 0]  # for which no host waits in a loop
                     if each.axis == 0:
-                        self.outputs[each.parameter] = mask.repeat_interleave(each.block)
+                        self.outputs[each.parameter] = places
                     elif not bool(mask.all()):
-                        self.inputs[each.parameter] = mask.repeat_interleave(each.block)
+                        self.inputs[each.parameter] = places
         self.is_residual = "residual" in masks and not bool(masks["residual"].all())
 
 
@@ -210,10 +211,11 @@ def _solve(
             y = y.float() if layer.bias is None else y.float() - layer.bias.float()
             product = (y.T @ x).double()
             crossed[name] = product + crossed[name] if name in crossed else product
-    if not gram.isfinite().all():
-        raise ValueError(f"inputs of {first} of layer {number} are too large for a refit; set refit to 'off'")
     damping = ridge * gram.diagonal().mean().clamp_min(torch.finfo(torch.float32).tiny)
-    factor = torch.linalg.cholesky(gram + damping * torch.eye(len(gram), dtype=gram.dtype, device=gram.device))
+    eye = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    factor, fails = torch.linalg.cholesky_ex(gram + damping * eye)
+    if (fails != 0) | ~gram.isfinite().all():
+        raise ValueError(f"inputs of {first} of layer {number} are too large for a refit; set refit to 'off'")
     for name, layer in linear.items():
         right = crossed[name] + damping * layer.weight.double()
         layer.weight.copy_(torch.cholesky_solve(right.T, factor).T.to(layer.weight.dtype))

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from narrowlib.devices import moved
 from narrowlib.llm.families import norm_offset_of
 from narrowlib.llm.losses import evaluating, is_counted, next_token_loss
 from narrowlib.llm.settings import FORWARD_ONLY, FROM_READS, FROM_TOKENS, FROM_WEIGHTS, VARIANTS, WITHOUT_DATA
@@ -148,7 +149,7 @@ def _scores_from_data(
         for batch in tqdm(batches, desc="score units", unit="batch", disable=not progress):
             ids, labels = batch if isinstance(batch, tuple) else (batch, batch)
             n_predicted += int(is_counted(labels).sum())
-            ids, labels = ids.to(device), labels.to(device)  # (sequences, tokens)
+            ids, labels = moved(ids, device), moved(labels, device)  # (sequences, tokens)
             if set(variants) <= set(FORWARD_ONLY):
                 with torch.no_grad():
                     body(input_ids=ids, use_cache=False)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from narrowlib.devices import moved
 from narrowlib.pruning import slice_state
 from narrowlib.stacks.networks import MLPStack
 from narrowlib.stacks.steps import DrawBatch, Sampler, StackSteps
@@ -157,9 +158,10 @@ class Cohort:
     def _move(self, source: list[int]) -> None:
         """Place i of the first ones takes what lay at ``source[i]``."""
         if source != list(range(len(source))):
+            places = moved(torch.tensor(source), self._whole.weights[0].device)
             for tensors in self._state().values():
                 for tensor in tensors.values():
-                    tensor[: len(source)] = tensor[source]
+                    tensor[: len(source)] = tensor[places]
 
     def _bind(self) -> None:
         """Give the optimiser a view of every range of runs that share rate and age, and start its steps."""
@@ -185,7 +187,7 @@ class Cohort:
         optimiser.state.update(moments)
         if self._optimiser == "adam":
             for view, remembered in moments.items():
-                remembered["step"] = torch.tensor(float(ages[view]), device=view.device)
+                remembered["step"] = torch.full((), float(ages[view]), device=view.device)
         generators = [self._generators[run] for run in self.runs]
         self._steps = StackSteps(self.stack, optimiser, generators, self._draw_batch, **self._options)
 

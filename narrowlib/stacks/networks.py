@@ -9,6 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from narrowlib.devices import moved
 from narrowlib.units import Slice, UnitGroup
 
 CPU_PREDICTION_BYTES, GPU_PREDICTION_BYTES = 16 * 2**20, 2**30  # activations of one block of samples to classify
@@ -127,7 +128,7 @@ def predictions(stack: MLPStack, inputs: Tensor, classes: Sequence[int] | None =
 
     Of equal logits the first counts; where one is NaN there is no class, and -1 stands for it.
     """
-    answers = torch.tensor(range(stack.sizes[-1]) if classes is None else classes, device=inputs.device)
+    answers = moved(torch.tensor(range(stack.sizes[-1]) if classes is None else classes), inputs.device)
     block_bytes = GPU_PREDICTION_BYTES if inputs.is_cuda else CPU_PREDICTION_BYTES
     blocks = inputs.split(max(1, block_bytes // (4 * stack.n_runs * max(stack.sizes))))
     logits = (stack(block.expand(stack.n_runs, -1, -1)) for block in blocks)  # (runs, block, classes)

@@ -121,8 +121,8 @@ def train_stack(
         Called after every step; changes the parameters in place, to hold removed units at zero or to take a proximal
         step.
     leave : callable, optional
-        From a record (n_runs, n_tasks) to whether each run is done, bool (n_runs).  A run that is done trains no
-        more, and costs nothing.  Not together with a penalty or constraint, which know the whole stack.
+        From a record on the CPU (n_runs, n_tasks) to whether each run is done, bool (n_runs).  A run that is done
+        trains no more, and costs nothing.  Not together with a penalty or constraint, which know the whole stack.
     checkpoint : Checkpoint, optional
         Where everything is saved about once a minute, see `narrowlib.store.kept.Kept.checkpoint`.  When it was left by
         the same training, this goes on from it, to the same result bit for bit.  It is removed at the end.
@@ -154,7 +154,7 @@ def train_stack(
     cohort = Cohort(stack, draw_batch, generators, rates, settings={"eps": config.eps}, **hooks)
     records: list[Tensor] = []
     if found := store.resume(config, *begun, stack.weights[0].device.type):
-        losses = found[0].pop("records", torch.empty(0)).to(stack.weights[0].device)
+        losses = found[0].pop("records", torch.empty(0))
         if cohort.restore(*found):
             records = list(losses)
     with tqdm(total=config.n_steps, initial=cohort.n_steps, desc=description, unit="step", disable=not progress) as bar:
@@ -162,7 +162,7 @@ def train_stack(
             n_left, present = config.n_steps - cohort.n_steps, cohort.runs
             n_steps = min(config.record_every, n_left)
             n_records = 1 if leave else min(records_per_graph(n_steps), n_left // n_steps)
-            losses = cohort.records(n_steps, n_records)
+            losses = cohort.records(n_steps, n_records).cpu()  # the one look at the device
             check_loss(losses.transpose(0, 1), cohort.n_steps, config.learning_rate)
             found = losses
             if len(present) < stack.n_runs:
@@ -178,7 +178,7 @@ def train_stack(
     cohort.bring_back()
     store.remove()
     absent = [torch.full_like(records[-1], torch.nan)] * (len(record_steps(config)) - len(records))
-    return torch.stack(records + absent).cpu()
+    return torch.stack(records + absent)
 
 
 def record_steps(config: TrainingConfig) -> list[int]:

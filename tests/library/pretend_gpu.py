@@ -14,6 +14,7 @@ import functools
 import hashlib
 import importlib.util
 import os
+import runpy
 import subprocess
 import sys
 import tempfile
@@ -80,7 +81,7 @@ CUDA = torch.device("cuda", 0)
 _SIZES_FROM_VALUES = {
     aten.nonzero.default, aten.masked_select.default, aten._unique2.default, aten.unique_dim.default,
     aten.unique_consecutive.default, aten.repeat_interleave.Tensor, aten.bincount.default, aten.equal.default,
-    aten._local_scalar_dense.default,
+    aten._local_scalar_dense.default, aten._linalg_check_errors.default,
 }  # fmt: skip
 
 
@@ -252,11 +253,13 @@ class GPU(TorchDispatchMode):
                     raise RuntimeError(f"Expected a 'cuda' device type for generator but found {where!r}: {func}")
                 if self.tape is not None:
                     raise RuntimeError("a generator that is not registered with the graph is used while capturing")
-        elsewhere = [each for each in tensors if not isinstance(each, OnGPU)]
+        elsewhere = [each for each in tensors if not (isinstance(each, OnGPU) or each.is_meta)]
         if is_move:
             source, target = (args[1], args[0]) if func is aten.copy_.default else (args[0], None)
             from_gpu = isinstance(source, OnGPU)
             onto_gpu = isinstance(target, OnGPU) if target is not None else to_gpu
+            if not source.numel():
+                return
             if from_gpu and not onto_gpu:
                 self._wait(f"{func} to the host")
             elif onto_gpu and not from_gpu and not kwargs.get("non_blocking"):
@@ -372,27 +375,26 @@ def _mutated(func, args, kwargs):
 
 
 def main(arguments: list[str]) -> int:
-    """Tests, named as pytest names them, in this process."""
+    """Tests, named as pytest names them, or ``-m MODULE ARGUMENTS`` as Python takes it, on the GPU."""
     import warnings
-
-    import pytest
 
     from narrowlib.llm import loop  # noqa: F401 (what accelerate imports must see the real torch.cuda)
 
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    options = [
-        "-p",
-        "no:unraisableexception",
-        "-p",
-        "no:cacheprovider",
-        "-o",
-        "addopts=",
-        "-q",
-        "--tb=short",
-        "--durations=5",
-    ]
-    return pytest.main([*options, *arguments])
+    if arguments[0] == "-m":
+        sys.path[0], sys.argv = str(Path.cwd()), arguments[1:]
+        with GPU() as gpu:
+            try:
+                runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
+            finally:
+                print(gpu.n_captures, "captures", gpu.n_replays, "replays", gpu.waits.total(), "waits, most often of")
+                print(*(f"{n:7} {what} at {line}" for (what, line), n in gpu.waits.most_common(20)), sep="\n")
+        return 0
+    import pytest
+
+    options = "-p no:unraisableexception -p no:cacheprovider -o addopts= -q --tb=short --durations=5"
+    return pytest.main([*options.split(), *arguments])
 
 
 if __name__ == "__main__":

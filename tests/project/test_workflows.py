@@ -79,6 +79,18 @@ def test_gpu_runs_weekly_on_demand_and_by_label_of_this_repository_only():
     assert "head.repo.full_name == github.repository" in workflow["jobs"]["paper"]["if"]
 
 
+def test_a_failed_step_stops_no_other_and_nothing_long_runs_without_a_gpu():
+    """What was left off with is restored before it is saved again."""
+    about = load(ROOT / ".github" / "workflows" / "gpu.yml")["jobs"]["paper"]["steps"]
+    (first,) = (number for number, step in enumerate(about) if step.get("id") == "gpu")
+    assert about[first]["run"] == "make gpu" and about[first + 1]["run"].startswith("make gpu-queue")
+    for step in about[first + 2 :]:
+        what, when = step.get("run", step.get("uses", "")), step.get("if", "")
+        assert "always()" in when or "!cancelled()" in when, what
+        if what.startswith(("make records", "make book", "actions/cache")):
+            assert "steps.gpu.outcome == 'success'" in when, what
+
+
 def test_make_gpu_stops_where_there_is_none(monkeypatch, capsys):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert companion.main(["gpu"]) == 2

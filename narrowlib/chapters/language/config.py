@@ -171,6 +171,11 @@ class LLMPruningPage(Trained, _Page):
         """Of all trainings before the cut; the last, 0, is the control."""
         return (*(strength for strength in self.lasso_strengths if strength), 0.0)
 
+    @property
+    def trainings(self) -> tuple[Any, ...]:
+        """Settings of the store of single trainings, which page and record share; not which strengths and cuts."""
+        return self.sparsities, self.lasso_sparsity, self.pruning
+
     @part
     def pruning(self) -> LLMPruningConfig:
         """The configuration of the experiments."""

@@ -55,18 +55,17 @@ def tables(config: Config, *, piece: str = "", progress: bool = True) -> dict[st
     """
     loaded = load_causal_lm(config.model, device=config.device, block_length=config.block_length)
     base, tokenizer = loaded.model, loaded.tokenizer
-    store = Kept(config.checkpoints, config.asked, device=base.device)
+    store, each = (Kept(config.checkpoints, of, device=base.device) for of in (config.asked, config.trainings))
 
     def recovery() -> pd.DataFrame:
         scores = unit_scores(base, config.score_blocks(tokenizer), variants=COMPARED, progress=progress)
-        where = {"store": store, "progress": progress}
+        where = {"store": each, "progress": progress}
         return recovery_curves(base, tokenizer, scores, COMPARED, config.pairs, config.pruning, **where)
 
     @cache
     def after_lasso() -> dict[str, pd.DataFrame]:
-        asked = (config.sparsities, config.lasso_sparsity, config.pruning)
-        each = Kept(config.checkpoints, asked, device=base.device)  # the other strengths of the record do not count
-        return strength_tables(base, tokenizer, (BEFORE, *config.strengths), *asked, store=each, progress=progress)
+        strengths = (BEFORE, *config.strengths)
+        return strength_tables(base, tokenizer, strengths, *config.trainings, store=each, progress=progress)
 
     def lasso() -> pd.DataFrame:
         return after_lasso()["lasso"]

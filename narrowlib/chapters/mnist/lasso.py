@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import compress, product
 
 import pandas as pd
 import torch
@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from narrowlib.chapters.mnist.config import MnistConfig, Outcome, even_goal, recover_to_goal
 from narrowlib.chapters.mnist.outcomes import best_settings
 from narrowlib.data.digits import Digits
+from narrowlib.devices import fast_width
 from narrowlib.penalties import group_lasso_gradients_, group_norms
 from narrowlib.pruning import apply_masks, slice_state
 from narrowlib.stacks.cohort import run_chunks
@@ -188,6 +189,7 @@ class _Shrinking:
         self.cohort = step.cohort(stack, even.train_images, loss, rates, seeds, penalty=self._penalty)
         self.is_left = {group.name: torch.ones(len(cases), group.n_units, dtype=torch.bool, device=self.device)
                         for group in teacher.units}  # fmt: skip
+        self.counts = [[group.n_units for _ in cases] for group in teacher.units]  # of what is left, by layer
         self.targets = [sorted(config.lasso.method.neurons, reverse=True) for _ in cases]
 
     def run(self, bar: tqdm):
@@ -204,11 +206,12 @@ class _Shrinking:
             yield from self._cut()
             is_over = self._n_points() + n_between * method.step.batch_size > method.max_points
             is_done = [is_over or not self.targets[run] for run in cohort.runs]
+            bar.update(sum(is_done))
             if any(is_done):
-                bar.update(sum(is_done))
                 cohort.leave(is_done)
                 going_on = [not done for done in is_done]
                 self.is_left = {name: mask[going_on] for name, mask in self.is_left.items()}
+                self.counts = [list(compress(layer, going_on)) for layer in self.counts]
             self._narrow()
 
     def _penalty(self) -> None:
@@ -219,9 +222,8 @@ class _Shrinking:
 
     def _look(self):
         found = accuracies(self.cohort.stack, self.even.test_images, self.even.test_labels).tolist()
-        counts = sum(mask.sum(1) for mask in self.is_left.values()).tolist()
-        for run, accuracy, count in zip(self.cohort.runs, found, counts, strict=True):
-            yield (*self.cases[run], self._n_points(), count, accuracy)
+        for run, accuracy, *count in zip(self.cohort.runs, found, *self.counts, strict=True):
+            yield (*self.cases[run], self._n_points(), sum(count), accuracy)
 
     def _cut(self):
         """Drop neurons of small norm, but never the last one of a layer."""
@@ -232,9 +234,9 @@ class _Shrinking:
             self.is_left[name] = (norms >= self.config.lasso.dropped_below) | (norms == norms.amax(1, keepdim=True))
         for tensors in cohort.state.values():  # without moments, a neuron of zeros stays one
             apply_masks(cohort.stack.units, tensors, self.is_left)
-        counts = sum(mask.sum(1) for mask in self.is_left.values()).tolist()
-        for place, (run, count) in enumerate(zip(list(cohort.runs), counts, strict=True)):
-            while self.targets[run] and count <= self.targets[run][0]:
+        self.counts = torch.stack([mask.sum(1) for mask in self.is_left.values()]).tolist()
+        for place, (run, *count) in enumerate(zip(list(cohort.runs), *self.counts, strict=True)):
+            while self.targets[run] and sum(count) <= self.targets[run][0]:
                 yield Shrunk(run, self.targets[run].pop(0), cohort.n_steps, self._state_of(place))
 
     def _state_of(self, place: int) -> dict[str, dict[str, Tensor]]:
@@ -247,12 +249,13 @@ class _Shrinking:
 
     def _narrow(self) -> None:
         """Cut neurons out of the tensors that no longer do anything in any run."""
-        widest = [int(mask.sum(1).max()) if len(mask) else 0 for mask in self.is_left.values()]
         widths = [mask.shape[1] for mask in self.is_left.values()]
+        counts = [max([1, *layer]) for layer in self.counts]
+        widest = [fast_width(count, width, self.device) for count, width in zip(counts, widths, strict=True)]
         if not self.cohort.runs or all(w > WORTH_NARROWING * width for w, width in zip(widest, widths, strict=True)):
             return
         kept = {
-            name: mask.float().argsort(dim=1, descending=True, stable=True).argsort(1) < max(1, width)
+            name: mask.float().argsort(dim=1, descending=True, stable=True).argsort(1) < width
             for (name, mask), width in zip(self.is_left.items(), widest, strict=True)
         }
         self.cohort.narrow(kept)

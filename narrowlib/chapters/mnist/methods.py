@@ -50,8 +50,9 @@ def train_teacher(config: TeacherConfig, digits: Digits, *, progress: bool = Tru
                 optimiser.zero_grad()
                 loss.backward()
                 optimiser.step()
-            check_loss(loss.detach(), epoch * n_train // config.batch_size, config.learning_rate)
-            accuracy = accuracies(stack, digits.test_images, digits.test_labels).item()
+            found = accuracies(stack, digits.test_images, digits.test_labels)
+            last, accuracy = torch.cat([loss.detach()[None], found]).tolist()  # one look at the device
+            check_loss(last, epoch * n_train // config.batch_size, config.learning_rate)
             plateau.step(accuracy)
             bar.update()
             if accuracy >= best:

@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import Field
 
 from narrowlib.chapters.pages import Folder, Page
+from narrowlib.devices import pick_device
 from narrowlib.llm.small_base import NAME, SmallBaseConfig, cached_folder
 from narrowlib.settings import Count
 from narrowlib.store.digests import digest_of
@@ -27,7 +28,8 @@ class Config(Page, SmallBaseConfig):
     def folder(self) -> Path:
         """Folder of the training, named by its settings alone, so that another version of this code can continue it.
 
-        In the cache the code counts too.
+        A GPU has its own.  In the cache the code counts too.
         """
-        named = f"{NAME}-base-{digest_of(self.recipe)[:12]}"
+        place = pick_device(self.device).type
+        named = "-".join([NAME, "base", digest_of(self.recipe)[:12], *([place] if place != "cpu" else [])])
         return Path(self.checkpoints, named) if self.checkpoints else cached_folder(self.recipe)

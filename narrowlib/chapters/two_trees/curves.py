@@ -20,6 +20,7 @@ from narrowlib.chapters.two_trees.networks import (
     sampler,
 )
 from narrowlib.cmsp import task_name
+from narrowlib.devices import fast_width
 from narrowlib.pruning import apply_masks, keep_masks, slice_state
 from narrowlib.stacks.cohort import runs_per_chunk
 from narrowlib.stacks.gradients import cross_entropy
@@ -177,8 +178,8 @@ def cut_out(stack: MLPStack, runs: Sequence[int], masks: Mapping[str, Tensor]) -
 
 
 def _equally_many(mask: Tensor) -> Tensor:
-    """The mask with as many units in every run as in the fullest, and at least one."""
-    n_units = max(1, int(mask.sum(1).max()))
+    """The mask with as many units in every run as in the fullest, or some more, and at least one."""
+    n_units = fast_width(max(1, int(mask.sum(1).max())), mask.shape[1], mask.device)
     first = mask.int().argsort(dim=1, descending=True, stable=True)[:, :n_units]  # kept ones, then others
     return torch.zeros_like(mask).scatter_(1, first, True)
 

@@ -185,7 +185,7 @@ def test_batches_are_shared_out_evenly():
         llm_pruning.Config(lasso_strengths="0")
 
 
-def test_tables_are_made_once(loaded, tmp_path, monkeypatch):
+def test_tables_are_made_once_and_the_page_finds_its_trainings(loaded, model, tmp_path, monkeypatch):
     steps = {"recovery_steps": 2, "lasso_steps": 2, "recovery_batch_size": 2, "n_warmup": 0, "compiled": False}
     what = {"pairs": "0.5/0.25", "lasso_strengths": "0 0.01", "sparsities": "0 0.5", "device": "cpu"}
     config = llm_pruning.Config(**TEXT, **steps, **what, checkpoints=str(tmp_path))
@@ -196,6 +196,14 @@ def test_tables_are_made_once(loaded, tmp_path, monkeypatch):
         assert math.isnan(strengths[0]) and strengths[1:].tolist() == [1e-2, 0.0]
     monkeypatch.setattr(recovery, "recover", None)  # nothing is trained a second time
     monkeypatch.setattr(lasso, "train_group_lasso", None)
+    store, where = Kept(config.checkpoints, config.trainings, device="cpu"), {"progress": False}
+    scores = unit_scores(model, config.score_blocks(tiny_tokenizer()), variants=llm_pruning.COMPARED, **where)
+    models = [Trained(BEFORE, model, scores)]  # as the page does it with the settings of the record
+    for strength in config.lasso_strengths:
+        models.append(regularised(model, tiny_tokenizer(), strength, config.pruning, store=store, **where))
+    strength_recovery(models, tiny_tokenizer(), config.lasso_sparsity, config.pruning, store=store, **where)
+    what = (llm_pruning.COMPARED, config.pairs, config.pruning)
+    recovery_curves(model, tiny_tokenizer(), scores, *what, store=store, **where)
     for name in ("recovery", "lasso", "lasso-recovery"):  # of these tables, models and curves are still kept
         (path,) = tmp_path.glob(f"*/{name}/*/kept.json")
         path.unlink()

@@ -41,6 +41,12 @@ def little_text(monkeypatch, tmp_path):
         monkeypatch.setattr(f"{module}.package_documents", documents)
 
 
+def test_a_gpu_does_not_take_what_a_cpu_has_trained(tmp_path, monkeypatch):
+    cpu = CONFIG.replace(checkpoints=str(tmp_path))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert cpu.folder != cpu.replace(device="cuda").folder == cpu.replace(device="auto").folder
+
+
 def test_no_text_is_read_more_than_four_times_and_the_largest_skill_makes_up_for_it():
     tokenizer = small_base.learned_tokenizer(CONFIG)
     found = text_for(CONFIG, tokenizer)
