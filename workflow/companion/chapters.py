@@ -165,8 +165,13 @@ def read_notebook(chapter: str) -> Any:
             raise Refusal(f"{name} holds code in {language!r}; it must be in Python, the only kernel of this book")
     notebook.metadata["kernelspec"] = KERNEL.copy()
     for number, cell in enumerate(notebook.cells):
-        cell["id"] = f"{chapter.replace('/', '-')}-{number}"
+        cell["id"] = cell_id(chapter, number)
     return notebook
+
+
+def cell_id(chapter: str, what: Any) -> str:
+    """A cell's id in the notebook of a chapter, whatever its page is called."""
+    return f"{re.sub(r'[^A-Za-z0-9]+', '-', chapter)[-40:]}-{what}"
 
 
 def code_cells(chapter: str) -> list[Any]:
