@@ -80,6 +80,15 @@ def test_contents_may_lead_to_other_sites_and_keep_what_the_format_allows(fork, 
     assert chapters.pages() == ["book/welcome", "book/one"] and chapters.contents()["subtrees"] == [part]
 
 
+@pytest.mark.parametrize("nothing", ["", " []"])
+def test_a_part_of_which_a_fork_has_removed_every_line_is_left_out(fork, nothing):
+    parts = [f"- caption: Gone\n  chapters:{nothing}\n", "- caption: Kept\n  chapters:\n  - file: book/one\n"]
+    parts[1] += f"    sections:{nothing}\n"
+    (fork / "_toc.yml").write_text("format: jb-book\nroot: book/welcome\nparts:\n" + "".join(parts))
+    assert chapters.contents()["parts"] == [{"caption": "Kept", "chapters": [{"file": "book/one"}]}]
+    assert chapters.pages() == ["book/welcome", "book/one"]
+
+
 @pytest.mark.parametrize(
     "address",
     [
