@@ -16,13 +16,14 @@ import contextlib
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
+from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
 _POWER = re.compile(r"\s*[×x*·]\s*10\s*(?:\^|\*\*)\s*")
-_THOUSANDS = re.compile(r"(?<=\d)[,_](?=\d{3}(?!\d))")
+_THOUSANDS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:[,_\s'’]\d{3})+(?!\d)")  # which "0,333" is not
 _ROUNDING = 1e-9  # relative: what arithmetic in double precision may add
 Verdict = str | None
 
@@ -61,8 +62,8 @@ def number(answer: Any, right: float, hint: str, *, digits: int | None = None, p
     Parameters
     ----------
     answer : number or str
-        Also of numpy or torch, and texts such as ``"1/3"``, ``"33%"``, ``"4.9e14"``, ``"635,376"``.  Truth values,
-        infinities and what is no number are wrong.
+        Also of numpy or torch, a list that holds one, and texts such as ``"1/3"``, ``"33%"``, ``"4.9e14"``,
+        ``"635,376"``.  Truth values, infinities and what is no number are wrong.
     right : float
     hint : str
         What helps and does not tell the answer.
@@ -128,8 +129,11 @@ def as_number(answer: Any) -> float | None:
             answer = answer.item()
         except (ValueError, RuntimeError):  # of several values
             return None
+    while isinstance(answer, list | tuple) and len(answer) == 1:  # what a course makes of an array
+        (answer,) = answer
     if isinstance(answer, str):
-        plain = _THOUSANDS.sub("", _POWER.sub("e", answer.strip()))
+        plain = _POWER.sub("e", answer.strip().replace("\u2212", "-"))
+        plain = _THOUSANDS.sub(lambda found: re.sub(r"\D", "", found[0]), plain)
         percent, plain = plain.endswith("%"), plain.removesuffix("%").strip()
         try:
             parts = [float(part) for part in plain.split("/")]
@@ -137,7 +141,7 @@ def as_number(answer: Any) -> float | None:
         except (ValueError, ZeroDivisionError):
             return None
         answer = answer / 100 if percent else answer
-    is_real = isinstance(answer, int | float | Fraction) and not isinstance(answer, bool)
+    is_real = isinstance(answer, int | float | Fraction | Decimal) and not isinstance(answer, bool)
     try:
         return float(answer) if is_real and math.isfinite(answer) else None
     except OverflowError:

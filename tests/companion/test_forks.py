@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import nbformat
 import pytest
 import yaml
-from companion import chapters, differences, links, made, parameters, scorecard, stage, surroundings
+from companion import chapters, course, differences, links, made, notebooks, parameters, scorecard, stage, surroundings
 from companion.plainly import Refusal
 from test_links import DOC, LABEL, drawn
 from trees import SOURCE
@@ -78,6 +78,15 @@ def test_contents_may_lead_to_other_sites_and_keep_what_the_format_allows(fork, 
     part["entries"].append({"file": "book/one"})
     (fork / "_toc.yml").write_text(yaml.safe_dump({"root": "book/welcome", "subtrees": [part]}))
     assert chapters.pages() == ["book/welcome", "book/one"] and chapters.contents()["subtrees"] == [part]
+
+
+@pytest.mark.parametrize("nothing", ["", " []"])
+def test_a_part_of_which_a_fork_has_removed_every_line_is_left_out(fork, nothing):
+    parts = [f"- caption: Gone\n  chapters:{nothing}\n", "- caption: Kept\n  chapters:\n  - file: book/one\n"]
+    parts[1] += f"    sections:{nothing}\n"
+    (fork / "_toc.yml").write_text("format: jb-book\nroot: book/welcome\nparts:\n" + "".join(parts))
+    assert chapters.contents()["parts"] == [{"caption": "Kept", "chapters": [{"file": "book/one"}]}]
+    assert chapters.pages() == ["book/welcome", "book/one"]
 
 
 @pytest.mark.parametrize(
@@ -151,6 +160,22 @@ def test_a_page_in_another_encoding_is_named(fork, encoding):
     as_saved(fork, encoding)
     with pytest.raises(Refusal, match=r"'book/one.md' cannot be read: it is not in UTF-8 \(line \d+\)"):
         chapters.names()
+
+
+@pytest.mark.parametrize("name", ["My.Chapter v2", "deep/er/Übung", "it's mine", "x" * 80])
+def test_a_chapter_may_be_called_as_its_author_likes(fork, name, monkeypatch):
+    monkeypatch.setattr(notebooks, "version", lambda: "1")
+    path = fork / "book" / f"{name}.md"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(SOURCE.format(name=name, code="print(n)"))
+    (fork / "_toc.yml").write_text(yaml.safe_dump({"root": "book/welcome", "entries": [{"file": f"book/{name}"}]}))
+    assert chapters.names() == [name] and parameters.chosen(name, "quick", "n=5") == {"n": 5}
+    for notebook in (
+        chapters.read_notebook(name),
+        notebooks.clean_notebook(name),
+        course.teachers_notebook(name, "quick"),
+    ):
+        nbformat.validate(notebook)
 
 
 PYTHON = "{display_name: Python 3, language: python, name: python3}"

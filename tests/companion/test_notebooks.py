@@ -1,11 +1,18 @@
 """Plain notebooks: nothing of MyST is left, they install their release, and parameters are documented."""
 
+import json
+import os
 import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import jupytext
 import nbformat
 import pytest
 from companion import chapters, myst, notebooks, offered, parameters
+from trees import ROOT
 
 MYST_LEFT = re.compile(r"\{(term|cite(:\w+)?|doc|numref|eq|ref|prf:ref)\}`|^[`:]{3,}\{", re.MULTILINE)
 
@@ -45,31 +52,94 @@ def test_saving_in_jupyterlab_changes_nothing(chapter):
     assert jupytext.writes(opened, "md:myst").splitlines() == text.splitlines()
 
 
-def test_first_cell_installs_the_pinned_release_only_where_it_is_missing(known_repository, monkeypatch):
-    source = notebooks.install_cell("hierarchy").source
-    version = notebooks.version()
-    wanted = f"narrowlib @ https://github.com/owner/book/archive/refs/tags/v{version}.tar.gz"
-    assert f'%pip install --quiet "{wanted}"' in source
-    ran = []
-    plain = source.replace("%pip install", "ran.append").replace('--quiet "', '("').replace('gz"', 'gz")')
-    exec(plain, {"ran": ran})
-    assert ran == []  # it is installed here
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    exec(plain, {"ran": ran})
-    assert ran == [wanted]
+PIP = """import json, os, sys
+at = sys.argv.index("--constraint") + 1
+asked = {"lock": open(sys.argv[at], encoding="utf-8").read(), "last": sys.argv[-1]}
+open("asked.json", "w").write(json.dumps(asked))
+if "FAILS" in os.environ:
+    sys.exit("looking\\nERROR: no such archive")
+"""
+PYTHONS = [
+    name
+    for name in (f"python3.{minor}" for minor in range(11, 20))
+    if shutil.which(name) and not subprocess.run([name, "-c", ""], capture_output=True).returncode
+]
+
+
+@pytest.fixture(params=PYTHONS or [sys.executable])
+def bare(request, tmp_path, known_repository):
+    """Runs the first cell of the chapter mnist in an environment that holds nothing but what a test puts there."""
+    subprocess.run([request.param, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
+    python = tmp_path / "venv" / ("Scripts" if os.name == "nt" else "bin") / "python"
+    where = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+    packages = Path(subprocess.run(where, check=True, capture_output=True, text=True).stdout.strip())
+    lock = f"{chapters.repository()}/raw/{notebooks.commit()}/constraints.txt"
+    source = notebooks.install_cell("mnist").source
+    assert lock in source
+    (tmp_path / "cell.py").write_text(source.replace(lock, (ROOT / "constraints.txt").as_uri()))
+
+    def run(torch="", narrowlib="", others=(), **own):
+        for name, text in {"pip/__main__": PIP, "narrowlib/__init__": narrowlib, **dict.fromkeys(others, "")}.items():
+            path = packages / f"{name}.py"
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text)
+        if torch:
+            (packages / f"torch-{torch}.dist-info").mkdir()
+            (packages / f"torch-{torch}.dist-info" / "METADATA").write_text(f"Name: torch\nVersion: {torch}\n")
+        own = {"PATH": os.environ["PATH"], **own}
+        done = subprocess.run([python, "cell.py"], cwd=tmp_path, env=own, capture_output=True, text=True)
+        asked = tmp_path / "asked.json"
+        return json.loads(asked.read_text()) if asked.is_file() else None, done
+
+    return run
+
+
+THIS = f'__version__ = "{notebooks.version()}"'
+
+
+@pytest.mark.parametrize(
+    ("torch", "locked"),
+    [("", "2.13.0"), ("2.6.0", "2.13.0"), ("2.11.0", "2.11.0"), ("2.12.1+cu130", "2.12.1+cu130"), ("3.0", "3.0")],
+)
+def test_first_cell_installs_the_notebooks_commit_with_the_lock_and_leaves_a_torch_that_is_new_enough(
+    bare, torch, locked
+):
+    asked, done = bare(torch)
+    assert done.returncode == 0, done.stderr
+    assert asked["last"] == f"narrowlib[mnist] @ https://github.com/owner/book/archive/{notebooks.commit()}.tar.gz"
+    pins = dict(line.split("==") for line in asked["lock"].splitlines() if line and line[0] != "#")
+    assert pins["torch"] == locked and ("torchvision" in pins) == (locked == "2.13.0") and "numpy" in pins
+
+
+@pytest.mark.parametrize(
+    ("narrowlib", "others", "missing"),
+    [(THIS, ["torchvision"], False), (THIS, [], True), ('__version__ = "0.0.1"', ["torchvision"], True)],
+)
+def test_first_cell_installs_where_the_version_or_a_package_of_the_chapter_is_missing(bare, narrowlib, others, missing):
+    asked, done = bare("2.13.0", narrowlib, others)
+    assert done.returncode == 0 and (asked is not None) == missing, done.stderr
+
+
+def test_an_installation_that_fails_stops_in_a_sentence(bare):
+    _, done = bare(FAILS="1")
+    assert done.returncode == 1
+    assert done.stderr == f"narrowlib {notebooks.version()} could not be installed: ERROR: no such archive\n"
 
 
 def test_without_a_repository_the_first_cell_says_what_to_do(monkeypatch):
     monkeypatch.setattr(chapters, "repository", lambda: "")
+    exec(notebooks.install_cell("mnist").source, {})  # all is here
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(SystemExit, match=r"install narrowlib .* first"):
-        exec(notebooks.install_cell("hierarchy").source, {})
+    with pytest.raises(SystemExit, match=r"get the folder of the book .* constraints.txt -e '\.\[mnist\]'"):
+        exec(notebooks.install_cell("mnist").source, {})
 
 
 def test_branch_holds_every_chapter_and_what_binder_installs(known_repository):
     files = notebooks.branch_files({})
     assert {f"book/{chapter}.ipynb" for chapter in chapters.names()} < set(files)
-    assert files["binder/requirements.txt"].startswith("narrowlib[")
+    lines = files["binder/requirements.txt"].splitlines()
+    assert lines[0] == f"--extra-index-url {notebooks.CPU_TORCH}" and lines[1].endswith("/constraints.txt")
+    assert lines[2].startswith("narrowlib[llm,mnist,recipe] @ https://github.com/owner/book/archive/")
 
 
 def test_other_values_replace_defaults_and_nothing_else():

@@ -1,5 +1,6 @@
 """Parameters of chapters: cells and models agree, and what is refused is refused in one sentence."""
 
+import re
 import shlex
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from companion import chapters, parameters
 from companion.parameters import ParameterError
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from IPython.core.interactiveshell import InteractiveShell
+from matplotlib import rc_context
 from papermill.cli import papermill
 from trees import ROOT
 
@@ -105,22 +108,60 @@ def test_any_text_in_P_is_taken_or_refused(text):
         assert "\n" not in str(error)
 
 
-def prepared(tmp_path, *words):
-    """The parameters that papermill injects for these words of its command line; nothing is executed."""
-    nbformat.write(chapters.read_notebook("methods"), tmp_path / "page.ipynb")
+def prepared(tmp_path, chapter, *words):
+    """The code cells of a chapter as papermill prepares them for these words of its command line; none is executed."""
+    nbformat.write(chapters.read_notebook(chapter), tmp_path / "page.ipynb")
     words = ["--prepare-only", tmp_path / "page.ipynb", tmp_path / "out.ipynb", *words]
     papermill(list(map(str, words)), standalone_mode=False)
-    cells, values = nbformat.read(tmp_path / "out.ipynb", as_version=4).cells, {}
-    (cell,) = (cell for cell in cells if "injected-parameters" in cell.metadata.get("tags", []))
+    return [cell for cell in nbformat.read(tmp_path / "out.ipynb", as_version=4).cells if cell.cell_type == "code"]
+
+
+def injected(tmp_path, *words):
+    """The parameters that papermill injects into a chapter for these words."""
+    values = {}
+    (cell,) = (cell for cell in prepared(tmp_path, "methods", *words) if "injected-parameters" in cell.metadata.tags)
     exec(cell.source, values)
     return {name: values[name] for name in parameters.quick("methods") if name in values}
+
+
+@pytest.fixture(scope="module")
+def shell(tmp_path_factory):
+    """IPython, as a kernel has it."""
+    with pytest.MonkeyPatch.context() as patched, rc_context():
+        for name in ("displayhook", "excepthook"):
+            patched.setattr(sys, name, getattr(sys, name))
+        patched.setitem(sys.modules, "__main__", sys.modules["__main__"])
+        yield InteractiveShell(ipython_dir=str(tmp_path_factory.mktemp("ipython")))
+
+
+def wrong_for(chapter):
+    """Parameters that a chapter does not take: an unknown one, each of another type or text, each out of its range."""
+    rows = parameters.model(chapter).parameters_table()
+    below = [row.name for row in rows if row.type in ("int", "float") and re.search("at least|above", row.legal)]
+    texts = {row.name: NAMES.get(row.name, ["no such, thing"])[0] for row in rows}
+    return {"no_such": "1"}, texts, dict.fromkeys(below, "-1000000000")
+
+
+@pytest.mark.parametrize("chapter", WITH_PARAMETERS)
+def test_papermill_stops_at_any_wrong_parameter_in_the_cell_after_the_parameters(chapter, shell, tmp_path, capsys):
+    for wrong in wrong_for(chapter):
+        shell.reset()
+        given = [word for name, value in wrong.items() for word in ("-p", name, value)]
+        for cell in prepared(tmp_path, chapter, *given):
+            stopped = shell.run_cell(cell.source, store_history=True).error_in_exec
+            if stopped or "Config.from_parameters" in cell.source:
+                break
+        assert isinstance(stopped, SettingsError), wrong
+        for name, said in zip(wrong, str(stopped).splitlines(), strict=True):
+            assert re.match(rf"{name} .*(; it must |is not a parameter)", said), said
+    capsys.readouterr()
 
 
 DOORS = {
     "make run": lambda file, text: parameters.chosen("methods", "quick", f"seed={text}"),
     "a profile": lambda file, text: parameters.checked("methods", read_yaml(file)),
-    "papermill -p": lambda file, text: prepared(file.parent, "-p", "seed", text),
-    "papermill -f": lambda file, text: prepared(file.parent, "-f", file),
+    "papermill -p": lambda file, text: injected(file.parent, "-p", "seed", text),
+    "papermill -f": lambda file, text: injected(file.parent, "-f", file),
     "narrow --config": lambda file, text: {"seed": RecipeConfig(keep="python", sparsity=0.5, **cli._read(file)).seed},
     "narrow --seed": lambda file, text: {"seed": RecipeConfig(seed=text, keep="python", sparsity=0.5).seed},
 }

@@ -11,6 +11,7 @@ import json
 import numbers
 import os
 import sys
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def plain(value: Any) -> Any:
         value = value.tolist()
     if value is None or type(value) in (bool, int, float, str):
         return value
-    if isinstance(value, numbers.Real):
+    if isinstance(value, numbers.Real | Decimal):
         return int(value) if isinstance(value, numbers.Integral) else float(value)
     if isinstance(value, dict):
         return {str(key): plain(each) for key, each in value.items()}

@@ -86,7 +86,7 @@ def contents() -> dict[str, Any]:
     Refusal
         When it is none, or CHAPTERS or the file names what there is not.
     """
-    found = refused(load_yaml, ROOT / "_toc.yml")
+    found = _without(refused(load_yaml, ROOT / "_toc.yml"), set())
     every, patterns = _listed(found)
     for page in every:
         if not page.startswith("book/") or not (ROOT / f"{page}.md").is_file():
@@ -102,14 +102,18 @@ def contents() -> dict[str, Any]:
 
 
 def _without(node: Any, left_out: set[str]) -> Any:
-    """Contents without some pages, nor parts that hold nothing without them."""
+    """Contents without some pages, nor parts that hold nothing, without them or as they are written."""
     if isinstance(node, dict):
         kept = {name: _without(value, left_out) for name, value in node.items()}
-        return {name: value for name, value in kept.items() if value != []}
+        return {name: value for name, value in kept.items() if value not in ([], None)}
     if isinstance(node, list):
-        kept = [_without(each, left_out) for each in node if each.get("file") not in left_out]
-        return [each for each in kept if {"file", "glob", "url"} & set(each) or list in map(type, each.values())]
+        kept = [(each, _without(each, left_out)) for each in node if f"{_file(each)}" not in left_out]
+        return [new for each, new in kept if _file(each) or not isinstance(each, dict) or len(new) == len(each)]
     return node
+
+
+def _file(entry: Any) -> Any:
+    return entry.get("file") if isinstance(entry, dict) else None
 
 
 def pages() -> list[str]:
@@ -165,8 +169,13 @@ def read_notebook(chapter: str) -> Any:
             raise Refusal(f"{name} holds code in {language!r}; it must be in Python, the only kernel of this book")
     notebook.metadata["kernelspec"] = KERNEL.copy()
     for number, cell in enumerate(notebook.cells):
-        cell["id"] = f"{chapter.replace('/', '-')}-{number}"
+        cell["id"] = cell_id(chapter, number)
     return notebook
+
+
+def cell_id(chapter: str, what: Any) -> str:
+    """A cell's id in the notebook of a chapter, whatever its page is called."""
+    return f"{re.sub(r'[^A-Za-z0-9]+', '-', chapter)[-40:]}-{what}"
 
 
 def code_cells(chapter: str) -> list[Any]:

@@ -88,7 +88,7 @@ def figures(chapter: str, notebook: Any) -> list[Figure]:
     for number, cell in enumerate(_own_cells(notebook)):
         asked = cell.metadata.get("mystnb", {}).get("figure")
         outputs = [output for output in cell.outputs if VECTOR in output.get("data", {})]
-        if not asked or not outputs:
+        if not asked or "name" not in asked or not outputs:
             continue
         data, about = outputs[0]["data"], outputs[0].get("metadata", {}).get(DATA, {})
         contents = {"svg": _text(data[VECTOR]).encode()}

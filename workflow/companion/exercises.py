@@ -20,6 +20,7 @@ from typing import Any
 
 from companion import chapters, myst, notebooks, variants
 
+LABEL = re.compile(r"[A-Za-z0-9_-]{1,50}")  # what names of cells and of nbgrader hold
 AMOUNTS = re.compile(r"\b(points|minutes)-(\d+)\b")  # among the classes of an exercise
 
 
@@ -131,8 +132,9 @@ def read_exercises(chapter: str) -> list[Exercise]:
             for piece in myst.pieces(cell.source):
                 if isinstance(piece, myst.Directive) and piece.name == "exercise":
                     last = piece.options.get("label", "")
-                    if not last or last in found:
-                        raise ExerciseError(f"{chapter}: exercise {piece.argument!r} needs a label of its own")
+                    if not LABEL.fullmatch(last) or last in found:
+                        legal = "it must be one of its own, of letters, digits, - and _"
+                        raise ExerciseError(f"{chapter}: the label of exercise {piece.argument!r} is {last!r}; {legal}")
                     found[last] = _begun(last, piece)
                 elif myst.is_hint(piece):
                     if not last or found[last].answer is not None or found[last].solution:

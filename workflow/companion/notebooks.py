@@ -1,6 +1,6 @@
 """Write self-contained notebooks: for download, for the branch that Colab and Binder open, and for courses.
 
-They use plain Markdown, and their first cell installs the release that they belong to if it is missing.
+They use plain Markdown, and their first cell installs the commit that they are of if it is missing.
 """
 
 from __future__ import annotations
@@ -12,16 +12,65 @@ import os
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
+from string import Template
 from typing import Any
 
 import nbformat
 
 from companion import chapters, collect, myst
 from companion.plan import read_plan
+from narrowlib.store.provenance import git_state
 
 FOLDER = chapters.BUILD / "notebooks"
 PACKAGE = "narrowlib"
+NOT_OF_CHAPTERS = ("book", "pdf", "test", "bench", "lint", "course", "cluster", "evaluate")  # the last only on request
+CPU_TORCH = "https://download.pytorch.org/whl/cpu"
+IS_THERE = """# Installs, or asks for, $missing and what this notebook needs, where something is missing.
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+
+def is_there():
+    library = find_spec("narrowlib")
+    source = Path(library.origin).read_text(encoding="utf-8") if library and library.origin else ""
+    return '__version__ = "$version"' in source and all(map(find_spec, $packages))
+
+
+"""
+INSTALL = """def install():
+    import re
+    import tempfile
+    from importlib.metadata import distributions
+    from urllib.request import urlopen
+
+    lock = urlopen("$lock").read().decode()
+    torch = next((each.version for each in distributions(name="torch")), None) or "0"
+    if [int(part) for part in re.findall(r"\\d+", torch)[:2]] >= $least:  # new enough: it stays
+        lock = re.sub("(?m)^torch(vision)?==.*", "", lock) + f"torch=={torch}\\n"
+    path = Path(tempfile.mkdtemp(), "constraints.txt")
+    path.write_text(lock, encoding="utf-8")
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    command += ["--constraint", str(path), "$requirement"]
+    subprocess.run(command, capture_output=True, text=True, check=True)
+
+
+if not is_there():
+    try:
+        install()
+    except (OSError, subprocess.CalledProcessError) as error:
+        said = (getattr(error, "stderr", "") or str(error)).strip().splitlines()[-1]
+        raise SystemExit(f"$missing could not be installed: {said}") from None
+"""
+REFUSE = """if not is_there():
+    raise SystemExit(
+        "$missing or a package of this chapter is missing; get the folder of the book from "
+        "whoever gave you this notebook, and run in it: pip install -c constraints.txt -e '$folder'"
+    )
+"""
 SHOWN = ("text/plain", "text/html", "text/markdown", "text/latex", "image/png", "image/svg+xml")
 
 
@@ -32,44 +81,62 @@ def version() -> str:
     return found.group(1) if found else "0"
 
 
-def extras(chapter: str) -> list[str]:
-    """Extras of the package that the chapter's modules import from, in alphabetical order."""
+@cache
+def commit() -> str:
+    """What notebooks install: the commit of this checkout, or the release outside of one."""
+    return git_state(chapters.ROOT)["commit"] or f"v{version()}"
+
+
+def _project() -> dict[str, Any]:
     path = chapters.ROOT / "pyproject.toml"
-    project = tomllib.loads(path.read_text(encoding="utf-8"))["project"] if path.is_file() else {}
-    imported = set()
+    return tomllib.loads(path.read_text(encoding="utf-8"))["project"] if path.is_file() else {}
+
+
+def extras(chapter: str) -> dict[str, list[str]]:
+    """Extras of the package that the chapter's modules import from, in alphabetical order, with these imports."""
+    imported: set[str] = set()
     for module in chapters.modules(chapter):
         for node in ast.walk(ast.parse(chapters.module_path(module).read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
                 imported.update(alias.name.partition(".")[0] for alias in node.names)
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 imported.add(node.module.partition(".")[0])
-    for_chapters = {
-        name: {re.split(r"[<>=!~;\[ ]", requirement)[0].replace("-", "_") for requirement in requirements}
-        for name, requirements in project.get("optional-dependencies", {}).items()
-        if name not in ("book", "pdf", "test", "bench", "lint", "course", "cluster")
+    imported.discard(PACKAGE)
+    found = {
+        name: sorted({re.split(r"[<>=!~;\[ ]", requirement)[0].replace("-", "_") for requirement in own} & imported)
+        for name, own in sorted(_project().get("optional-dependencies", {}).items())
+        if name not in NOT_OF_CHAPTERS
     }
-    return sorted(name for name, packages in for_chapters.items() if (packages - {PACKAGE}) & imported)
+    return {name: own for name, own in found.items() if own}
 
 
 def _requirement(wanted: Iterable[str]) -> str:
-    """What pip installs: this release with some of its extras; empty when the repository is not known."""
+    """What pip installs: this commit with some of the package's extras; empty when the repository is not known."""
     address, named = chapters.repository(), ",".join(sorted(wanted))
-    archive = f"{address}/archive/refs/tags/v{version()}.tar.gz"
-    return f"{PACKAGE}{f'[{named}]' if named else ''} @ {archive}" if address else ""
+    return f"{PACKAGE}{f'[{named}]' if named else ''} @ {address}/archive/{commit()}.tar.gz" if address else ""
+
+
+def _lock() -> str:
+    """Address of the versions that go with `_requirement`."""
+    return f"{chapters.repository()}/raw/{commit()}/constraints.txt"
 
 
 def install_cell(chapter: str) -> Any:
-    """The first code cell: installs the pinned release where the library is missing."""
-    wanted = _requirement(extras(chapter))
-    refused = f'raise SystemExit("install {PACKAGE} {version()} first: pip install -e . in its checkout")'
-    lines = [
-        "# Installs the release that this notebook belongs to, where it is missing.",
-        "import importlib.util",
-        "",
-        f'if importlib.util.find_spec("{PACKAGE}") is None:',
-        "    " + (f'%pip install --quiet "{wanted}"' if wanted else refused),
-    ]
-    return myst.code_cell("\n".join(lines), "install", tags=["install"])
+    """The first code cell: installs the commit that the notebook is of where the library, in its version, or one of the
+    chapter's packages is missing.  Without a repository it says where to install from.
+    """
+    wanted = extras(chapter)
+    least = next((line[7:] for line in _project().get("dependencies", ()) if line.startswith("torch>=")), "0")
+    source = Template(f"{IS_THERE}{INSTALL if chapters.repository() else REFUSE}").substitute(
+        missing=f"{PACKAGE} {version()}",
+        version=version(),
+        packages=sorted(set().union(*wanted.values())),
+        lock=_lock(),
+        least=[int(part) for part in least.split(".")],
+        requirement=_requirement(wanted),
+        folder=f".[{','.join(wanted)}]" if wanted else ".",
+    )
+    return myst.code_cell(source.rstrip(), "install", tags=["install"])
 
 
 def notebook_of(cells: list[Any]) -> Any:
@@ -132,13 +199,13 @@ README = """# Notebooks of the book
 
 Made from the main branch by `make notebooks`; edits here are lost. `book/` holds the chapters without outputs,
 `executed/` the same with the outputs of the book. The first cell of each installs
-{package} {version} where it is missing.
+{package} {version} (`{commit}`) where it is missing.
 """
 
 
 def branch_files(executed: Mapping[str, str]) -> dict[str, str]:
     """The content of the branch of notebooks by path; of chapters whose results are there, with outputs too."""
-    files = {"README.md": README.format(package=PACKAGE, version=version())}
+    files = {"README.md": README.format(package=PACKAGE, version=version(), commit=commit())}
     needed: set[str] = set()
     for chapter in chapters.names():
         files[f"book/{chapter}.ipynb"] = as_text(clean_notebook(chapter))
@@ -148,7 +215,8 @@ def branch_files(executed: Mapping[str, str]) -> dict[str, str]:
             notebook = executed_notebook(chapter, collect.woven(chapter, result))
             files[f"executed/{chapter}.ipynb"] = as_text(notebook)
     if chapters.repository():
-        files["binder/requirements.txt"] = f"{_requirement(needed)}\nipykernel\n"
+        lines = (f"--extra-index-url {CPU_TORCH}", f"--constraint {_lock()}", _requirement(needed), "ipykernel", "")
+        files["binder/requirements.txt"] = "\n".join(lines)
         files["binder/runtime.txt"] = "python-3.11\n"
     return files
 

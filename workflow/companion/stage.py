@@ -121,7 +121,7 @@ class Book:
                 place = next(number for number, one in enumerate(cells) if one is cell)
                 cells[place + 1 : place + 1] = _what_else(cell)
         made = facts.block(self.facts[name], self.profile)
-        cells.append(_prose(made, f"{name.replace('/', '-')}-made"))
+        cells.append(_prose(made, chapters.cell_id(name, "made")))
         return nbformat.from_dict({**self.notebooks[name], "cells": cells})
 
     def page(self, name: str) -> str:
