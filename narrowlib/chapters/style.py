@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -13,8 +14,10 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.backend_bases import RendererBase
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.transforms import Affine2D
 from scipy.optimize import isotonic_regression
 
 MEDIA_TYPE = "text/csv"
@@ -152,23 +155,23 @@ def label_ends(
     """
     is_top = side == "top"
     along = int(not is_top)  # words are moved along this axis
-    box, figure = ax.get_position(), ax.figure
-    length = 72 * (box.width * figure.get_figwidth() if is_top else box.height * figure.get_figheight())
     ends = list(ends)
-    ax.get_xlim(), ax.get_ylim()  # or what was drawn last does not count yet
-    places = ax.transAxes.inverted().transform(ax.transData.transform([end[:2] for end in ends]))[:, along]
-    order = np.argsort(places, kind="stable")
-    steps = 1.3 * size / length * np.arange(len(ends))
-    placed = isotonic_regression(places[order] - steps).x + steps  # as near as they can be
+    anchors = ax.get_xaxis_transform() if is_top else ax.transData
+
+    def place(number: int, renderer: RendererBase) -> Affine2D:
+        """Where words stand, with the limits and the layout that the figure has when it is drawn."""
+        points = anchors.transform([(x, 1.0 if is_top else y) for x, y, *_ in ends])
+        order = np.argsort(points[:, along], kind="stable")
+        steps = renderer.points_to_pixels(1.3 * size) * np.arange(len(ends))
+        points[order, along] = isotonic_regression(points[order, along] - steps).x + steps  # as near as they can be
+        points[:, 1 - along] += renderer.points_to_pixels({"top": 2, "right": 6, "left": -6}[side])
+        return Affine2D().translate(*points[number])
+
     turned = {"rotation": 40, "ha": "left", "va": "bottom", "rotation_mode": "anchor"}
     beside = {"ha": "left" if side == "right" else "right", "va": "center"}
-    for number, at in zip(order, placed):
-        x, y, words, colour = ends[number]
-        moved = (at - places[number]) * length
-        shift = (moved, 2) if is_top else (6 if side == "right" else -6, moved)
-        where, axes = ((x, 1.0), ("data", "axes fraction")) if is_top else ((x, y), "data")
+    for number, (x, y, words, colour) in enumerate(ends):
         style = {"color": colour, "fontsize": size, "annotation_clip": False, **(turned if is_top else beside)}
-        ax.annotate(words, where, shift, xycoords=axes, textcoords="offset points", **style)
+        ax.annotate(words, (x, y), (0, 0), textcoords=partial(place, number), **style)
 
 
 def short_number(value: float) -> str:

@@ -2,6 +2,7 @@
 
 import io
 import math
+from itertools import pairwise
 
 import matplotlib
 
@@ -77,3 +78,21 @@ def test_notebooks_show_figures_with_their_data(monkeypatch):
     assert pd.read_csv(io.StringIO(shown[MEDIA_TYPE])).equals(NORMS.round(6))
     assert about[MEDIA_TYPE] == {"rows": 4, "every": 1} and "text/plain" in shown
     assert MEDIA_TYPE not in shell.display_formatter.format(plt.figure())[0]
+
+
+@pytest.mark.parametrize("side", ["right", "left", "top"])
+def test_words_at_ends_stay_apart_and_near(side):
+    """Whatever is set after them: limits, titles and a legend that take room from the axes."""
+    figure, (ax, _) = plt.subplots(2, 1, figsize=(6, 4), layout="constrained")
+    ends = [(place, place, f"line {number}", "k") for number, place in enumerate((0.5, 0.5, 0.52, 0.53, 5.0))]
+    figures.label_ends(ax, ends, side=side)
+    ax.set(xlim=(0, 8), ylim=(0, 8), title="two\nlines", xlabel="x")
+    figure.legend(handles=[plt.Line2D([], [], label="one")] * 3, loc="outside upper center")
+    for dpi in (72, 144):
+        figure.set_dpi(dpi)
+        figure.draw_without_rendering()
+        boxes = [text.get_window_extent() for text in ax.texts]
+        along = [(box.x0 if side == "top" else (box.y0 + box.y1) / 2) * 72 / dpi for box in boxes]
+        assert all(after - before >= 0.99 * 1.3 * 9 for before, after in pairwise(along))
+        anchor = ax.transData.transform((5.0, 5.0))[0 if side == "top" else 1] * 72 / dpi
+        assert abs(along[-1] - anchor) < 9
