@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from functools import partial
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -13,8 +14,10 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.backend_bases import RendererBase
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, Locator, NullLocator
+from matplotlib.transforms import Affine2D
 from scipy.optimize import isotonic_regression
 
 MEDIA_TYPE = "text/csv"
@@ -24,6 +27,7 @@ _KEPT: WeakKeyDictionary[Axes, list[pd.DataFrame]] = WeakKeyDictionary()
 CHANCE_BITS = 1.0  # loss of a fair guess between two labels
 GREY = "#6b6b6b"
 LETTER_WIDTH = 0.65  # of a digit, in sizes of the font
+TURNED = 40  # degrees, of words above an axis
 
 
 class Look(NamedTuple):
@@ -109,24 +113,39 @@ def current_axes(ax: Axes | None) -> Axes:
     return plt.gca() if ax is None else ax
 
 
-def plain_ticks(axis: Axis, values: Sequence[float]) -> None:
-    """Numbers on a logarithmic axis, in full below a million, and only those that do not crowd each other."""
-    low, high = sorted(axis.get_view_interval())
-    is_wide = axis.axis_name == "x"  # there, numbers stand side by side
-    box, figure = axis.axes.get_position(), axis.axes.figure
-    length = 72 * (box.width * figure.get_figwidth() if is_wide else box.height * figure.get_figheight())  # points
-    points = length / math.log(high / low)
+class Apart(Locator):
+    """Of some values, those whose numbers do not crowd each other, on a logarithmic axis as long as it is drawn."""
+
+    def __init__(self, values: Iterable[float], size: float) -> None:
+        self.values, self.size = sorted(values), size
+
+    def __call__(self) -> list[float]:
+        """Numbers within the limits that the axis has now, each as soon as there is room."""
+        low, high = sorted(self.axis.get_view_interval())
+        ax, is_wide = self.axis.axes, self.axis.axis_name == "x"  # on x, numbers stand side by side
+        points = 72 / ax.figure.dpi * (ax.bbox.width if is_wide else ax.bbox.height) / math.log(high / low)
+        shown: list[float] = []
+        for value in self.values:
+            n_letters = (len(_written(shown[-1])) + len(_written(value))) / 2 if shown and is_wide else 1
+            needed = self.size * (LETTER_WIDTH * n_letters + 0.4)
+            if low <= value <= high and (not shown or points * math.log(value / shown[-1]) >= needed):
+                shown.append(value)
+        return shown
+
+
+def plain_ticks(axis: Axis, values: Iterable[float] | None = None) -> None:
+    """Numbers on a logarithmic axis, in full below a million, and only those that do not crowd each other.
+
+    Parameters
+    ----------
+    axis : Axis
+    values : iterable of float, optional
+        Numbers to choose from; powers of ten, 2 and 5 times those if none are given.
+    """
+    if values is None:
+        values = [digit * 10**power for power in range(15) for digit in (1, 2, 5)]
     size = axis.get_ticklabels()[0].get_size() if axis.get_ticklabels() else plt.rcParams["font.size"]
-    shown: list[float] = []
-    for value in values:
-        if not low <= value <= high:
-            continue
-        if shown:
-            n_letters = (len(_written(shown[-1])) + len(_written(value))) / 2 if is_wide else 1
-            if points * math.log(value / shown[-1]) < size * (LETTER_WIDTH * n_letters + 0.4):
-                continue
-        shown.append(value)
-    axis.set_major_locator(FixedLocator(shown))
+    axis.set_major_locator(Apart(values, size))
     axis.set_major_formatter(FuncFormatter(lambda value, _: _written(value)))
     axis.set_minor_locator(NullLocator())
 
@@ -138,7 +157,7 @@ def _written(value: float) -> str:
 def label_ends(
     ax: Axes, ends: Iterable[tuple[float, float, str, Any]], *, side: str = "right", size: float = 9
 ) -> None:
-    """Words at the ends of lines, each in its line's colour, none on top of another.
+    """Words at the ends of lines, each in its line's colour, none on top of another, all beside the axis.
 
     Parameters
     ----------
@@ -152,23 +171,27 @@ def label_ends(
     """
     is_top = side == "top"
     along = int(not is_top)  # words are moved along this axis
-    box, figure = ax.get_position(), ax.figure
-    length = 72 * (box.width * figure.get_figwidth() if is_top else box.height * figure.get_figheight())
     ends = list(ends)
-    ax.get_xlim(), ax.get_ylim()  # or what was drawn last does not count yet
-    places = ax.transAxes.inverted().transform(ax.transData.transform([end[:2] for end in ends]))[:, along]
-    order = np.argsort(places, kind="stable")
-    steps = 1.3 * size / length * np.arange(len(ends))
-    placed = isotonic_regression(places[order] - steps).x + steps  # as near as they can be
-    turned = {"rotation": 40, "ha": "left", "va": "bottom", "rotation_mode": "anchor"}
+    anchors = ax.get_xaxis_transform() if is_top else ax.transData
+
+    def place(number: int, renderer: RendererBase) -> Affine2D:
+        """Where words stand, with the limits and the layout that the figure has when it is drawn."""
+        points = anchors.transform([(x, 1.0 if is_top else y) for x, y, *_ in ends])
+        order = np.argsort(points[:, along], kind="stable")
+        apart = 1.3 * size / (math.sin(math.radians(TURNED)) if is_top else 1)
+        n_lines = np.array([1 + words.count("\n") for _, _, words, _ in ends])[order]
+        steps = renderer.points_to_pixels(apart) * (np.cumsum(n_lines) - (n_lines + n_lines[0]) / 2)
+        low, high = ax.bbox.get_points()[:, along]
+        near = isotonic_regression(points[order, along] - steps).x.clip(low, max(low, high - steps[-1]))
+        points[order, along] = near + steps  # as near as they can be, along the axis
+        points[:, 1 - along] += renderer.points_to_pixels({"top": 2, "right": 6, "left": -6}[side])
+        return Affine2D().translate(*points[number])
+
+    turned = {"rotation": TURNED, "ha": "left", "va": "bottom", "rotation_mode": "anchor"}
     beside = {"ha": "left" if side == "right" else "right", "va": "center"}
-    for number, at in zip(order, placed):
-        x, y, words, colour = ends[number]
-        moved = (at - places[number]) * length
-        shift = (moved, 2) if is_top else (6 if side == "right" else -6, moved)
-        where, axes = ((x, 1.0), ("data", "axes fraction")) if is_top else ((x, y), "data")
+    for number, (x, y, words, colour) in enumerate(ends):
         style = {"color": colour, "fontsize": size, "annotation_clip": False, **(turned if is_top else beside)}
-        ax.annotate(words, where, shift, xycoords=axes, textcoords="offset points", **style)
+        ax.annotate(words, (x, y), (0, 0), textcoords=partial(place, number), **style)
 
 
 def short_number(value: float) -> str:

@@ -9,7 +9,6 @@ from matplotlib.axes import Axes
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 
-from narrowlib.chapters.hierarchy.figures import TICKS
 from narrowlib.chapters.style import GREY, current_axes, keep_data, plain_ticks
 
 
@@ -40,7 +39,7 @@ def plot_times(times: pd.DataFrame, labels: pd.Series, *, ax: Axes | None = None
         )
     ax.set_yticks(range(len(names)), names)
     ax.set(xscale="log", xlabel="samples seen when learned (all tasks)", ylim=(len(names) - 0.45, -0.55))
-    plain_ticks(ax.xaxis, TICKS)
+    plain_ticks(ax.xaxis)
     ax.grid(axis="y", visible=False)
     return ax
 

@@ -55,7 +55,8 @@ def plot_learning_curves(
             ax.plot(curve["tokens"], curve["smoothed" if smooth else "loss"], label=name, **look)
     if base is not None:
         ax.axhline(base, color=GREY, linestyle="--", linewidth=1.0)
-        ax.annotate("base", (0.99, base), xycoords=("axes fraction", "data"), fontsize=8, color=GREY, ha="right")
+        place = {"xytext": (0, 3), "textcoords": "offset points", "ha": "right", "va": "bottom"}
+        ax.annotate("base", (0.99, base), xycoords=("axes fraction", "data"), fontsize=8, color=GREY, **place)
     ax.xaxis.set_major_locator(plt.MaxNLocator(4))
     ax.xaxis.set_major_formatter(lambda value, _: short_number(value))
     ax.set(xlabel="training tokens", ylabel=f"{'training' if smooth else 'held-out'} loss (nats per token)")

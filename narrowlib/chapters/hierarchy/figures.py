@@ -10,9 +10,6 @@ from scipy.stats import CensoredData, ecdf
 from narrowlib.chapters.censored import spent
 from narrowlib.chapters.style import CHANCE_BITS, GREY, current_axes, draw_chance, keep_data, label_ends, plain_ticks
 
-TICKS = [digit * 10**power for power in range(3, 10) for digit in (1, 2, 5)]
-LABEL_DISTANCE = 0.085  # of two labels at the ends of lines, in shares of runs
-
 
 def plot_task_curves(curves: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Loss of one run on every task against samples seen; atomic tasks dashed, composites solid and black.
@@ -46,6 +43,7 @@ def plot_task_curves(curves: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     draw_chance(ax)
     ax.axhline(CHANCE_BITS / 2, color=GREY, linewidth=1.0, linestyle=(0, (1, 1.5)), zorder=0)
     ax.set(xscale="log", xlabel="samples seen (all tasks)", ylabel="loss (bits)", ylim=(-0.04, None))
+    plain_ticks(ax.xaxis)
     label_ends(ax, ends, side="top")  # each where it falls below half a bit
     return ax
 
@@ -78,8 +76,16 @@ def plot_composite_curves(
             ax.plot(run[x], run["loss"], color=colour, linestyle=dashes, linewidth=1.5, alpha=0.85, zorder=3)
         last = pd.concat(run.tail(1) for run in by_seed)
         if several:
-            ends.append((last[x].max(), last["loss"].median(), f"{data},\n{len(by_seed)} runs", colour))
+            ends.append(
+                (
+                    last[x].max(),
+                    last["loss"].quantile(0.5, interpolation="lower"),
+                    f"{data},\n{len(by_seed)} runs",
+                    colour,
+                )
+            )
     ax.set_ylim(-0.06, max(1.1, curves["loss"].max() + 0.03))
+    plain_ticks(ax.xaxis)
     draw_chance(ax)
     if threshold is not None:
         ax.axhline(threshold, color=GREY, linewidth=1.0, linestyle=(0, (1, 1.5)))
@@ -133,20 +139,17 @@ def plot_waiting(times: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax = current_axes(ax)
     keep_data(ax, times[["setting", "seed", "samples", "budget"]])
     palette, end, start = sns.color_palette("colorblind"), times["budget"].max(), times["samples"].min() / 2
-    ends: list[tuple[float, str, int]] = []
+    ends = []
     for number, (name, runs) in enumerate(times.groupby("setting", sort=False)):
         data = CensoredData.right_censored(spent(runs), runs["samples"].isna())
         learned = ecdf(data).cdf
         last = learned.probabilities[-1]
         x, y = [start, *learned.quantiles, end], [0.0, *learned.probabilities, last]
         ax.step(x, y, where="post", color=palette[number], linewidth=2.2)
-        ends.append((last, f"{name} ({runs['samples'].count()} of {len(runs)})", number))
-    height = -1.0
-    for last, label, number in sorted(ends):  # labels at the ends of the lines, none on top of another
-        height = max(last, height + LABEL_DISTANCE)
-        ax.annotate(label, (end, height), (6, 0), textcoords="offset points", color=palette[number], va="center")
+        ends.append((end, last, f"{name} ({runs['samples'].count()} of {len(runs)})", palette[number]))
     ax.set(xscale="log", ylim=(-0.03, 1.03), xlabel="samples seen (all tasks)", ylabel="runs that have learned it")
-    plain_ticks(ax.xaxis, TICKS)
+    plain_ticks(ax.xaxis)
+    label_ends(ax, ends)
     return ax
 
 

@@ -6,7 +6,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
-from narrowlib.chapters.style import GREY, current_axes, keep_data
+from narrowlib.chapters.style import GREY, METHODS, current_axes, keep_data, label_ends
 
 
 def plot_budget(curves: pd.DataFrame, *, base: float, ax: Axes | None = None) -> Axes:
@@ -21,12 +21,14 @@ def plot_budget(curves: pd.DataFrame, *, base: float, ax: Axes | None = None) ->
     """
     ax = current_axes(ax)
     keep_data(ax, curves[["start", "tokens", "loss"]])
-    by_start = curves.groupby("start", sort=False)
-    for (start, rows), colour, marker in zip(by_start, sns.color_palette("colorblind"), "os^"):
-        ax.plot(rows["tokens"], rows["loss"], label=start, color=colour, marker=marker, markersize=5)
-    ax.axhline(base, color=GREY, linestyle="--", linewidth=1.0, label="whole model, before")
+    ends = [(curves["tokens"].max(), base, "whole model, before", GREY)]
+    for start, rows in curves.groupby("start", sort=False):
+        look, end = METHODS["pruned" if start == "narrowed" else start], rows.iloc[-1]
+        ax.plot(rows["tokens"], rows["loss"], color=look.colour, marker=look.marker, markersize=5)
+        ends.append((end["tokens"], end["loss"], look.name, look.colour))
+    ax.hlines(base, 0, ends[0][0], color=GREY, linestyle="--", linewidth=1.0)
     ax.set(xlabel="training tokens", ylabel="held-out loss on what is kept\n(nats per token)")
-    ax.legend(fontsize=9)
+    label_ends(ax, ends)
     return ax
 
 

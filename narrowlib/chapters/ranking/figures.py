@@ -6,7 +6,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
-from narrowlib.chapters.style import GREY, current_axes, keep_data, plain_ticks
+from narrowlib.chapters.style import GREY, current_axes, keep_data, label_ends, plain_ticks
 
 LOUD = ("attribution", "index", "from scratch")  # the lines that the question is about
 
@@ -30,16 +30,11 @@ def plot_ways(best: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         ax.plot(each.index, each["mean"], "o-", color=colour, linewidth=2.2 if way in LOUD else 1.1, markersize=4)
         if way in LOUD:
             ax.fill_between(each.index, each["min"], each["max"], color=colour, alpha=0.15, linewidth=0)
-        ends.append((each["mean"].iloc[0], way, colour, each.index[0]))
+        ends.append((each.index[0], each["mean"].iloc[0], way, colour))
     ax.set(xscale="log", yscale="log", xlabel="neurons kept", ylabel="samples until 97%")
     plain_ticks(ax.xaxis, sorted(best["neurons"].unique()))
-    plain_ticks(ax.yaxis, [digit * 10**power for power in range(2, 6) for digit in (1, 2, 5)])
-    above = 0.0
-    low, high = ax.get_ylim()
-    for value, way, colour, neurons in sorted(ends):  # labels at the left ends, none on top of another
-        above = max(value, above * (high / low) ** 0.055)
-        place = {"xytext": (-8, 0), "textcoords": "offset points", "ha": "right", "va": "center"}
-        ax.annotate(way, (neurons, above), color=colour, fontsize=9, annotation_clip=False, **place)
+    plain_ticks(ax.yaxis)
+    label_ends(ax, ends, side="left")
     ax.yaxis.tick_right()
     ax.yaxis.set_label_position("right")
     ax.spines["left"].set_visible(False)

@@ -6,7 +6,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
-from narrowlib.chapters.style import GREY, current_axes, keep_data
+from narrowlib.chapters.style import GREY, current_axes, keep_data, label_ends, plain_ticks
 
 
 def plot_skill_losses(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
@@ -27,6 +27,7 @@ def plot_skill_losses(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         ax.annotate(name, (table[name].iloc[0], -0.35), ha="center", fontsize=9, color=colour, annotation_clip=False)
     ax.set_yticks(rows, table.index)
     ax.set(xlabel="held-out loss (nats per token)", ylim=(len(table) - 0.5, -0.6))
+    ax.margins(x=0.1)  # room for the names
     ax.grid(axis="y", visible=False)
     return ax
 
@@ -47,8 +48,8 @@ def plot_curve(curve: pd.DataFrame, *, n_parameters: int, ax: Axes | None = None
     colour, last = sns.color_palette("colorblind")[0], held_out.iloc[-1]
     ax.plot(held_out["tokens_per_parameter"], held_out["loss"], color=colour)
     ax.plot(last["tokens_per_parameter"], last["loss"], "o", color=colour)
-    says = f"{last['loss']:.2f} nats at {n_parameters / 1e6:.1f} M parameters,\n{last['tokens'] / 1e6:.1f} M tokens"
-    place = {"xytext": (-6, 10), "textcoords": "offset points", "ha": "right"}
-    ax.annotate(says, (last["tokens_per_parameter"], last["loss"]), fontsize=9, color=colour, **place)
+    says = f"{last['loss']:.2f} nats at\n{n_parameters / 1e6:.1f} M parameters,\n{last['tokens'] / 1e6:.1f} M tokens"
     ax.set(xscale="log", xlabel="training tokens per parameter", ylabel="held-out loss (nats per token)")
+    plain_ticks(ax.xaxis)
+    label_ends(ax, [(last["tokens_per_parameter"], last["loss"], says, colour)])
     return ax

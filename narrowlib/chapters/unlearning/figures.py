@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.axes import Axes
 
-from narrowlib.chapters.style import GREY, METHODS, current_axes, keep_data
+from narrowlib.chapters.style import GREY, METHODS, current_axes, keep_data, label_ends
 
 
 def plot_before_after(accuracies: pd.DataFrame, *, chance: float = 0.0, ax: Axes | None = None) -> Axes:
@@ -30,11 +30,13 @@ def plot_before_after(accuracies: pd.DataFrame, *, chance: float = 0.0, ax: Axes
     for when, (marker, face, _) in whens.items():
         ax.plot([], [], color=GREY, marker=marker, mfc=face or GREY, markersize=6, label=f"{when} relearning")
     if chance:
-        ax.axvline(chance, color=GREY, linestyle=":", linewidth=1.0, label="chance")
+        ax.axvline(chance, color=GREY, linestyle=":", linewidth=1.0)
+        label_ends(ax, [(chance, 1, "chance", GREY)], side="top", size=8)
     ax.set_yticks(range(len(accuracies)), [_name(row.method, row.sparsity) for row in accuracies.itertuples()])
     ax.invert_yaxis()
     ax.set(xlabel="accuracy on test facts", xlim=(-0.03, 1.03))
-    ax.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=3)
+    if not ax.figure.legends:  # one for all panels
+        ax.figure.legend(*ax.get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=2)
     return ax
 
 
@@ -55,14 +57,17 @@ def plot_relearning(
     ax = current_axes(ax)
     keep_data(ax, curves[["method", "sparsity", "tokens", measure]])
     sparsities, markers = sorted(curves["sparsity"].unique()), "os^Dv<>P"
+    ends = []
     for (method, sparsity), curve in curves.groupby(["method", "sparsity"], sort=False):
         marker = markers[sparsities.index(sparsity) % len(markers)]
-        style = {"color": METHODS[method].colour, "marker": marker, "markersize": 5, "label": _name(method, sparsity)}
-        ax.plot(curve["tokens"], curve[measure], **style)
+        ax.plot(curve["tokens"], curve[measure], color=METHODS[method].colour, marker=marker, markersize=5)
+        end = curve.iloc[-1]
+        ends.append((end["tokens"], end[measure], _name(method, sparsity), METHODS[method].colour))
     if chance:
-        ax.axhline(chance, color=GREY, linestyle=":", linewidth=1.0, label="chance")
+        ax.hlines(chance, 0, ends[0][0], color=GREY, linestyle=":", linewidth=1.0)
+        ends.append((ends[0][0], chance, "chance", GREY))
     ax.set(xlabel="tokens of facts trained on", ylabel="accuracy on test facts", ylim=(-0.03, 1.03))
-    ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    label_ends(ax, ends, size=8)
     return ax
 
 

@@ -2,6 +2,7 @@
 
 import io
 import math
+from itertools import pairwise
 
 import matplotlib
 
@@ -77,3 +78,37 @@ def test_notebooks_show_figures_with_their_data(monkeypatch):
     assert pd.read_csv(io.StringIO(shown[MEDIA_TYPE])).equals(NORMS.round(6))
     assert about[MEDIA_TYPE] == {"rows": 4, "every": 1} and "text/plain" in shown
     assert MEDIA_TYPE not in shell.display_formatter.format(plt.figure())[0]
+
+
+@pytest.mark.parametrize("side", ["right", "left", "top"])
+def test_words_at_ends_stay_apart_and_near(side):
+    """Whatever is set after them: limits, titles and a legend that take room from the axes."""
+    figure, (ax, _) = plt.subplots(2, 1, figsize=(6, 5), layout="constrained")
+    ends = [(0.1, "one"), (0.1, "in two\nlines"), (0.12, "three"), (0.13, "four"), (5.0, "five")]
+    figures.label_ends(ax, [(place, place, words, "k") for place, words in ends], side=side)
+    ax.set(xlim=(0, 8), ylim=(0, 8), title="two\nlines", xlabel="x")
+    figure.legend(handles=[plt.Line2D([], [], label="one")] * 3, loc="outside upper center")
+    apart = 1.3 * 9 / (math.sin(math.radians(figures.TURNED)) if side == "top" else 1)
+    for dpi in (72, 144):
+        figure.set_dpi(dpi)
+        figure.draw_without_rendering()
+        boxes = [text.get_window_extent() for text in ax.texts]
+        along = [(box.x0 if side == "top" else (box.y0 + box.y1) / 2) * 72 / dpi for box in boxes]
+        assert all(after - before >= 0.9 * apart for before, after in pairwise(along))
+        assert side == "top" or all(after.y0 >= before.y1 for before, after in pairwise(boxes))
+        start, anchor = (ax.transData.transform((x, x))[0 if side == "top" else 1] * 72 / dpi for x in (0, 5.0))
+        assert abs(along[-1] - anchor) < 9 and abs(along[0] - start) < 9
+
+
+@pytest.mark.parametrize("limits", [(60, 900), (2e4, 3e5), (3e6, 8e8)])
+@pytest.mark.parametrize("n_panels", [1, 4])
+def test_numbers_on_a_logarithmic_axis_do_not_touch(limits, n_panels):
+    figure, axes = plt.subplots(1, n_panels, figsize=(7, 3), layout="constrained", squeeze=False)
+    for ax in axes.flat:
+        ax.set(xscale="log", xlim=limits)
+        figures.plain_ticks(ax.xaxis)
+        ax.set_ylabel("a label\nin two lines")
+    figure.draw_without_rendering()
+    for ax in axes.flat:
+        boxes = [label.get_window_extent() for label in ax.get_xticklabels()]
+        assert len(boxes) >= 2 and all(after.x0 > before.x1 for before, after in pairwise(boxes))

@@ -9,7 +9,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
-from narrowlib.chapters.style import GREY, METHODS, current_axes, keep_data, label_ends, token_axis
+from narrowlib.chapters.style import GREY, METHODS, PALETTE, current_axes, keep_data, label_ends, token_axis
 
 LOUD = {"absolute per token": 0, "signed": 1, "random": 3}  # scores that the question is about: places in the palette
 _HIGHEST = 1.0  # rise that is shown
@@ -56,9 +56,14 @@ def plot_skills(curves: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     start = curves.sort_values("sparsity").groupby("skill")["loss"].transform("first")
     curves = curves.assign(rise=curves["loss"] - start)
     keep_data(ax, curves[["skill", "sparsity", "loss", "rise", "standard_error"]])
-    _plot_lines_with_errors(curves, "skill", "rise", ax)
+    ends = []
+    for (skill, rows), colour, marker in zip(curves.groupby("skill", sort=False), PALETTE, "os^Dv<>P"):
+        rows = rows.sort_values("sparsity")
+        bars = {"yerr": rows["standard_error"].fillna(0), "capsize": 2, "marker": marker, "markersize": 5}
+        ax.errorbar(rows["sparsity"], rows["rise"], color=colour, **bars)
+        ends.append((rows["sparsity"].iloc[-1], rows["rise"].iloc[-1], skill, colour))
     ax.set(xlabel="share of neurons removed", ylabel="rise of the held-out loss\n(nats per token)")
-    ax.legend(title="skill", fontsize=9, title_fontsize=9)
+    label_ends(ax, ends)
     return ax
 
 
@@ -105,14 +110,6 @@ def _finish_recovery(ax: Axes, base: float | None, ends: list) -> None:
         )
     ax.set(xlabel="training tokens after pruning", ylabel="held-out loss (nats per token)")
     label_ends(ax, ends, size=8.5)
-
-
-def _plot_lines_with_errors(frame: pd.DataFrame, hue: str, y: str, ax: Axes) -> None:
-    palette, markers = sns.color_palette("colorblind"), "os^Dv<>P"
-    for number, (name, rows) in enumerate(frame.groupby(hue, sort=False)):
-        look = {"color": palette[number % len(palette)], "marker": markers[number % len(markers)], "markersize": 5}
-        rows = rows.sort_values("sparsity")
-        ax.errorbar(rows["sparsity"], rows[y], yerr=rows["standard_error"].fillna(0), capsize=2, label=name, **look)
 
 
 def plot_lasso_curves(curves: pd.DataFrame, *, flat: float, ax: Axes | None = None) -> Axes:
