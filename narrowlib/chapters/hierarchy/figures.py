@@ -84,7 +84,7 @@ def plot_composite_curves(
     if threshold is not None:
         ax.axhline(threshold, color=GREY, linewidth=1.0, linestyle=(0, (1, 1.5)))
         place = {"xytext": (2, 3), "textcoords": "offset points", "fontsize": 8, "color": GREY}
-        ax.annotate("learned below", (0, threshold), xycoords=("axes fraction", "data"), **place)
+        ax.annotate("converged below", (0, threshold), xycoords=("axes fraction", "data"), **place)
     if ends:
         label_ends(ax, ends)
     return ax
@@ -145,7 +145,7 @@ def plot_waiting(times: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     for last, label, number in sorted(ends):  # labels at the ends of the lines, none on top of another
         height = max(last, height + LABEL_DISTANCE)
         ax.annotate(label, (end, height), (6, 0), textcoords="offset points", color=palette[number], va="center")
-    ax.set(xscale="log", ylim=(-0.03, 1.03), xlabel="samples seen (all tasks)", ylabel="runs that have learned it")
+    ax.set(xscale="log", ylim=(-0.03, 1.03), xlabel="samples seen (all tasks)", ylabel="share of runs that learned")
     plain_ticks(ax.xaxis, TICKS)
     return ax
 

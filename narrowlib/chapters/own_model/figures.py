@@ -24,7 +24,7 @@ def plot_budget(curves: pd.DataFrame, *, base: float, ax: Axes | None = None) ->
     by_start = curves.groupby("start", sort=False)
     for (start, rows), colour, marker in zip(by_start, sns.color_palette("colorblind"), "os^"):
         ax.plot(rows["tokens"], rows["loss"], label=start, color=colour, marker=marker, markersize=5)
-    ax.axhline(base, color=GREY, linestyle="--", linewidth=1.0, label="whole model, before")
+    ax.axhline(base, color=GREY, linestyle="--", linewidth=1.0, label="whole model")
     ax.set(xlabel="training tokens", ylabel="held-out loss on what is kept\n(nats per token)")
     ax.legend(fontsize=9)
     return ax

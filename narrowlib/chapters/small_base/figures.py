@@ -47,7 +47,7 @@ def plot_curve(curve: pd.DataFrame, *, n_parameters: int, ax: Axes | None = None
     colour, last = sns.color_palette("colorblind")[0], held_out.iloc[-1]
     ax.plot(held_out["tokens_per_parameter"], held_out["loss"], color=colour)
     ax.plot(last["tokens_per_parameter"], last["loss"], "o", color=colour)
-    says = f"{last['loss']:.2f} nats at {n_parameters / 1e6:.1f} M parameters,\n{last['tokens'] / 1e6:.1f} M tokens"
+    says = f"{last['loss']:.2f} nats with {n_parameters / 1e6:.1f}M parameters,\n{last['tokens'] / 1e6:.1f}M tokens"
     place = {"xytext": (-6, 10), "textcoords": "offset points", "ha": "right"}
     ax.annotate(says, (last["tokens_per_parameter"], last["loss"]), fontsize=9, color=colour, **place)
     ax.set(xscale="log", xlabel="training tokens per parameter", ylabel="held-out loss (nats per token)")

@@ -61,7 +61,7 @@ def plot_relearning(
         ax.plot(curve["tokens"], curve[measure], **style)
     if chance:
         ax.axhline(chance, color=GREY, linestyle=":", linewidth=1.0, label="chance")
-    ax.set(xlabel="tokens of facts trained on", ylabel="accuracy on test facts", ylim=(-0.03, 1.03))
+    ax.set(xlabel="training tokens of facts", ylabel="accuracy on test facts", ylim=(-0.03, 1.03))
     ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return ax
 
