@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pandas as pd
 
@@ -23,7 +25,7 @@ def compare(first: pd.DataFrame, second: pd.DataFrame, *, paired: bool = False) 
     .. math:: \text{ratio} = \frac{\sum_r \min(T^{(2)}_r, B) / R_2}{\sum_r \min(T^{(1)}_r, B) / R_1}
 
     Every run trains for the same number of samples B, so censoring is at B alone and the mean of the samples spent is
-    the restricted mean time to learn.  Where runs of the second setting do not learn, the ratio is a lower bound.
+    the restricted mean time to learn.  Where runs of the second setting alone do not learn, the ratio is a lower bound.
 
     Parameters
     ----------
@@ -73,10 +75,12 @@ def _ratio_of_rows(both: np.ndarray) -> np.ndarray:
 
 def said(answer: pd.Series) -> str:
     """A row of a table of comparisons as a sentence: its verdict, the ratio with its interval, and the counts."""
-    bound = "at least " if answer["learned_second"] < answer["n_second"] else ""
+    all_learned = [answer[f"learned_{one}"] == answer[f"n_{one}"] for one in ("first", "second")]
+    bound = {(True, False): "at least ", (False, True): "at most "}.get(tuple(map(bool, all_learned)), "")
     learned = [f"{answer[f'learned_{one}']} of {answer[f'n_{one}']}" for one in ("first", "second")]
+    interval = "" if math.isnan(answer["low"]) else f" (95% interval {answer['low']:.1f} to {answer['high']:.1f})"
     return (
-        f"{answer.name[0].upper()}{answer.name[1:]}: {answer['verdict']}. The other takes {bound}{answer['ratio']:.1f} "
-        f"times as many samples (95% interval {answer['low']:.1f} to {answer['high']:.1f}); {learned[0]} runs against "
-        f"{learned[1]} get there within the budget."
+        f"{answer.name[0].upper()}{answer.name[1:]}: {answer['verdict']}. The latter takes {bound}"
+        f"{answer['ratio']:.1f} times as many samples{interval}; {learned[0]} runs learn within the budget, against "
+        f"{learned[1]}."
     )

@@ -43,7 +43,7 @@ class Page(Settings):
 
     shown_only: ClassVar[tuple[str, ...]] = ()  # parameters that no run depends on
 
-    device: Device = Field("auto", description="where it runs")
+    device: Device = Field("auto", description="where to run")
     checkpoints: Folder = Field("", description="folder to keep results in and resume from; empty for none")
 
     @property

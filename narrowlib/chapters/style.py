@@ -53,7 +53,7 @@ METHODS = {  # ways to a narrow network, in the order of every figure, by the na
         ("distilled", "distilled", 1, "D", (0, (4, 1.5))),
         ("from scratch", "from scratch", 7, "s", (0, (1, 1.5))),
         ("scratch", "from scratch", 7, "s", (0, (1, 1.5))),
-        ("random", "at random", 3, "v", (0, (2, 1.5))),
+        ("random", "random", 3, "v", (0, (2, 1.5))),
         ("python", "not pruned, trained on Python", 5, "X", "-"),
         ("base", "whole model", 8, "*", (0, (1, 1.5))),
         ("teacher", "teacher", 8, "*", (0, (1, 1.5))),
@@ -200,6 +200,11 @@ def short_number(value: float) -> str:
         if abs(value) >= unit:
             return f"{value / unit:.3g}{letter}"
     return f"{value:.3g}"
+
+
+def counted(n: int, what: str) -> str:
+    """A number with what it counts: 1 run, 2 runs."""
+    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
 
 
 def token_axis(ax: Axes, tokens: pd.Series, needed: float | None = None) -> dict[float, float]:

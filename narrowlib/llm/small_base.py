@@ -43,20 +43,20 @@ N_READINGS, READ_BLOCKS = 40, 8  # of the held-out loss while it trains, and blo
 class SmallBaseConfig(Settings):
     """Shape, text and training of the model; the residual stream has ``n_heads * head_dim`` dimensions."""
 
-    vocab_size: Count = Field(4_096, description="tokens: all bytes, and the most frequent pairs")
-    tokenizer_bytes: Count = Field(2_000_000, description="bytes of every skill that the tokenizer is learned from")
+    vocab_size: Count = Field(4_096, description="size of the vocabulary: all bytes, and the most frequent pairs")
+    tokenizer_bytes: Count = Field(2_000_000, description="bytes of every skill for training the tokenizer")
     n_heads: Count = Field(6, description="attention heads")
-    head_dim: Count = Field(32, description="dimensions of each")
+    head_dim: Count = Field(32, description="dimensions of each head")
     n_layers: Count = Field(6, description="decoder layers")
-    intermediate_size: Count = Field(512, description="neurons of a layer")
-    block_length: Count = Field(256, description="tokens of a block")
+    intermediate_size: Count = Field(512, description="MLP neurons per layer")
+    block_length: Count = Field(256, description="tokens per block")
     n_tokens: Count = Field(60_000_000, description="training tokens, a quarter from each skill if it has enough text")
-    batch_size: Count = Field(16, description="blocks in each step")
-    learning_rate: Rate = Field(3e-3, description="step size of AdamW at its highest")
-    n_warmup: Whole = Field(200, description="steps over which the step size rises; a cosine returns it to 0")
-    precision: AutoPrecision = Field("bfloat16", description="of matrix products in training")
+    batch_size: Count = Field(16, description="blocks in each training step")
+    learning_rate: Rate = Field(3e-3, description="highest step size of AdamW")
+    n_warmup: Whole = Field(200, description="warm-up steps; the step size then falls to 0 on a cosine")
+    precision: AutoPrecision = Field("bfloat16", description="precision of matrix products in training")
     compiled: bool = Field(True, description="compile layers and loss before training")
-    seed: Seed = Field(0, description="of weights and order")
+    seed: Seed = Field(0, description="seed of the weights and of the order of blocks")
 
     @property
     def n_steps(self) -> int:

@@ -119,11 +119,13 @@ def origin(record: Record) -> pd.DataFrame:
     """
     made = record.provenance
     rows = {"device": made.get("device"), "versions": f"Python {made.get('python')}, torch {made.get('torch')}"}
-    rows |= {"commit": (made.get("commit") or "unknown")[:12] + (" with changes" if made.get("dirty") else "")}
+    rows |= {
+        "commit": (made.get("commit") or "unknown")[:12] + (" with uncommitted changes" if made.get("dirty") else "")
+    }
     rows |= {"recorded": made.get("time")}
     rows |= {"note": made["note"]} if "note" in made else {}
     for name, value in made.get("departures", {}).items():
-        rows[name] = f"{value['here']} in place of {value['paper']}"
+        rows[name] = f"{value['here']} instead of {value['paper']}"
     return pd.Series(rows, name="this record").to_frame()
 
 

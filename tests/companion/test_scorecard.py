@@ -81,7 +81,7 @@ def card_of(*cells, profile="quick"):
     ("value", "record", "says"),
     [
         (0.7, RUN, "share | of runs: **0.7** [0.6, 0.8] here, 0.7 in the paper (from a record)"),
-        (0.45, RUN, "here, 0.7 in the paper (from a record; asked of all of the interval: >= 0.5)"),
+        (0.45, RUN, "here, 0.7 in the paper (from a record; rule for the whole interval: >= 0.5)"),
         (0.45, TOO_FEW, "in the paper (from a record; the record lacks runs: 1 of 2)"),
         (0.7, None, "in the paper (from this page's run)"),
     ],
@@ -162,9 +162,11 @@ def test_every_record_of_a_claim_is_shown():
     names = [each["name"] for each in card["claims"][0]["quantities"][0]["records"]]
     assert names == ["fewer", "too-few"]  # what decides first
     told = scorecard.sections(card)
-    assert "`n_seeds` 10 in place of 40" in told and "It lacks, of what decides: runs: 1 of 2." in told
+    assert "`n_seeds` is 10 instead of 40" in told and "To decide, it lacks: runs: 1 of 2." in told
     assert scorecard.table(card).count("0.7 [0.6, 0.8] (holds, near)") == 2
-    assert "Records decide 1 of them" in scorecard.sentence(card)
+    assert "Records decide 1. For the others" in scorecard.sentence(card)
+    decided = {**card, "claims": card["claims"][:1], "counts": {**dict.fromkeys(scorecard.VERDICTS, 0), "in part": 1}}
+    assert scorecard.sentence(decided) == "Of 1 claim: 1 in part. Records decide 1."
 
 
 def test_scorecard_as_data(notebook):
@@ -198,7 +200,7 @@ def test_scorecard_as_markdown(notebook):
     assert "0.7 ± 0.1 (in pixels)" in table[2]
     sections = scorecard.sections(card)
     assert "(claim-a1)=\n### A1: in part" in sections and "{numref}`fig-two`" in sections
-    assert "departs from the paper: in no parameter" in sections and "unwritten, is not written yet" in sections
+    assert "from the paper's parameters: none" in sections and "`unwritten`, is not written yet" in sections
     assert "Of 3 claims: 1 in part, 2 not yet run." in scorecard.summary(card)
 
 

@@ -28,9 +28,10 @@ def block(facts: Facts, profile: str) -> str:
     """The folded block at the end of a page, in Markdown."""
     versions = ", ".join(f"{name} {version}" for name, version in facts.get("versions", {}).items())
     parameters = ", ".join(f"`{name} = {value!r}`" for name, value in facts.get("parameters", {}).items())
-    threads = f", {facts['n_threads']} threads" if facts.get("n_threads") else ""
+    n_threads = facts.get("n_threads")
+    threads = f", {n_threads} thread{'' if n_threads == 1 else 's'}" if n_threads else ""
     lines = {
-        "Executed": f"{_time(facts)}, in {_seconds(facts)}, profile *{profile}*",
+        "Executed": f"{_time(facts)}, in {_seconds(facts)}, with the profile *{profile}*",
         "Commit": _commit(facts),
         "Device": f"{facts.get('device', 'unknown')}{threads}, {facts.get('platform', '')}",
         "Versions": versions or "unknown",
@@ -43,7 +44,7 @@ def block(facts: Facts, profile: str) -> str:
 
 def status(pages: Mapping[str, Facts]) -> str:
     """A table in Markdown of how every page was made."""
-    lines = ["| page | executed | took | commit | device | peak memory |", "|---|---|---|---|---|---|"]
+    lines = ["| page | executed | duration | commit | device | peak memory |", "|---|---|---|---|---|---|"]
     for chapter, facts in pages.items():
         cells = [_time(facts), _seconds(facts), _commit(facts), str(facts.get("device", "unknown")), _memory(facts)]
         lines.append(f"| {{doc}}`/book/{chapter}` | {' | '.join(cells)} |")
@@ -57,7 +58,7 @@ def figure_links(figure: Figure, facts: Facts) -> str:
         ending: f'<a href="{up}{escape(path)}" download aria-label="{escape(figure.name)} as {ending}">{ending}</a>'
         for ending, path in figure.files.items()
     }
-    left_out = "" if figure.every == 1 else f", one row in {figure.every} of {figure.rows:,}"
+    left_out = "" if figure.every == 1 else f", one in {figure.every} of {figure.rows:,} rows"
     told = [f"data ({links['csv']}{left_out})"] if "csv" in links else []
     told.append("figure (" + ", ".join(links[ending] for ending in ("svg", "png") if ending in links) + ")")
     url = source_of(figure, facts)["url"]
@@ -107,7 +108,7 @@ def _seconds(facts: Facts) -> str:
 def _commit(facts: Facts) -> str:
     if not facts.get("commit"):
         return "unknown"
-    return f"`{facts['commit'][:12]}`" + (" with changes" if facts.get("dirty") else "")
+    return f"`{facts['commit'][:12]}`" + (" with uncommitted changes" if facts.get("dirty") else "")
 
 
 def _memory(facts: Facts) -> str:

@@ -119,12 +119,18 @@ def sentence(card: Mapping[str, Any]) -> str:
     if not card["claims"]:
         return "This book judges no claim of the paper."
     told = [f"{count} {verdict}" for verdict, count in card["counts"].items() if count]
-    n_decided = sum(card["counts"][verdict] for verdict in DECIDED)
+    n_claims, n_decided = len(card["claims"]), sum(card["counts"][verdict] for verdict in DECIDED)
+    decided = f"Of {_counted(n_claims, 'claim')}: {', '.join(told)}. Records decide {n_decided}."
+    if n_decided == n_claims:
+        return decided
     return (
-        f"Of {len(card['claims'])} claims: {', '.join(told)}. Records decide {n_decided} of them. For the others "
-        f"the scorecard lists what their records lack, or which way these pages point in the profile "
-        f"*{card['profile']}*."
+        f"{decided} For the others, the scorecard states what their records lack, or whether their pages show the "
+        f"direction (profile *{card['profile']}*)."
     )
+
+
+def _counted(n: int, what: str) -> str:
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
 def summary(card: Mapping[str, Any]) -> str:
@@ -133,7 +139,7 @@ def summary(card: Mapping[str, Any]) -> str:
         f"| {{ref}}`{row['claim']} <{label(row['claim'])}>` | {cell(row['statement'])} | {_verdict(row)} |"
         for row in card["claims"]
     ]
-    return "\n".join([sentence(card), "", "| claim | what the paper says | here |", "|---|---|---|", *rows])
+    return "\n".join([sentence(card), "", "| claim | what the paper says | verdict here |", "|---|---|---|", *rows])
 
 
 def table(card: Mapping[str, Any]) -> str:
@@ -164,14 +170,13 @@ def open_claims(card: Mapping[str, Any]) -> str:
             continue
         lines.append(f"- {{ref}}`{row['claim']} <{label(row['claim'])}>`, {_verdict(row)}. {row['statement']}")
         if row["reasons"]:
-            lines.append(f"  - What the record lacks: {'; '.join(row['reasons'])}.")
+            lines.append(f"  - The record lacks: {'; '.join(row['reasons'])}.")
         for quantity in row["quantities"]:
             found = quantity["paper_scale"] or quantity["page"]
             rule = quantity["rule"].replace(" ", "\u00a0")  # stays on one line
             if found and (not found["direction"] or (row["verdict"] in DECIDED and _is_against(found))):
                 lines.append(
-                    f"  - {quantity['what']}: {_ours(found)}; the rule is `{rule}`, the paper's value "
-                    f"{_papers(quantity)}"
+                    f"  - {quantity['what']}: {_ours(found)}; rule: `{rule}`; the paper's value: {_papers(quantity)}"
                 )
     return "\n".join(lines) or "None: every claim was reproduced."
 
@@ -229,22 +234,22 @@ def _section(row: Mapping[str, Any]) -> str:
     checked = (
         f"- Checked in {{doc}}`/book/{row['chapter']}`"
         if row["url"]
-        else f"- Its chapter, {row['chapter']}, is not written yet"
+        else f"- Its chapter, `{row['chapter']}`, is not written yet"
     )
-    at_scale = "".join(_at(record, "; from a record, ") for record in row["records"])
-    lines.append(f"{checked}{_at(row['page'], ', at ')}{at_scale}.")
+    at_scale = "".join(_at(record, "; from a record: ") for record in row["records"])
+    lines.append(f"{checked}{_at(row['page'], ', in ')}{at_scale}.")
     lines += [line for record in row["records"] for line in _of_record(record)]
     return "\n".join(lines)
 
 
 def _of_record(found: Mapping[str, Any]) -> list[str]:
     record, lacks = found["record"], "; ".join(found["reasons"])
-    told = [f"`{name}` {value['here']} in place of {value['paper']}" for name, value in _departures(record)]
+    told = [f"`{name}` is {value['here']} instead of {value['paper']}" for name, value in _departures(record)]
     commit = (record.get("commit") or "unknown")[:12]
     return [
         f"- The record `{record['name']}`, run on {record.get('device')}, commit `{commit}`: **{found['verdict']}**"
-        + (f". It lacks, of what decides: {lacks}." if lacks else "."),
-        f"  - Where that run departs from the paper: {'; '.join(told) or 'in no parameter'}.",
+        + (f". To decide, it lacks: {lacks}." if lacks else "."),
+        f"  - Departures from the paper's parameters: {'; '.join(told) or 'none'}.",
     ]
 
 

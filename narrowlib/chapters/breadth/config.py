@@ -52,22 +52,22 @@ class Setting:
 class BreadthConfig(Settings):
     """Settings of the experiments; the defaults are those of the record."""
 
-    n_subtasks: int = Field(3, ge=2, le=6, description="sub-tasks; the composite asks for all of them")
-    subset_size: int = Field(3, ge=1, le=8, description="task bits that each sub-task owns")
-    n_task_bits: int = Field(24, ge=4, le=1_024, description="task bits in all")
+    n_subtasks: int = Field(3, ge=2, le=6, description="sub-tasks; the composite combines all of them")
+    subset_size: int = Field(3, ge=1, le=8, description="task bits of each sub-task")
+    n_task_bits: int = Field(24, ge=4, le=1_024, description="task bits in total")
     n_seeds: int = Field(20, ge=2, le=1_000, description="runs of every setting, each with its own weights and samples")
     width: int = Field(64, ge=2, le=65_536, description="neurons in each of two hidden layers")
     batch_size: int = Field(128, ge=PARTS, le=1_000_000, description="samples of each task in an equal mixture")
-    n_steps: Count = Field(8_000, description="training steps at most")
+    n_steps: Count = Field(8_000, description="largest number of training steps")
     learning_rate: Rate = Field(5e-3, description="step size of Adam")
     shares: Numbers[Share] = Field(
         (0.0, 0.06, 0.12, 0.25, 0.5, 0.75, 0.88, 0.94), description="shares of atomic samples in the batches"
     )
-    map_sizes: Numbers[Count] = Field((1, 2, 3, 4), description="task bits of each sub-task, of the map")
-    map_subtasks: Numbers[Count] = Field((2, 3, 4), description="sub-tasks of the composite, of the map")
-    map_bits: Numbers[Count] = Field((12, 18, 24), description="task bits in all, of the map")
-    map_seeds: int = Field(5, ge=1, le=1_000, description="runs of every point of the map")
-    precision: AutoPrecision = Field("float32", description="of matrix products")
+    map_sizes: Numbers[Count] = Field((1, 2, 3, 4), description="task bits of each sub-task in the map")
+    map_subtasks: Numbers[Count] = Field((2, 3, 4), description="sub-tasks of the composite in the map")
+    map_bits: Numbers[Count] = Field((12, 18, 24), description="task bits in total in the map")
+    map_seeds: int = Field(5, ge=1, le=1_000, description="runs at every point of the map")
+    precision: AutoPrecision = Field("float32", description="precision of matrix products")
 
     @model_validator(mode="after")
     def _bits_suffice(self) -> BreadthConfig:

@@ -38,7 +38,7 @@ def plot_times(times: pd.DataFrame, labels: pd.Series, *, ax: Axes | None = None
             1.02, row, f"{learned.sum()} of {len(runs)}", transform=ax.get_yaxis_transform(), va="center", fontsize=10
         )
     ax.set_yticks(range(len(names)), names)
-    ax.set(xscale="log", xlabel="samples seen when learned (all tasks)", ylim=(len(names) - 0.45, -0.55))
+    ax.set(xscale="log", xlabel="samples seen until learned (all tasks)", ylim=(len(names) - 0.45, -0.55))
     plain_ticks(ax.xaxis)
     ax.grid(axis="y", visible=False)
     return ax
@@ -74,7 +74,7 @@ def plot_map(table: pd.DataFrame) -> Figure:
         ax.set_xticklabels(sizes), ax.set_yticklabels(subtasks)
         ax.grid(visible=False)
     axes[0, 0].set_ylabel("sub-tasks m")
-    fig.supxlabel("bits of each sub-task k", fontsize=11)
+    fig.supxlabel("bits per sub-task k", fontsize=11)
     bar = fig.colorbar(mesh, ax=axes[0].tolist(), format=lambda value, _: f"{10**value:.2g}x", shrink=0.9)
-    bar.set_label("samples, narrow : broad", color=GREY)
+    bar.set_label("samples, narrow / broad", color=GREY)
     return fig

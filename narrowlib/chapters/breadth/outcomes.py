@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -9,20 +10,27 @@ import pandas as pd
 
 from narrowlib import intervals
 from narrowlib.chapters.censored import HOLDS, compare, spent
+from narrowlib.chapters.style import counted
 
 LEAST_SHARES = 3  # to fit a law to
 PAIRS = {  # what is asked, and the two kinds of runs that answer; the first is expected to learn sooner
-    "learned sooner beside its own parts than beside other tasks of the same size": (
+    "composite learned sooner alongside its own parts than alongside other tasks of the same size": (
         ("hardness", "its own parts"),
         ("hardness", "other parts"),
     ),
-    "learned sooner beside its own parts than alone": (("hardness", "its own parts"), ("hardness", "alone")),
-    "learned sooner with all of its parts than with all but one": (("which", "all"), ("which", "all but one")),
-    "learned sooner interleaved with its parts than after them": (
+    "composite learned sooner alongside its own parts than alone": (
+        ("hardness", "its own parts"),
+        ("hardness", "alone"),
+    ),
+    "composite learned sooner with all of its parts than with all but one": (
+        ("which", "all"),
+        ("which", "all but one"),
+    ),
+    "composite learned sooner interleaved with its parts than after them": (
         ("curriculum", "interleaved"),
         ("curriculum", "parts first, then the whole"),
     ),
-    "learned sooner interleaved from the start than when it comes first": (
+    "composite learned sooner interleaved from the start than when it comes first": (
         ("curriculum", "interleaved"),
         ("curriculum", "whole first, then all"),
     ),
@@ -126,14 +134,14 @@ def only_harder(found: pd.DataFrame) -> str:
     same = found[found.index.str.startswith("composite of")]
     held = same[same["verdict"] == HOLDS]
     told = (
-        f"Is a composite only harder? In {len(held)} of {len(same)} comparisons of equal bits it is learned sooner "
+        f"Is a composite merely harder? In {len(held)} of {len(same)} comparisons of equal bits, it is learned sooner "
         f"than a parity without trained parts"
     )
     if held.empty:
         return f"{told}."
-    told += f", by at least {held['low'].min():.1f} times (the lowest bound)"
+    told += f", by a factor of at least {held['low'].min():.1f} (the smallest lower bound). "
     is_all = len(held) == len(same)
-    return told + (": the number of bits alone does not explain it." if is_all else "; in the others it is not shown.")
+    return told + ("The number of bits alone does not explain this." if is_all else "In the others, this is not shown.")
 
 
 def breadth_said(law: Mapping[str, float]) -> list[str]:
@@ -141,12 +149,13 @@ def breadth_said(law: Mapping[str, float]) -> list[str]:
     best = f"The fewest samples are spent with {law['best_share']:.0%} atomic samples."
     n_shares, low, high = law["n_shares"], -law["high"], -law["low"]
     if n_shares < LEAST_SHARES:
-        return [best, f"No law can be fitted: at only {n_shares} shares did every run learn."]
+        return [best, f"No power law can be fitted: every run learned at only {counted(n_shares, 'share')}."]
+    interval = "no interval from one run" if math.isnan(low) else f"95% interval {low:.2f} to {high:.2f}"
     return [
         best,
-        f"Where every run learned ({n_shares} shares), samples go with the composite's own share to the power "
-        f"{-law['exponent']:.2f} (95% interval {low:.2f} to {high:.2f})"
-        + (": the interval holds 0, so no law is seen." if low <= 0 <= high else "."),
+        f"At the {n_shares} shares where every run learned, the number of samples scales as the composite's share to "
+        f"the power {-law['exponent']:.2f} ({interval})"
+        + ("; the interval contains 0, so no power law is seen." if low <= 0 <= high else "."),
     ]
 
 

@@ -37,19 +37,20 @@ class Config(Page, Trained, TextConfig):
         (2, 3, 4, 5, 6), description="attention heads of the students, which set their width and depth"
     )
     sparsities: Pairs[Share] = Field(
-        ((0.5, 0.2), (0.5, 0.5), (0.8, 0.5), (0.8, 0.8), (0.9, 0.9)), description="of neurons/residual dimensions"
+        ((0.5, 0.2), (0.5, 0.5), (0.8, 0.5), (0.8, 0.8), (0.9, 0.9)),
+        description="shares of neurons/residual dimensions cut before recovery",
     )
     n_steps: Count = Field(300, description="training steps of every network")
-    batch_size: Count = Field(64, description="blocks in each")
-    n_warmup: Whole = Field(30, description="steps over which the step size rises")
-    student_rate: Rate = Field(1e-3, description="step size of AdamW from random weights")
-    recovery_rate: Rate = Field(3e-4, description="and after pruning")
-    temperature: Positive = Field(2.0, description="of teacher and student")
-    hard_weight: Weight = Field(0.5, description="of the next token in the loss of distillation")
-    n_kept: Count = Field(32, description="probabilities of the teacher that are kept per token")
-    evaluate_every: Count = Field(10, description="steps between two readings of the held-out loss")
-    n_seeds: int = Field(1, ge=1, le=1_000, description="runs of every network, each with weights and order of its own")
-    target_loss: NotNegative = Field(0.0, description="nats to be reached; 0 for the lowest that every way reaches")
+    batch_size: Count = Field(64, description="blocks in each training step")
+    n_warmup: Whole = Field(30, description="warm-up steps, over which the step size rises")
+    student_rate: Rate = Field(1e-3, description="step size of AdamW for students")
+    recovery_rate: Rate = Field(3e-4, description="step size of AdamW after pruning")
+    temperature: Positive = Field(2.0, description="temperature of teacher and student")
+    hard_weight: Weight = Field(0.5, description="weight of the next token in the distillation loss")
+    n_kept: Count = Field(32, description="teacher probabilities kept per token")
+    evaluate_every: Count = Field(10, description="steps between measurements of the held-out loss")
+    n_seeds: int = Field(1, ge=1, le=1_000, description="runs of every network, each with its own weights and order")
+    target_loss: NotNegative = Field(0.0, description="target loss in nats; 0 for the lowest that every method reaches")
 
     @property
     def distillation(self) -> Distillation:

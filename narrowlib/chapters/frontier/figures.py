@@ -17,11 +17,11 @@ from narrowlib.chapters.style import GREY, METHODS, current_axes, in_order, keep
 
 _AXES = {  # words, and by what a column is multiplied
     "n_parameters": ("parameters", 1),
-    "tokens": ("training tokens to the loss", 1),
-    "flops_per_token": ("operations per token of the finished model", 1),
-    "training_flops": ("operations of training to the loss", 1),
-    "seconds_per_token": ("microseconds per token of the finished model", 1e6),
-    "seconds": ("seconds of training to the loss", 1),
+    "tokens": ("training tokens to the target loss", 1),
+    "flops_per_token": ("operations per token of the final model", 1),
+    "training_flops": ("training operations to the target loss", 1),
+    "seconds_per_token": ("microseconds per token of the final model", 1e6),
+    "seconds": ("training seconds to the target loss", 1),
 }
 MOST_PANELS = 4
 
@@ -158,7 +158,7 @@ def plot_gains(gains: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         ax.plot(gains["gain"].iloc[some], some, how.marker, color=how.colour, mfc=face, markersize=8)
     ax.axvline(0.0, color=GREY, linewidth=1.2)
     reach = 1.25 * max(gains[["gain", "low", "high"]].abs().max(axis=None), 1e-3)
-    ax.set(xlim=(-reach, reach), ylim=(len(gains) - 0.5, -0.9), xlabel="nats per token that a teacher takes off")
+    ax.set(xlim=(-reach, reach), ylim=(len(gains) - 0.5, -0.9), xlabel="loss saved by the teacher (nats per token)")
     ax.set_yticks(rows, [short_number(size) for size in gains["n_parameters"]])
     ax.set_ylabel("parameters")
     for at, words in ((0.02, "\u2190 the teacher harms"), (0.98, "the teacher helps \u2192")):
@@ -204,8 +204,8 @@ def plot_scaling(points: pd.DataFrame, *, paper: str, ax: Axes | None = None) ->
     for axis in (ax.xaxis, ax.yaxis):
         _short_ticks(axis)
     ax.set(
-        xlabel="training tokens per parameter that is left",
-        ylabel="held-out loss above the whole\nmodel's (nats per token)",
+        xlabel="training tokens per remaining parameter",
+        ylabel="held-out loss above that of the\nwhole model (nats per token)",
     )
     label_ends(ax, [(ax.get_xlim()[1], *rest) for _, *rest in ends], size=8.5)
     return ax

@@ -87,16 +87,17 @@ def scaling_said(points: pd.DataFrame, gap: float) -> list[str]:
         rows = rows.sort_values("tokens_per_parameter")
         run, further = rows[rows["measured"]], rows[~rows["measured"]]
         last = run.iloc[-1]
-        start = f"{base}, cut by {cut}: {last['gap']:.2f} nats above the whole model after "
+        where = "above" if last["gap"] >= 0 else "below"
+        start = f"{base}, cut by {cut}: {abs(last['gap']):.2f} nats per token {where} the whole model after "
         start += f"{last['tokens_per_parameter']:.2g} tokens per parameter"
         reached, would = (each.loc[each["gap"] <= gap, "tokens_per_parameter"] for each in (run, further))
         if len(reached):
-            end = f"; within the paper's {gap:.2f} from {reached.iloc[0]:.2g} on."
+            end = f"; first within the paper's {gap:.2f} after {reached.iloc[0]:.2g}."
         elif len(would):
-            end = f"; its power law, not measured, comes within the paper's {gap:.2f} at {would.iloc[0]:.2g}."
+            end = f"; its power law, not measured, comes within the paper's {gap:.2f} after {would.iloc[0]:.2g}."
         else:
-            end = f"; not within the paper's {gap:.2f}, and its power law does not come there"
-            end += f" by {further['tokens_per_parameter'].iloc[-1]:.2g}." if len(further) else "."
+            end = f"; not within the paper's {gap:.2f}"
+            end += f", nor is its power law by {further['tokens_per_parameter'].iloc[-1]:.2g}." if len(further) else "."
         told.append(start + end)
     return told
 

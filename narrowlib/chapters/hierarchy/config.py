@@ -35,9 +35,9 @@ class HierarchyConfig(Settings):
     for a whole record.  That saves the work after convergence; a run that would have come back up is not seen.
     """
 
-    n_subtasks: int = Field(4, ge=2, le=12, description="sub-tasks; the composite asks for all of them")
-    subset_size: int = Field(4, ge=1, le=16, description="task bits that each sub-task owns")
-    n_task_bits: int = Field(64, ge=1, le=1_024, description="task bits in all")
+    n_subtasks: int = Field(4, ge=2, le=12, description="sub-tasks; the composite combines all of them")
+    subset_size: int = Field(4, ge=1, le=16, description="task bits of each sub-task")
+    n_task_bits: int = Field(64, ge=1, le=1_024, description="task bits in total")
     n_seeds: int = Field(40, ge=1, le=1_000, description="runs of every setting, each with its own weights and samples")
     width: int = Field(128, ge=2, le=65_536, description="neurons in a hidden layer")
     batch_size: int = Field(2_000, ge=1, le=1_000_000, description="samples of each task in a training step")
@@ -45,9 +45,9 @@ class HierarchyConfig(Settings):
         200_000, ge=1, le=100_000_000, description="training steps on broad data; narrow runs take more"
     )
     learning_rate: Rate = Field(1e-3, description="step size of Adam")
-    precision: AutoPrecision = Field("float32", description="of matrix products")
+    precision: AutoPrecision = Field("float32", description="precision of matrix products")
     leave_below: float = Field(
-        0.0, ge=0, lt=CONVERGED_BITS, description="bits; a run below this on every task stops, 0 for never"
+        0.0, ge=0, lt=CONVERGED_BITS, description="loss in bits; a run below it on every task stops; 0 for never"
     )
 
     @part

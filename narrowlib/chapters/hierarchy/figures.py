@@ -90,7 +90,7 @@ def plot_composite_curves(
     if threshold is not None:
         ax.axhline(threshold, color=GREY, linewidth=1.0, linestyle=(0, (1, 1.5)))
         place = {"xytext": (2, 3), "textcoords": "offset points", "fontsize": 8, "color": GREY}
-        ax.annotate("learned below", (0, threshold), xycoords=("axes fraction", "data"), **place)
+        ax.annotate("converged below", (0, threshold), xycoords=("axes fraction", "data"), **place)
     if ends:
         label_ends(ax, ends)
     return ax
@@ -147,7 +147,7 @@ def plot_waiting(times: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         x, y = [start, *learned.quantiles, end], [0.0, *learned.probabilities, last]
         ax.step(x, y, where="post", color=palette[number], linewidth=2.2)
         ends.append((end, last, f"{name} ({runs['samples'].count()} of {len(runs)})", palette[number]))
-    ax.set(xscale="log", ylim=(-0.03, 1.03), xlabel="samples seen (all tasks)", ylabel="runs that have learned it")
+    ax.set(xscale="log", ylim=(-0.03, 1.03), xlabel="samples seen (all tasks)", ylabel="share of runs that learned")
     plain_ticks(ax.xaxis)
     label_ends(ax, ends)
     return ax

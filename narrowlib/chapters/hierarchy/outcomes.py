@@ -11,7 +11,7 @@ from scipy.stats import fisher_exact
 from narrowlib.chapters.censored import LEARNED_BITS
 from narrowlib.chapters.hierarchy.config import CONVERGED_BITS
 from narrowlib.chapters.hierarchy.experiment import converged_runs, final_losses, samples_to_learn
-from narrowlib.chapters.style import short_number
+from narrowlib.chapters.style import counted, short_number
 from narrowlib.intervals import Interval, median, share, sooner
 
 DEEP, NARROW = "broad, depth 3", "narrow, depth 3"
@@ -81,10 +81,9 @@ def order_said(curves: pd.DataFrame) -> str:
     ratio = samples_to_learn(curves)["ratio"]
     samples = short_number(float(curves.loc[curves["setting"] == DEEP, "n_samples"].max()))
     n_learned, n_last = ratio.count(), (ratio > 1).sum()
-    return (
-        f"Order: {n_learned} of {len(ratio)} runs learn every task within {samples} samples; in {n_last} of these "
-        f"{n_learned} the composite comes last. A run that does not arrive counts against H1."
-    )
+    last = f"; in {n_last} of these {n_learned}, the composite comes last" if n_learned else ""
+    others = " The other runs count against H1." if n_learned < len(ratio) else ""
+    return f"Order: {n_learned} of {len(ratio)} runs learn every task within {samples} samples{last}.{others}"
 
 
 def breadth_said(curves: pd.DataFrame) -> str:
@@ -94,9 +93,9 @@ def breadth_said(curves: pd.DataFrame) -> str:
     p_value = fisher_exact([[broad, n_broad - broad], [narrow, n_narrow - narrow]]).pvalue
     seen = curves.groupby("setting")["n_composite_samples"].max()
     return (
-        f"Breadth: {broad} of {n_broad} broad runs converge on the composite, and {narrow} of {n_narrow} narrow ones, "
-        f"which see {seen[NARROW] / seen[DEEP]:.0f} times as many samples of it (Fisher's exact test that both have "
-        f"the same chance: p = {p_value:.2g})."
+        f"Breadth: {broad} of {n_broad} broad runs and {narrow} of {n_narrow} narrow runs converge on the composite. "
+        f"Narrow runs see {seen[NARROW] / seen[DEEP]:.0f} times as many samples of it (Fisher's exact test of equal "
+        f"convergence rates: p = {p_value:.2g})."
     )
 
 
@@ -117,9 +116,10 @@ def depth_said(curves: pd.DataFrame, papers: pd.DataFrame) -> str:
         told, told_theirs = (chance_to_tell(n, chances) for n in (n_runs, n_theirs))
         value = found[name]
         parts.append(
-            f"Depth: 3 against {setting.removeprefix('broad, depth ')}, log-rank {value.value:.1f} [{value.low:.1f}, "
-            f"{value.high:.1f}]. If runs learned with the paper's chances, {chances[0]:.0%} and {chances[1]:.0%}, "
-            f"{told:.0%} of records with {n_runs} runs would tell, and {told_theirs:.0%} of those with {n_theirs}."
+            f"Depth 3 against {setting.removeprefix('broad, ')}: log-rank statistic {value.value:.1f} "
+            f"[{value.low:.1f}, {value.high:.1f}]. At the paper's convergence rates, {chances[0]:.0%} and "
+            f"{chances[1]:.0%}, {told:.0%} of records with {counted(n_runs, 'run')} of each setting would detect the "
+            f"difference, and {told_theirs:.0%} of those with {n_theirs}."
         )
     return "\n".join(parts)
 

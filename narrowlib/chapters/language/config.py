@@ -75,7 +75,7 @@ def records_of(chapter: str, name: str) -> dict[str, Record]:
 class Trained(Settings):
     """How the language models of a page are trained."""
 
-    precision: AutoPrecision = Field("bfloat16", description="of matrix products in training")
+    precision: AutoPrecision = Field("bfloat16", description="precision of matrix products in training")
     compiled: bool = Field(True, description="compile layers and loss before training")
 
 
@@ -85,10 +85,10 @@ class TextConfig(Settings):
     model: ModelName = Field(
         "default", description="default, small (trained here), tiny (random), a local folder, or a name on the hub"
     )
-    source: Source = Field(PACKAGES, description="of the Python: packages, or a data set of the hub")
-    block_length: Annotated[int, Field(ge=2, le=131_072)] = Field(1_024, description="tokens of a block")
-    n_score_blocks: Count = Field(1_024, description="blocks that scores are computed on")
-    n_held_out_blocks: Count = Field(64, description="blocks of every skill that losses are read on")
+    source: Source = Field(PACKAGES, description="source of the Python text: packages, or a data set of the hub")
+    block_length: Annotated[int, Field(ge=2, le=131_072)] = Field(1_024, description="tokens per block")
+    n_score_blocks: Count = Field(1_024, description="blocks for the scores")
+    n_held_out_blocks: Count = Field(64, description="held-out blocks of every skill for the losses")
 
     def held_out(
         self, tokenizer: PreTrainedTokenizerBase, skills: Iterable[str] = (WANTED_SKILL,)
@@ -125,40 +125,40 @@ class _Page(Page, TextConfig):
     """What the parameters of both pages have in common."""
 
     sparsities: Numbers[Share] = Field(
-        tuple(round(0.05 * step, 2) for step in range(20)), description="shares of units removed, rising from 0"
+        tuple(round(0.05 * step, 2) for step in range(20)), description="shares of units removed, increasing from 0"
     )
 
     @model_validator(mode="after")
     def _sparsities_rise(self) -> _Page:
         if self.sparsities[0] or len(self.sparsities) < 2 or list(self.sparsities) != sorted(self.sparsities):
             shown = " ".join(f"{each:g}" for each in self.sparsities)
-            raise ValueError(f"sparsities is '{shown}'; it must hold 0 and then at least one more, in rising order")
+            raise ValueError(f"sparsities is '{shown}'; it must hold 0 and then at least one more, in increasing order")
         return self
 
 
 class LLMScoresPage(_Page):
     """Parameters of the chapter llm-scores."""
 
-    n_ablated: Annotated[int, Field(ge=3)] = Field(500, description="units of each kind that are ablated one by one")
-    n_ablation_blocks: Count = Field(16, description="blocks that they are ablated on; at most those of the scores")
+    n_ablated: Annotated[int, Field(ge=3)] = Field(500, description="units of each kind to ablate one by one")
+    n_ablation_blocks: Count = Field(16, description="blocks used for ablation; at most n_score_blocks")
 
 
 class LLMPruningPage(Trained, _Page):
     """Parameters of the chapter llm-pruning."""
 
     pairs: Pairs[Share] = Field(
-        ((0.5, 0.2), (0.8, 0.5), (0.9, 0.9)), description="neurons/residual dimensions removed before training on"
+        ((0.5, 0.2), (0.8, 0.5), (0.9, 0.9)), description="shares of neurons/residual dimensions cut before recovery"
     )
     recovery_steps: Count = Field(250, description="training steps after pruning")
-    recovery_batch_size: Count = Field(64, description="blocks in each step of training")
+    recovery_batch_size: Count = Field(64, description="blocks in each training step")
     learning_rate: Rate = Field(2e-4, description="step size of AdamW in recovery")
     lasso_strengths: Numbers[NotNegative] = Field(
-        (3e-4, 5e-4, 1e-3), description="lambda, weights of the group lasso's penalty"
+        (3e-4, 5e-4, 1e-3), description="lambda, weights of the group-lasso penalty"
     )
-    lasso_steps: Count = Field(1_000, description="training steps with it")
-    lasso_rate: Rate = Field(1.5e-4, description="their step size")
-    lasso_sparsity: Part = Field(0.8, description="of neurons, with and without group lasso before")
-    n_warmup: Whole = Field(25, description="steps over which it rises")
+    lasso_steps: Count = Field(1_000, description="training steps with group lasso")
+    lasso_rate: Rate = Field(1.5e-4, description="step size with group lasso")
+    lasso_sparsity: Part = Field(0.8, description="share of neurons cut, with and without group lasso before")
+    n_warmup: Whole = Field(25, description="warm-up steps, over which the step size rises")
 
     @model_validator(mode="after")
     def _one_strength_is_positive(self) -> LLMPruningPage:

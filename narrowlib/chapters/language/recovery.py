@@ -191,13 +191,14 @@ def leads_said(leads: pd.DataFrame) -> list[str]:
     told = []
     for variant, rows in leads.groupby("ranked by"):
         if rows["after, low"].isna().all():
-            told.append(f"{variant}: no losses of single blocks, so no intervals that tell a lead from chance.")
+            told.append(f"{variant}: no losses of individual blocks, so no intervals that tell a lead from chance.")
             continue
         first, left = ((rows[f"{end}, low"] > 0).sum() for end in ("at once", "after"))
         most = rows["after"].max()
+        largest = f"; the largest lead is then {most:.2f} nats per token" if left else ""
         told.append(
-            f"{variant}: ahead of random at {first} of {len(rows)} cuts at once, at {left} after recovery, by then by "
-            f"{most:.2f} nats at most."
+            f"{variant}: ahead of random pruning at {first} of {len(rows)} cuts right after pruning, and at {left} "
+            f"after recovery{largest}."
         )
     return told
 

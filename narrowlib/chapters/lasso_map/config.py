@@ -13,15 +13,15 @@ from narrowlib.settings import AutoPrecision, Count, NotNegative, Numbers, Rate,
 class Config(NonlocalityPage):
     """Parameters of the page; the defaults are those of the record, whose networks are those of nonlocality."""
 
-    recovery_batch_size: int = Field(2_000, ge=1, le=1_000_000, description="samples in each of them")
-    precision: AutoPrecision = Field("auto", description="of matrix products in training")
-    wide_width: int = Field(128, ge=2, le=65_536, description="and of the widest ones")
-    n_widths: int = Field(3, ge=2, le=12, description="widths from one to the other, with equal ratios")
+    recovery_batch_size: int = Field(2_000, ge=1, le=1_000_000, description="samples in a step after pruning")
+    precision: AutoPrecision = Field("auto", description="precision of matrix products in training")
+    wide_width: int = Field(128, ge=2, le=65_536, description="neurons in a hidden layer of the widest networks")
+    n_widths: int = Field(3, ge=2, le=12, description="number of widths, with equal ratios")
     strengths: Numbers[NotNegative] = Field(
         (0.0, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2), description="lambda, weights of the penalty; 0 is the control"
     )
     steps: Numbers[Count] = Field((300, 1_000, 3_000, 10_000), description="training steps with the penalty")
-    lasso_batch_size: Count = Field(2_000, description="samples in each of them")
+    lasso_batch_size: Count = Field(2_000, description="samples in a step with the penalty")
     lasso_rate: Rate = Field(1e-3, description="step size of Adam with the penalty")
     sparsities: Numbers[Share] = Field(
         (0.1, 0.3, 0.5, 0.7, 0.8, 0.85, 0.9, 0.95), description="shares of neurons removed"

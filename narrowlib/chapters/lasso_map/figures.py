@@ -52,7 +52,7 @@ def plot_fields(table: pd.DataFrame | None) -> Figure:
         ax.grid(False)
         sns.despine(ax=ax, left=True, bottom=True)
     axes[0, 0].set_ylabel("training steps")
-    axes[0, len(widths) // 2].set_xlabel(r"strength $\lambda$ of the penalty")
+    axes[0, len(widths) // 2].set_xlabel(r"penalty strength $\lambda$")
     figure.colorbar(colours, ax=axes[0].tolist(), label="sparsity kept\nwithout recovery", shrink=0.9)
     look = {"color": "black", "linestyle": "", "mfc": "none", "markeredgewidth": 1.4}
     marks = [Line2D([], [], marker=marker, label=f"other composite: {word}", **look) for word, marker in MARKS.items()]

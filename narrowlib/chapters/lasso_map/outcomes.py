@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import cache
 
 import pandas as pd
 
 from narrowlib.chapters.censored import FAILS, HOLDS, LEAST_RUNS, UNDECIDED
+from narrowlib.chapters.style import counted
 from narrowlib.claims import load_claims, satisfies
 from narrowlib.intervals import Interval, mean, median
 
@@ -112,24 +114,24 @@ def rules_said() -> str:
     """The rules of the verdict, in sentences."""
     rule = rules()
     return (
-        f"Those of G1 and G2: sparsity kept {rule['kept']}, accuracy regained {rule['regained']}. Against the control, "
-        f"network by network: sparsity gained {rule['gain']}, accuracy held back {rule['held_back']}. With fewer than "
-        f"{LEAST_RUNS} networks it is undecided."
+        f"The rules are those of G1 and G2: sparsity kept {rule['kept']}, accuracy regained {rule['regained']}. "
+        f"Against the control, network by network: gain in sparsity {rule['gain']}, reduction in regained accuracy "
+        f"{rule['held_back']}. With fewer than {LEAST_RUNS} networks, the verdict is undecided."
     )
 
 
 def width_said(row: pd.Series) -> str:
     """A row of `by_width` as a sentence: its verdict, the strengths, and the quantities with their intervals."""
-    told = {
-        name: f"{row[name]:.2f} (95% interval {row[f'{name}_low']:.2f} to {row[f'{name}_high']:.2f})"
-        for name in rules()
-    }
+    told = {}
+    for name in rules():
+        low, high = row[f"{name}_low"], row[f"{name}_high"]
+        told[name] = f"{row[name]:.2f}" + ("" if math.isnan(low) else f" (95% interval {low:.2f} to {high:.2f})")
     strengths = " or ".join(map("{:g}".format, row["strengths"]))
     return (
-        f"Width {row['width']}: {row['verdict']}. At the strength that the other networks choose ({strengths}), "
-        f"a share of {told['kept']} of the neurons can go without loss, {told['gain']} more than without a penalty; "
-        f"recovery brings the other composite to {told['regained']}, without a penalty to {row['control']:.2f} "
-        f"({row['n_networks']} networks)."
+        f"Width {row['width']}: {row['verdict']}, from {counted(row['n_networks'], 'network')}. At the strength that "
+        f"the other networks choose ({strengths}), the wanted composite is kept without recovery up to a sparsity of "
+        f"{told['kept']}; the gain over no penalty is {told['gain']}. Recovery brings the accuracy on the other "
+        f"composite to {told['regained']}; without a penalty, to {row['control']:.2f}."
     )
 
 
@@ -143,7 +145,7 @@ def fields_said(table: pd.DataFrame) -> list[str]:
         if len(both):
             steps = both["steps"].min()
             at = ", ".join(f"{strength:g}" for strength in both[both["steps"] == steps]["strength"])
-            where += f", with the fewest steps after {steps:,}, at strength {at}"
+            where += f"; the fewest steps are {steps:,}, at strength {at}"
         told.append(
             f"{where}. Without a penalty, after {control['steps']:,} steps, the other composite comes back in "
             f"{control['n_back']} of {control['n_networks']} networks."

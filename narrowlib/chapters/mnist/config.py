@@ -38,7 +38,7 @@ class TeacherConfig(Settings):
     """How the teacher of all ten digits is trained; the defaults are the paper's."""
 
     width: Count = Field(description="neurons in each of the hidden layers")
-    n_epochs: Count = Field(description="passes over all training digits, at most")
+    n_epochs: Count = Field(description="largest number of passes over all training digits")
     enough: Positive = Field(0.99, description="test accuracy at which training ends")
     dropout: Share = 0.2
     learning_rate: Rate = Field(1e-3, description="step size of Adam, halved when the accuracy stops rising")
@@ -79,7 +79,7 @@ class MnistConfig(Settings):
     distillation: MethodConfig
     attribution: MethodConfig
     lasso: LassoConfig
-    tuned_rates: Numbers[Rate] = Field(description="step sizes that the rivals are tuned over, see `tuned_rivals`")
+    tuned_rates: Numbers[Rate] = Field(description="step sizes over which the rivals are tuned, see `tuned_rivals`")
     relearning_points: Count = Field(description="samples of all digits in relearning")
     relearning_batch_size: Count = 16
     relearning_rate: Rate = 1e-3
@@ -98,16 +98,16 @@ class Config(Page):
     """Parameters of the chapter; the defaults are the paper's."""
 
     teacher_width: Count = Field(1_200, description="neurons in each of the teacher's hidden layers")
-    teacher_epochs: Count = Field(20, description="passes over all training digits, at most")
+    teacher_epochs: Count = Field(20, description="largest number of passes over all training digits")
     neurons: Numbers[Even] = Field(
         (30, 50, 70, 100, 190, 400, 600, 1_200, 2_400),
         description="sizes from scratch and by distillation: neurons in both layers, even",
     )
     pruned_neurons: Numbers[Even] = Field(
-        (24, 36, 50, 70, 100, 130, 190, 300, 400, 600, 800, 1_200), description="sizes by attribution"
+        (24, 36, 50, 70, 100, 130, 190, 300, 400, 600, 800, 1_200), description="sizes pruned by attribution"
     )
     lasso_neurons: Numbers[Even] = Field(
-        (24, 36, 50, 70, 100, 130, 190, 240, 300, 400, 600, 1_190), description="targets of group lasso"
+        (24, 36, 50, 70, 100, 130, 190, 240, 300, 400, 600, 1_190), description="target sizes of group lasso"
     )
     scratch_rates: Numbers[Rate] = Field((5e-3,), description="step sizes of Adam from scratch")
     distillation_rates: Numbers[Rate] = Field((1e-2,), description="step sizes of SGD in distillation")
@@ -122,22 +122,23 @@ class Config(Page):
     )
     tuned_rates: Numbers[Rate] = Field(
         (4e-4, 8e-4, 1e-3, 2e-3, 3e-3, 5e-3, 8e-3),
-        description="of the record: step sizes that scratch and distillation are tuned over, with six other settings",
+        description="in the record: step sizes over which scratch and distillation are tuned, with six other settings",
     )
     n_repeats: Count = Field(10, description="runs of every setting")
     scratch_repeats: Count = Field(50, description="runs of every setting from scratch")
     max_points: Count = Field(50_000, description="training samples that a run of a pruned network may see")
     rival_points: Count = Field(
-        589_840, description="the same from scratch or distilled: the paper's 20 passes over the even digits"
+        589_840,
+        description="training samples that a run from scratch or distilled may see; the paper's 20 passes",
     )
-    relearning_points: Count = Field(2_000, description="samples of all digits in the last part")
+    relearning_points: Count = Field(2_000, description="samples of all digits for relearning")
 
     @model_validator(mode="after")
     def _teacher_is_larger(self) -> Config:
         most = 2 * self.teacher_width
         for name in ("pruned_neurons", "lasso_neurons"):
             if max(getattr(self, name)) > most:
-                raise ValueError(f"{name} holds {max(getattr(self, name))}; the teacher has {most} to keep some of")
+                raise ValueError(f"{name} holds {max(getattr(self, name))}; it must be at most the teacher's {most}")
         return self
 
     @part

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from narrowlib.chapters.mnist.outcomes import PRUNING_METHODS, best_settings
+from narrowlib.chapters.style import counted
 from narrowlib.intervals import Interval, bootstrap, share, share_above
 
 _SETTING = ["method", "neurons", "strength", "learning_rate"]
@@ -96,13 +97,14 @@ def front_outcome(runs: pd.DataFrame, rivals: pd.DataFrame | None = None) -> dic
 def tuned_said(runs: pd.DataFrame, rivals: pd.DataFrame | None) -> str:
     """One sentence on how much of the lead of pruning remains when the rivals are tuned as well."""
     if rivals is None:
-        return "The rivals have not been tuned yet: this record holds each at the paper's one setting."
+        return "The rivals have not been tuned yet: this record has each at the paper's single setting."
     found, n_tried = front_outcome(runs, rivals), int(rivals["n_tried"].max())
     dominated, ratio = found["tuned_dominated"], found["tuned_ratio"]
     return (
-        f"Tuned over {n_tried} settings, rivals of {dominated.value:.0%} of the sizes need more samples than a pruned "
-        f"network of no more neurons (95% interval {dominated.low:.0%} to {dominated.high:.0%}); the median ratio is "
-        f"{ratio.value:.2f} ({ratio.low:.2f} to {ratio.high:.2f}), against {found['samples_ratio'].value:.2f} untuned."
+        f"With rivals tuned over {counted(n_tried, 'setting')}, a pruned network with no more neurons needs fewer "
+        f"samples at {dominated.value:.0%} of their sizes (95% interval {dominated.low:.0%} to {dominated.high:.0%}); "
+        f"the median ratio is {ratio.value:.2f} ({ratio.low:.2f} to {ratio.high:.2f}), against "
+        f"{found['samples_ratio'].value:.2f} without tuning."
     )
 
 

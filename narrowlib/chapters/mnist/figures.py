@@ -128,8 +128,8 @@ def plot_forgetting_panels(table: pd.DataFrame) -> Figure:
     """
     figure, axes = plt.subplots(1, 2, figsize=(7.6, 3.6), sharey=True)
     panels = (
-        ("narrowed", "among_odd", "as narrowed, odd answers only"),
-        ("relearned", "odd", "after a short relearning"),
+        ("narrowed", "among_odd", "as narrowed, odd outputs only"),
+        ("relearned", "odd", "after brief relearning"),
     )
     for ax, (stage, y, title) in zip(axes, panels, strict=True):
         plot_forgetting(table[table["stage"] == stage], y=y, ax=ax)
@@ -156,7 +156,7 @@ def plot_digits(pixels: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         picture = rows.pivot(index="row", columns="column", values="ink")
         place = (left, left + side, top + side, top)
         ax.imshow(picture, cmap="Greys", vmin=0, vmax=1, extent=place, interpolation="nearest")
-        words = f"is {rows['label'].iloc[0]}\nsaid {rows['predicted'].iloc[0]}"
+        words = f"true {rows['label'].iloc[0]}\npred. {rows['predicted'].iloc[0]}"
         ax.text(left + side / 2, top + side + 2, words, ha="center", va="top", fontsize=8)
     for row, neurons in enumerate(sizes):
         ax.text(-4, row * tall + side / 2, f"{neurons} neurons", ha="right", va="center", fontsize=9)

@@ -15,8 +15,8 @@ class Config(Page):
     """Parameters of the page; the defaults are those of the record, with the paper's teacher and step sizes."""
 
     teacher_width: Count = Field(1_200, description="neurons in each of the teacher's hidden layers")
-    teacher_epochs: Count = Field(20, description="passes over all training digits, at most")
-    neurons: Numbers[Even] = Field((50, 100, 200, 400), description="neurons kept, both layers, even")
+    teacher_epochs: Count = Field(20, description="largest number of passes over all training digits")
+    neurons: Numbers[Even] = Field((50, 100, 200, 400), description="neurons kept in both layers, even")
     rates: Numbers[Rate] = Field((4e-4, 1e-3, 3e-3, 6e-3), description="step sizes of Adam after the cut")
     n_repeats: Count = Field(10, description="runs of every setting")
     max_points: Count = Field(50_000, description="training samples that a run may see")
@@ -24,7 +24,9 @@ class Config(Page):
     @model_validator(mode="after")
     def _teacher_is_larger(self) -> Config:
         if max(self.neurons) > 2 * self.teacher_width:
-            raise ValueError(f"neurons holds {max(self.neurons)}; the teacher has {2 * self.teacher_width} to keep")
+            raise ValueError(
+                f"neurons holds {max(self.neurons)}; it must be at most the teacher's {2 * self.teacher_width}"
+            )
         return self
 
     @part

@@ -31,7 +31,7 @@ def plot_ways(best: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         if way in LOUD:
             ax.fill_between(each.index, each["min"], each["max"], color=colour, alpha=0.15, linewidth=0)
         ends.append((each.index[0], each["mean"].iloc[0], way, colour))
-    ax.set(xscale="log", yscale="log", xlabel="neurons kept", ylabel="samples until 97%")
+    ax.set(xscale="log", yscale="log", xlabel="neurons kept", ylabel="samples until 97% accuracy")
     plain_ticks(ax.xaxis, sorted(best["neurons"].unique()))
     plain_ticks(ax.yaxis)
     label_ends(ax, ends, side="left")

@@ -76,15 +76,18 @@ def _share(rows: np.ndarray) -> np.ndarray:
 def head_start_said(shares: pd.DataFrame) -> list[str]:
     """The result of `shares_explained` in sentences."""
     table = shares.set_index("way")[["share", "low", "high"]]
+    if table["share"].isna().all():
+        return [f"With fewer than {LEAST_RUNS} repeats, no share of the head start is estimated."]
     blind, norms, first = table.loc["random"], table.loc["from scratch, teacher's norms"], table["share"].idxmax()
     low, high = norms["low"], norms["high"]
-    told = "is a part" if low > 0 else "would be a burden, not a part" if high < 0 else "is no part that is seen"
+    told = "is part of" if low > 0 else "alone is a handicap, not part of" if high < 0 else "is not shown to be part of"
+    added = f" The ranking adds {1 - blind['share']:.0%}." if blind["share"] < 1 else ""
     return [
-        f"Neurons taken at random from the teacher have {_with_interval(blind)} of the head start: so much is "
-        f"inheritance. The ranking adds {1 - blind['share']:.0%}.",
-        f"The largest share has {first}: {_with_interval(table.loc[first])} of attribution's head start.",
-        f"Random weights with the teacher's norms have {_with_interval(norms)} of it: the scale of the weights {told} "
-        "of what is inherited.",
+        f"Neurons taken at random from the teacher have {_with_interval(blind)} of the head start: this much is "
+        f"inherited.{added}",
+        f"The largest share is that of {first}: {_with_interval(table.loc[first])}.",
+        f"Random weights with the teacher's norms have {_with_interval(norms)}: the scale of the weights {told} what "
+        "is inherited.",
     ]
 
 

@@ -16,8 +16,8 @@ from narrowlib.store.digests import digest_of
 class Config(Page, SmallBaseConfig):
     """Parameters of the page; the defaults are the recipe of the record."""
 
-    n_held_out_blocks: Count = Field(128, description="blocks of every skill that losses are read on")
-    checkpoints: Folder = Field("", description="folder where progress is saved and resumed from; empty for the cache")
+    n_held_out_blocks: Count = Field(128, description="held-out blocks of every skill for the losses")
+    checkpoints: Folder = Field("", description="folder to keep progress in and resume from; empty for the cache")
 
     @property
     def recipe(self) -> SmallBaseConfig:

@@ -48,7 +48,7 @@ def plot_curve(curve: pd.DataFrame, *, n_parameters: int, ax: Axes | None = None
     colour, last = sns.color_palette("colorblind")[0], held_out.iloc[-1]
     ax.plot(held_out["tokens_per_parameter"], held_out["loss"], color=colour)
     ax.plot(last["tokens_per_parameter"], last["loss"], "o", color=colour)
-    says = f"{last['loss']:.2f} nats at\n{n_parameters / 1e6:.1f} M parameters,\n{last['tokens'] / 1e6:.1f} M tokens"
+    says = f"{last['loss']:.2f} nats with\n{n_parameters / 1e6:.1f}M parameters,\n{last['tokens'] / 1e6:.1f}M tokens"
     ax.set(xscale="log", xlabel="training tokens per parameter", ylabel="held-out loss (nats per token)")
     plain_ticks(ax.xaxis)
     label_ends(ax, [(last["tokens_per_parameter"], last["loss"], says, colour)])

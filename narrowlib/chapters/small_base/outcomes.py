@@ -38,14 +38,15 @@ def skills_said(losses: pd.DataFrame) -> str:
     first = losses.iloc[0]
     size = f"{first['n_parameters'] / 1e6:.1f} million parameters and {first['tokens'] / 1e6:.1f} million tokens"
     found = f"With {size}, the model is ahead of the trigram model on {len(sure)} of {len(table)} skills"
-    by = f", by {sure['ahead'].min():.2f} to {sure['ahead'].max():.2f} nats a token" if len(sure) else ""
+    ends = dict.fromkeys(f"{end:.2f}" for end in (sure["ahead"].min(), sure["ahead"].max()))
+    by = f", by {' to '.join(ends)} nats per token" if len(sure) else ""
     return f"{found}{by}."
 
 
 def shares_said(text: pd.DataFrame) -> str:
     """In a sentence, how much text of every skill there is, and how often it was read."""
     parts = [
-        f"{row.skill} {row.seen / 1e6:.1f} ({row.different / 1e6:.1f}, each {row.seen / row.different:.1f} times)"
+        f"{row.skill} {row.seen / 1e6:.1f} ({row.different / 1e6:.1f}, each read {row.seen / row.different:.1f} times)"
         for row in text.itertuples()
     ]
-    return f"Million tokens read, in brackets different ones: {', '.join(parts)}."
+    return f"Million tokens read, with distinct tokens in brackets: {', '.join(parts)}."

@@ -30,15 +30,15 @@ class _Networks(Settings):
     """How networks are trained on two trees of tasks, scored, and recovered."""
 
     subset_size: int = Field(3, ge=1, le=16, description="task bits of each of the six sub-tasks")
-    n_task_bits: int = Field(18, ge=6, le=1_024, description="task bits in all")
+    n_task_bits: int = Field(18, ge=6, le=1_024, description="task bits in total")
     n_seeds: int = Field(5, ge=1, le=1_000, description="networks of each width")
     batch_size: int = Field(2_000, ge=1, le=1_000_000, description="samples of each task in a training step")
     n_steps: int = Field(20_000, ge=1, le=100_000_000, description="training steps on all tasks")
-    learning_rate: Rate = Field(1e-3, description="step size of Adam while training")
+    learning_rate: Rate = Field(1e-3, description="step size of Adam in training")
     n_samples: int = Field(2_000, ge=1, le=1_000_000, description="samples for scores and for every accuracy")
     recovery_steps: int = Field(1_000, ge=1, le=10_000_000, description="training steps after pruning")
-    recovery_batch_size: int = Field(5_000, ge=1, le=1_000_000, description="samples in each of them")
-    precision: AutoPrecision = Field("float32", description="of matrix products in training")
+    recovery_batch_size: int = Field(5_000, ge=1, le=1_000_000, description="samples in a step after pruning")
+    precision: AutoPrecision = Field("float32", description="precision of matrix products in training")
 
     @part
     def problem(self) -> CMSP:
@@ -74,7 +74,7 @@ class GroupLassoConfig(Settings):
 
     strength: NotNegative = Field(1e-3, description="lambda, weight of the penalty")
     n_steps: int = Field(10_000, ge=1, description="training steps with the penalty")
-    batch_size: int = Field(2_000, ge=1, description="samples in each of them")
+    batch_size: int = Field(2_000, ge=1, description="samples in a step with the penalty")
     learning_rate: Rate = Field(1e-3, description="step size of Adam with the penalty")
     method: Method = Field("subgradient", description="how the penalty is applied")
 
@@ -88,8 +88,8 @@ class NonlocalityPage(Page, _Networks):
     """Parameters of the page nonlocality."""
 
     narrow_width: int = Field(32, ge=2, le=65_536, description="neurons in a hidden layer of the narrowest networks")
-    wide_width: int = Field(2_048, ge=2, le=65_536, description="and of the widest ones")
-    n_widths: int = Field(7, ge=2, le=12, description="widths from one to the other, with equal ratios")
+    wide_width: int = Field(2_048, ge=2, le=65_536, description="neurons in a hidden layer of the widest networks")
+    n_widths: int = Field(7, ge=2, le=12, description="number of widths, with equal ratios")
 
     @model_validator(mode="after")
     def _widths_in_order(self) -> Self:
@@ -114,9 +114,9 @@ class GroupLassoPage(NonlocalityPage):
     width: int = Field(256, ge=2, le=65_536, description="neurons in a hidden layer")
     lasso_strength: float = Field(1e-3, ge=0, le=1_000, description="lambda, weight of the penalty")
     lasso_steps: int = Field(10_000, ge=1, le=100_000_000, description="training steps with the penalty")
-    lasso_batch_size: int = Field(2_000, ge=1, le=1_000_000, description="samples in each of them")
+    lasso_batch_size: int = Field(2_000, ge=1, le=1_000_000, description="samples in a step with the penalty")
     lasso_rate: Rate = Field(1e-3, description="step size of Adam with the penalty")
-    n_swept: int = Field(5, ge=1, description="of the networks, those trained with every strength")
+    n_swept: int = Field(5, ge=1, description="number of networks trained with every strength")
 
     @model_validator(mode="after")
     def _swept_are_networks(self) -> Self:

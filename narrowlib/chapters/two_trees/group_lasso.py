@@ -104,8 +104,8 @@ def regained_said(curves: pd.DataFrame) -> str:
     told = f"; in {len(back)} it comes back, to {', '.join(back.map('{:.2f}'.format))}" if len(back) else ""
     n_kept_away = len(regained) - len(back)
     return (
-        f"After group lasso the accuracy on the other composite stays {rule} in {n_kept_away} of {len(regained)} "
-        f"networks{told}."
+        f"After group lasso, the accuracy on the other composite remains {rule} after recovery in {n_kept_away} of "
+        f"{len(regained)} networks{told}."
     )
 
 

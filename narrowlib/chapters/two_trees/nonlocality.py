@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import hypergeom
 
-from narrowlib.chapters.style import book_theme, plot_pending
+from narrowlib.chapters.style import book_theme, counted, plot_pending
 from narrowlib.chapters.two_trees.attribution import agreement, neuron_attributions, paired
 from narrowlib.chapters.two_trees.config import OTHER, RECORDED_SPARSITIES, WANTED, NonlocalityConfig
 from narrowlib.chapters.two_trees.config import NonlocalityPage as Config
@@ -228,6 +228,7 @@ def _correlation(points: np.ndarray) -> np.ndarray:
 def predicted_said(networks: pd.DataFrame) -> str:
     """The answers of `predictors`, a sentence each."""
     told = {"sharing": "Share of neurons that serve both trees", "depth": "Depth of the cut"}
+    n_networks = {"sharing": len(networks), "depth": networks["with_depth"].count()}
     sentences = []
     for name, found in predictors(networks).items():
         is_sure = found.low > 0 or found.high < 0
@@ -235,11 +236,11 @@ def predicted_said(networks: pd.DataFrame) -> str:
         how = (
             f"the larger it is, the {more} comes back"
             if is_sure
-            else "whether it predicts what comes back is undecided"
+            else "whether it predicts how much comes back is undecided"
         )
         sentences.append(
-            f"{told[name]}: {how} (rank correlation {found.value:.2f}, {found.low:.2f} to {found.high:.2f}, "
-            f"{len(networks)} networks)."
+            f"{told[name]}: {how} (rank correlation {found.value:.2f}, 95% interval {found.low:.2f} to "
+            f"{found.high:.2f}, {counted(n_networks[name], 'network')})."
         )
     return "\n".join(sentences)
 

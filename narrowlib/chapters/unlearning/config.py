@@ -39,24 +39,24 @@ class Config(Page, Trained):
     shown_only = ("benchmarks",)
 
     model: ModelName = Field("default", description="default, tiny (random), a local folder, or a name on the hub")
-    block_length: Annotated[int, Field(ge=2, le=131_072)] = Field(1_024, description="tokens of a block of code")
-    n_score_blocks: Count = Field(1_024, description="blocks that scores are computed on")
-    n_held_out_blocks: Count = Field(64, description="blocks of every skill that losses are read on")
-    facts_per_category: Whole = Field(0, description="of each half, 0 for all")
-    methods: Words[Literal[METHODS]] = Field(METHODS, description="three ways to prune neurons, and two controls")
-    sparsities: Numbers[Part] = Field((0.3, 0.63, 0.8), description="shares of the neurons that are cut out")
-    python_steps: Whole = Field(250, description="training on Python after the cut, 0 for none")
-    python_batch_size: Count = Field(64, description="blocks in each step of it, and of the group lasso")
-    lasso_steps: Count = Field(1_000, description="of the group lasso, where it is among the methods")
-    lasso_strength: NotNegative = Field(3e-4, description="of the group lasso")
-    relearning_steps: Count = Field(200, description="training on facts")
-    relearning_batch_size: Count = Field(8, description="blocks of 64 tokens in each")
+    block_length: Annotated[int, Field(ge=2, le=131_072)] = Field(1_024, description="tokens per block of code")
+    n_score_blocks: Count = Field(1_024, description="blocks for the scores")
+    n_held_out_blocks: Count = Field(64, description="held-out blocks of every skill for the losses")
+    facts_per_category: Whole = Field(0, description="facts per category in each half; 0 for all")
+    methods: Words[Literal[METHODS]] = Field(METHODS, description="three pruning methods and two controls")
+    sparsities: Numbers[Part] = Field((0.3, 0.63, 0.8), description="shares of the neurons to cut")
+    python_steps: Whole = Field(250, description="training steps on Python after the cut; 0 for none")
+    python_batch_size: Count = Field(64, description="blocks per step on Python, with and without group lasso")
+    lasso_steps: Count = Field(1_000, description="group-lasso steps, if lasso is among the methods")
+    lasso_strength: NotNegative = Field(3e-4, description="lambda, weight of the group-lasso penalty")
+    relearning_steps: Count = Field(200, description="training steps on facts")
+    relearning_batch_size: Count = Field(8, description="blocks of 64 tokens in each step on facts")
     relearning_rates: Numbers[Rate] = Field(
         (1e-5, 3e-5, 1e-4, 3e-4, 1e-3),
-        description="step sizes of AdamW there; the best, of several, is that of facts held back for the choice",
+        description="step sizes of AdamW on facts; of several, held-back training facts choose the best",
     )
-    rate_steps: Count = Field(50, description="training steps by which the best of several step sizes is chosen")
-    n_records: Count = Field(20, description="how often a model is asked meanwhile")
+    rate_steps: Count = Field(50, description="training steps to choose among several step sizes")
+    n_records: Count = Field(20, description="measurements of each model during relearning")
     benchmarks: Benchmarks = Field("", description="tasks of lm-eval for the whole model, such as arc_easy")
 
     @property

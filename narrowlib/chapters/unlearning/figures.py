@@ -66,7 +66,7 @@ def plot_relearning(
     if chance:
         ax.hlines(chance, 0, ends[0][0], color=GREY, linestyle=":", linewidth=1.0)
         ends.append((ends[0][0], chance, "chance", GREY))
-    ax.set(xlabel="tokens of facts trained on", ylabel="accuracy on test facts", ylim=(-0.03, 1.03))
+    ax.set(xlabel="training tokens of facts", ylabel="accuracy on test facts", ylim=(-0.03, 1.03))
     label_ends(ax, ends, size=8)
     return ax
 

@@ -96,6 +96,10 @@ def test_an_effect_holds_its_opposite_does_not_and_few_runs_decide_nothing():
     never = times_of([np.nan] * 6)
     assert compare(never, never)["verdict"] == "undecided" and compare(never, never)["ratio"] == 1
     assert "at least" in said(pd.Series(found, name="learned sooner here than there"))
+    assert "at most" in said(pd.Series(compare(slow, fast), name="learned sooner there than here"))
+    both = said(pd.Series(compare(slow, slow), name="learned sooner here than there"))
+    assert "takes 1.0 times" in both  # where neither kind always learns, the ratio is no bound
+    assert "nan" not in said(pd.Series(compare(fast[:1], fast[:1]), name="learned sooner here than there"))
 
 
 @pytest.mark.parametrize("paired", [False, True])
@@ -129,16 +133,18 @@ def test_sentences_say_what_the_numbers_say():
         "another": ("no", 0.1),
     }
     found = pd.DataFrame(verdicts, index=["verdict", "low"]).T
-    assert only_harder(found).endswith("at least 4.0 times (the lowest bound); in the others it is not shown.")
+    assert only_harder(found).endswith("at least 4.0 (the smallest lower bound). In the others, this is not shown.")
     assert only_harder(found[1:]).endswith(
-        "In 0 of 1 comparisons of equal bits it is learned sooner than a parity without trained parts."
+        "In 0 of 1 comparisons of equal bits, it is learned sooner than a parity without trained parts."
     )
     assert "explain" not in only_harder(found[2:])  # nothing was compared
-    assert "In 1 of 1" in only_harder(found[:1]) and only_harder(found[:1]).endswith("does not explain it.")
+    assert "In 1 of 1" in only_harder(found[:1]) and only_harder(found[:1]).endswith("does not explain this.")
     law = {"best_share": 0.25, "n_shares": 5, "exponent": 0.5, "low": 0.25, "high": 0.75}
     assert breadth_said(law)[1].endswith("to the power -0.50 (95% interval -0.75 to -0.25).")
-    assert breadth_said(law | {"low": -0.1})[1].endswith("the interval holds 0, so no law is seen.")
-    assert breadth_said(law | {"n_shares": 2})[1] == "No law can be fitted: at only 2 shares did every run learn."
+    assert breadth_said(law | {"low": -0.1})[1].endswith("the interval contains 0, so no power law is seen.")
+    assert breadth_said(law | {"low": np.nan, "high": np.nan})[1].endswith("-0.50 (no interval from one run).")
+    few = breadth_said(law | {"n_shares": 1})[1]
+    assert few == "No power law can be fitted: every run learned at only 1 share."
     table = pd.DataFrame({"n_task_bits": [8, 8, 8], "ratio": [2.0, 0.5, 1.0], "learned_broad": [1, 1, 0]})
     (line,) = map_said(table.assign(learned_narrow=[1, 1, 0]))
     assert line == "8 task bits: broad training spends fewer samples at 1 of 2 points, narrow training at 1."

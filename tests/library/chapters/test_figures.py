@@ -82,7 +82,7 @@ def test_control_stands_apart_and_methods_side_by_side():
     )
     ax = plot_strengths(sweep, y="zeros", ax=plt.figure().gca())
     lines = labelled(ax)
-    dots, mean = lines["subgradient, a network"], lines["subgradient, mean"]
+    dots, mean = lines["subgradient, each network"], lines["subgradient, mean"]
     assert dots.get_xdata().tolist() == [0.001, 0.01, 0.1] and mean.get_xdata().tolist() == [0.01, 0.1]
     assert lines["proximal, mean"].get_ydata().tolist() == [0.5, 0.9]
     assert mean.get_linestyle() != lines["proximal, mean"].get_linestyle()

@@ -141,8 +141,8 @@ def test_a_record_tells_equal_chances_apart_seldom_and_others_the_more_often_the
 def test_what_a_record_can_tell_of_depth_is_said(curves):
     papers = counted_runs({"broad, depth 3": (27, 40), "broad, depth 2": (19, 40), "broad, depth 2, wide": (16, 40)})
     lines = depth_said(curves, papers).splitlines()
-    assert len(lines) == 2 and all("log-rank" in line and "of records with 3 runs would tell" in line for line in lines)
-    assert "68% and 48%" in lines[0] and "against 2, wide, log-rank" in lines[1]
+    assert len(lines) == 2 and all("of records with 3 runs of each setting would detect" in line for line in lines)
+    assert "68% and 48%" in lines[0] and "against depth 2, wide: log-rank statistic" in lines[1]
 
 
 def test_what_stands_behind_order_and_breadth_is_said(curves):
@@ -151,8 +151,10 @@ def test_what_stands_behind_order_and_breadth_is_said(curves):
     learned = deep & (some["seed"] == 0) & (some["step"] > some["step"].min() * (1 + (some["kind"] == "composite")))
     some.loc[learned, "loss"] = 0.0
     assert order_said(some).startswith("Order: 1 of 3 runs learn every task within")
-    assert "in 1 of these 1 the composite comes last" in order_said(some)
-    assert "1 of 3 broad runs converge on the composite, and 0 of 3 narrow ones, which see 3 times" in breadth_said(
-        some
-    )
-    assert "p = 1)" in breadth_said(some)
+    assert order_said(some).endswith("in 1 of these 1, the composite comes last. The other runs count against H1.")
+    assert order_said(curves.assign(loss=1.0)).startswith("Order: 0 of 3 runs learn every task within")
+    assert "these" not in order_said(curves.assign(loss=1.0))
+    assert "counts" not in order_said(curves.assign(loss=0.0)) and "3 of 3" in order_said(curves.assign(loss=0.0))
+    said = breadth_said(some)
+    assert "1 of 3 broad runs and 0 of 3 narrow runs converge on the composite. Narrow runs see 3 times" in said
+    assert "p = 1)" in said

@@ -228,8 +228,9 @@ def test_leads_of_scores_over_random_at_once_and_after_recovery():
     assert leads.loc[(0.5, 0.2, "good"), ["at once", "after"]].tolist() == pytest.approx([3.5, 0.1])
     assert leads.loc[(0.5, 0.2, "weak"), "after, low"] < 0 < leads.loc[(0.5, 0.2, "weak"), "at once, low"]
     assert leads_said(leads) == [
-        "good: ahead of random at 1 of 1 cuts at once, at 1 after recovery, by then by 0.10 nats at most.",
-        "weak: ahead of random at 1 of 1 cuts at once, at 0 after recovery, by then by 0.00 nats at most.",
+        "good: ahead of random pruning at 1 of 1 cuts right after pruning, and at 1 after recovery; the largest lead "
+        "is then 0.10 nats per token.",
+        "weak: ahead of random pruning at 1 of 1 cuts right after pruning, and at 0 after recovery.",
     ]
     means_alone = leads_said(score_leads(recovery.drop(columns="block_losses")))
     assert len(means_alone) == 2 and all("no intervals" in each for each in means_alone)

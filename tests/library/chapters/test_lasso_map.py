@@ -68,7 +68,7 @@ def test_fields_by_hand():
     assert table["both"].tolist() == [False, False, True, False] and table["n_back"].tolist() == [6, 6, 0, 0]
     (told,) = fields_said(table.reset_index())
     assert told == (
-        "Width 64: both claims hold in 1 of 3 fields with a penalty, with the fewest steps after 1,000, at strength "
+        "Width 64: both claims hold in 1 of 3 fields with a penalty; the fewest steps are 1,000, at strength "
         "0.003. Without a penalty, after 1,000 steps, the other composite comes back in 6 of 6 networks."
     )
 
@@ -78,7 +78,7 @@ def test_a_penalty_that_works_holds_one_that_does_not_fails_and_few_networks_dec
     (row,) = by_width(sweep).to_dict("records")
     assert row["verdict"] == "holds" and row["strengths"] == [3e-3] and row["control"] == pytest.approx(0.98, abs=0.02)
     assert width_said(pd.Series(row)).startswith(
-        "Width 64: holds. At the strength that the other networks choose (0.003)"
+        "Width 64: holds, from 6 networks. At the strength that the other networks choose (0.003)"
     )
     short = sweep.assign(sparsity=sweep["sparsity"].clip(upper=0.7))
     assert by_width(short)["verdict"].tolist() == ["does not hold"]

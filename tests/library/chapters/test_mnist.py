@@ -71,7 +71,7 @@ def test_defaults_are_the_papers():
     assert [method.checks_per_epoch for method in methods] == [16, 8, 16, 16]
     assert [method.max_points for method in methods] == [20 * 29_492] * 2 + [50_000] * 2
     assert len(config.lasso.strengths) * len(config.lasso.method.learning_rates) == 42
-    with pytest.raises(ValueError, match="pruned_neurons holds 1200; the teacher has 400 to keep some of"):
+    with pytest.raises(ValueError, match="pruned_neurons holds 1200; it must be at most the teacher's 400"):
         Config(teacher_width=200)
 
 
@@ -287,4 +287,5 @@ def test_sentence_on_tuned_rivals_tells_what_is_left_of_the_lead():
     table = runs(("attribution", 8, 0.1, (50, 50, 50, 50)), ("from scratch", 8, 0.1, (100, 100, 100, 100)))
     assert tuned_said(table, None).startswith("The rivals have not been tuned yet")
     said = tuned_said(table, runs(("from scratch", 8, 0.3, (25, 25))).assign(n_tried=42))
-    assert "Tuned over 42 settings, rivals of 0% of the sizes" in said and "0.50 (0.50 to 0.50), against 2.00" in said
+    assert "tuned over 42 settings" in said and "fewer samples at 0% of their sizes" in said
+    assert "0.50 (0.50 to 0.50), against 2.00" in said

@@ -79,6 +79,9 @@ def test_shares_and_ratios_at_the_best_step_size():
     assert against.loc["random", "ratio"] == pytest.approx(2, rel=0.05) and against.loc["random", "verdict"] == "holds"
     told = head_start_said(shares_explained(runs_of({**SAMPLES, "from scratch, teacher's norms": 6_000})))
     assert "have 75% (95% interval" in told[0] and told[0].endswith("The ranking adds 25%.")
-    assert "would be a burden" in told[2]
+    assert "alone is a handicap" in told[2]
     few = runs[runs["seed"] < 4]
+    assert head_start_said(shares_explained(few)) == [
+        "With fewer than 5 repeats, no share of the head start is estimated."
+    ]
     assert np.isnan(shares_explained(few)["share"]).all() and (against_attribution(few)["verdict"] == "undecided").all()

@@ -47,9 +47,9 @@ def test_what_was_run_for_longer_than_asked_is_not_extrapolated():
 @pytest.mark.parametrize(
     ("height", "said"),
     [
-        (0.02, "within the paper's 0.38 from 0.01 on"),
-        (0.5, "its power law, not measured, comes within the paper's 0.38 at"),
-        (50.0, "its power law does not come there by 10"),
+        (0.02, "first within the paper's 0.38 after 0.01."),
+        (0.5, "its power law, not measured, comes within the paper's 0.38 after"),
+        (50.0, "not within the paper's 0.38, nor is its power law by 10."),
     ],
 )
 def test_the_sentence_tells_measured_from_extrapolated(height, said):

@@ -112,7 +112,7 @@ def test_what_is_said_is_what_the_intervals_allow():
     said = skills_said(pd.DataFrame(rows))
     assert said == (
         "With 3.4 million parameters and 60.0 million tokens, the model is ahead of the trigram model on 1 of 2 "
-        "skills, by 1.10 to 1.10 nats a token."
+        "skills, by 1.10 nats per token."
     )
 
 

@@ -121,5 +121,5 @@ def test_origin_names_what_made_a_record_and_where_it_departs():
         "departures": {"n_seeds": {"here": 5, "paper": 40}},
     }
     table = records.origin(Record("table", pd.DataFrame(), provenance=made))["this record"]
-    assert (table["device"], table["commit"]) == ("a GPU", "0123456789ab with changes")
-    assert table["n_seeds"] == "5 in place of 40" and table["note"] == "some rows were left out later"
+    assert (table["device"], table["commit"]) == ("a GPU", "0123456789ab with uncommitted changes")
+    assert table["n_seeds"] == "5 instead of 40" and table["note"] == "some rows were left out later"

@@ -62,7 +62,7 @@ def plot_skills(curves: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         bars = {"yerr": rows["standard_error"].fillna(0), "capsize": 2, "marker": marker, "markersize": 5}
         ax.errorbar(rows["sparsity"], rows["rise"], color=colour, **bars)
         ends.append((rows["sparsity"].iloc[-1], rows["rise"].iloc[-1], skill, colour))
-    ax.set(xlabel="share of neurons removed", ylabel="rise of the held-out loss\n(nats per token)")
+    ax.set(xlabel="share of neurons removed", ylabel="rise in held-out loss\n(nats per token)")
     label_ends(ax, ends)
     return ax
 
@@ -105,9 +105,7 @@ def _finish_recovery(ax: Axes, base: float | None, ends: list) -> None:
     if base is not None:
         ax.axhline(base, color=GREY, linestyle=(0, (1, 1.5)), linewidth=1.2)
         words = {"xytext": (-3, 3), "textcoords": "offset points", "ha": "right", "va": "bottom"}
-        ax.annotate(
-            "whole model, before", (1, base), xycoords=("axes fraction", "data"), fontsize=8, color=GREY, **words
-        )
+        ax.annotate("whole model", (1, base), xycoords=("axes fraction", "data"), fontsize=8, color=GREY, **words)
     ax.set(xlabel="training tokens after pruning", ylabel="held-out loss (nats per token)")
     label_ends(ax, ends, size=8.5)
 
@@ -141,9 +139,7 @@ def plot_lasso_curves(curves: pd.DataFrame, *, flat: float, ax: Axes | None = No
     ax.axhline(flat, color=GREY, linewidth=1.0, linestyle=(0, (1, 1.5)))
     place = {"xytext": (0, 3), "textcoords": "offset points", "ha": "right", "va": "bottom", "fontsize": 8}
     ax.annotate(f"flat below {flat:g} nats", (0.995, flat), xycoords=("axes fraction", "data"), color=GREY, **place)
-    ax.set(
-        ylim=(-0.08, _HIGHEST), xlabel="share of neurons removed", ylabel="rise of the held-out loss\n(nats per token)"
-    )
+    ax.set(ylim=(-0.08, _HIGHEST), xlabel="share of neurons removed", ylabel="rise in held-out loss\n(nats per token)")
     label_ends(ax, ends, side="top")
     return ax
 
@@ -200,5 +196,5 @@ def _look(strength: float, frame: pd.DataFrame) -> tuple[object, object]:
 
 def _label(strength: float) -> str:
     if math.isnan(strength):
-        return "no training before"
+        return "base model"
     return f"$\\lambda$ = {strength:g}" if strength else "trained, no penalty"

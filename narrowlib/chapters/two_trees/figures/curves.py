@@ -98,7 +98,7 @@ def plot_strengths(sweep: pd.DataFrame, *, y: str, ax: Axes | None = None) -> Ax
     for method, frame in sweep.groupby("method", sort=False):
         colour, marker, dashes = styles[method]
         at = frame["strength"].where(frame["strength"] > 0, zero_at)
-        ax.plot(at, frame[y], marker, color=colour, alpha=0.4, markersize=5, label=f"{method}, a network")
+        ax.plot(at, frame[y], marker, color=colour, alpha=0.4, markersize=5, label=f"{method}, each network")
         mean = frame[frame["strength"] > 0].groupby("strength")[y].mean()
         ax.plot(mean.index, mean, linestyle=dashes, color=colour, linewidth=1.6, label=f"{method}, mean")
     ax.set(xscale="log", xlabel=r"strength $\lambda$", ylim=(-0.03, 1.03))

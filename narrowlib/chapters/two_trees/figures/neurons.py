@@ -45,7 +45,7 @@ def plot_neuron_scores(scores: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     mesh = ax.pcolormesh(shown.to_numpy(), cmap="mako_r", norm=norm, rasterized=True)
     ax.figure.colorbar(mesh, ax=ax, label="ablation score (bits)", pad=0.01)
     ax.set_yticks([row + 0.5 for row in range(len(shown))], shown.index, fontsize=9)
-    ax.set(ylim=(len(shown), 0), ylabel="task", xlabel="neuron, ordered by the tree it serves")
+    ax.set(ylim=(len(shown), 0), ylabel="task", xlabel="neurons, ordered by the tree they serve")
     ax.set_xticks([])
     ax.grid(False)
     return ax
@@ -92,7 +92,7 @@ def plot_recovery_by_sharing(networks: pd.DataFrame, *, ax: Axes | None = None) 
     sns.scatterplot(networks, x="sharing", y="area", hue=widths, style=widths, s=60, ax=ax)
     ax.axhline(0, color=GREY, linewidth=1.0)
     ax.set(
-        xlabel="share of neurons that matter to both trees", ylabel="regained of the other composite", ylim=(-0.05, 1)
+        xlabel="share of neurons that matter to both trees", ylabel="regained on the other composite", ylim=(-0.05, 1)
     )
     ax.legend(title="width", loc="center left", bbox_to_anchor=(1.0, 0.5))
     return ax
@@ -205,7 +205,7 @@ def plot_networks(states: Mapping[str, pd.DataFrame]) -> Figure:
     figure, axes = plt.subplots(len(states), 2, figsize=(9.4, 3.3 * len(states)), **shape)
     for (drawn, mapped), (title, edges) in zip(axes, states.items(), strict=True):
         plot_network(edges, ax=drawn).set_title(title, fontsize=10)
-        draw_first_weights(edges, mapped).set_title("size of the first weights", fontsize=10)
+        draw_first_weights(edges, mapped).set_title("first-layer weights, absolute", fontsize=10)
     return figure
 
 
@@ -232,5 +232,5 @@ def plot_norms(norms: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     colour = sns.color_palette("colorblind")[0]
     for _, neuron in norms.groupby("neuron"):
         ax.plot(neuron["step"], neuron["norm"], color=colour, linewidth=0.8, alpha=0.5)
-    ax.set(yscale="log", xlabel="training steps with group lasso", ylabel="norm of a neuron's weights")
+    ax.set(yscale="log", xlabel="group-lasso training steps", ylabel="norm of a neuron's weights")
     return ax
