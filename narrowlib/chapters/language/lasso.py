@@ -264,6 +264,16 @@ def flatness_measures(curves: pd.DataFrame) -> dict[str, Interval]:
     return {"flat": bootstrap(flat, best), "flat_gain": gain(before), "beyond_control": control}
 
 
+def flatness_said(curves: pd.DataFrame) -> str:
+    """In a sentence, how far the curves of `strength_curves` stay flat: the best strength, the control, the base."""
+    flat = flat_sparsities(curves)
+    best = flat[flat.index > 0].idxmax()
+    told = [f"A penalty of strength {best:g} keeps the curve flat up to a share of {flat[best]:.2f}"]
+    if 0.0 in flat.index:
+        told.append(f"training without a penalty up to {flat[0.0]:.2f}")
+    return ", ".join([*told, f"the base model up to {flat[flat.index.isna()].iloc[0]:.2f}."])
+
+
 def halves(losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Every second block and the others, along the last axis; the same block twice where there is one."""
     return (losses[..., ::2], losses[..., 1::2]) if losses.shape[-1] > 1 else (losses, losses)
@@ -310,3 +320,13 @@ def crossing_step(recovery: pd.DataFrame) -> float:
     base, others = table.loc[:, table.columns.isna()].iloc[:, 0], table.loc[:, table.columns > 0]
     is_below = (base < others.min(axis=1))[::-1].cummin()[::-1]
     return float(is_below.index[is_below].min()) if is_below.any() else math.nan
+
+
+def overtaking_said(recovery: pd.DataFrame) -> str:
+    """In a sentence, when the pruned base model overtakes every group-lasso model, or how far behind it ends."""
+    step, last = crossing_step(recovery), recovery["step"].max()
+    if not math.isnan(step):
+        return f"From step {step:.0f} of {last} on, the base model lies below every group-lasso model."
+    ends = {key: values.mean() for key, values in ends_of(recovery, "strength", "last").items()}
+    behind = next(v for key, v in ends.items() if math.isnan(key)) - min(v for key, v in ends.items() if key > 0)
+    return f"After {last} steps, the base model is still {behind:.2f} nats behind the best group-lasso model."

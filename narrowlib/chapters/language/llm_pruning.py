@@ -12,10 +12,11 @@ from narrowlib.chapters.language.figures.curves import plot_lasso_curves, plot_l
 from narrowlib.chapters.language.lasso import (
     FLAT,
     Trained,
-    crossing_step,
     flat_sparsities,
     flatness_measures,
+    flatness_said,
     overtaking_measures,
+    overtaking_said,
     regularised,
     strength_curves,
     strength_recovery,

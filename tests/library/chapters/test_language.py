@@ -19,7 +19,9 @@ from narrowlib.chapters.language.lasso import (
     flat_sparsities,
     flat_sparsity,
     flatness_measures,
+    flatness_said,
     overtaking_measures,
+    overtaking_said,
     regularised,
     strength_curves,
     strength_recovery,
@@ -312,3 +314,8 @@ def test_measures_by_hand():
     assert values == {"behind_at_start": 2.0, "ahead_at_end": 0.25} and crossing_step(recovery) == 9
     never = recovery.assign(loss=recovery["loss"] + 9 * recovery["strength"].isna())
     assert math.isnan(crossing_step(never))
+    assert overtaking_said(recovery) == "From step 9 of 9 on, the base model lies below every group-lasso model."
+    assert overtaking_said(never).endswith("still 8.75 nats behind the best group-lasso model.")
+    said = "A penalty of strength 0.1 keeps the curve flat up to a share of 0.75, "
+    assert flatness_said(curves) == said + "training without a penalty up to 1.00, the base model up to 0.25."
+    assert flatness_said(curves[curves["strength"] != 0]) == said + "the base model up to 0.25."
