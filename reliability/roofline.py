@@ -21,10 +21,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import FlopCounterMode
 
+from narrowlib.chapters.breadth.config import PARTS
+from narrowlib.chapters.language.config import KINDS
+from narrowlib.chapters.language.scoring import COMPARED
 from narrowlib.chapters.lasso_map.config import Config as LassoMapPage
 from narrowlib.chapters.two_trees.config import RECORDED_SPARSITIES, WANTED, GroupLassoPage
 from narrowlib.chapters.two_trees.group_lasso import SWEEP_SPARSITIES, SWEPT
 from narrowlib.cmsp import CMSP, CMSPSampler
+from narrowlib.data.documents import SKILLS
 from narrowlib.devices import pick_dtype
 from narrowlib.llm.losses import next_token_loss, one_text_per_block
 from narrowlib.llm.models import DEFAULT_NAME, SMALL_NAME, load_causal_lm
@@ -33,6 +37,7 @@ from narrowlib.stacks.networks import MLPStack
 from narrowlib.stacks.training import make_generators
 
 N_CLASSES = 2
+TO_A_GOAL = ("mnist", "ranking")  # their steps are not known in advance
 KEPT = (1 / 6, 1 / 2, 5 / 6)  # shares of the neurons that stand for those of all sparsities
 TERA = 1e12
 
@@ -46,14 +51,15 @@ class Machine:
 
     name: str
     float32: float
+    tf32: float
     bfloat16: float
     bandwidth: float
 
 
 MACHINES = (
-    Machine("H100", 67 * TERA, 989 * TERA, 3.35 * TERA),
-    Machine("A100", 19.5 * TERA, 312 * TERA, 2.039 * TERA),
-    Machine("T4", 8.1 * TERA, 8.1 * TERA, 0.32 * TERA),  # it has no bfloat16
+    Machine("H100", 67 * TERA, 494 * TERA, 989 * TERA, 3.35 * TERA),
+    Machine("A100", 19.5 * TERA, 156 * TERA, 312 * TERA, 2.039 * TERA),
+    Machine("T4", 8.1 * TERA, 8.1 * TERA, 8.1 * TERA, 0.32 * TERA),  # it has neither TF32 nor bfloat16
 )
 
 
@@ -72,7 +78,7 @@ class Cost:
 
     def seconds(self, machine: Machine, precision: str) -> float:
         """On the roofline: whichever of the two takes longer; ``auto`` is bfloat16."""
-        rate = machine.float32 if precision == "float32" else machine.bfloat16
+        rate = getattr(machine, "bfloat16" if precision == "auto" else precision)
         return max(self.operations / rate, self.traffic / machine.bandwidth)
 
 
@@ -109,7 +115,7 @@ def _cohort(problem: CMSP, sizes: tuple[int, ...], batch_size: int, precision: s
     return cohort
 
 
-def stack_step(problem: CMSP, sizes: tuple[int, ...], batch_size: int, precision: str = "float32") -> Cost:
+def stack_step(problem: CMSP, sizes: tuple[int, ...], batch_size: float, precision: str = "float32") -> Cost:
     """One training step of one network."""
     few, more = 16, 32
     small, large = (counted(functools.partial(_cohort(problem, sizes, n, precision).run, 1)) for n in (few, more))
@@ -165,7 +171,20 @@ def parts() -> Iterator[Part]:
         yield _of_width(page, "lasso-map", "training", width, page.n_seeds)
         yield _of_width(page, "lasso-map", "group lasso", width, n_runs)
         yield _of_width(page, "lasso-map", "recovery", width, n_runs * len(page.steps) * len(page.sparsities))
+    yield from _breadth()
     yield from _language_models()
+
+
+def _breadth() -> Iterator[Part]:
+    config = of_paper("breadth").experiment
+    n_runs = {"map": config.map_seeds}
+    different = {(each.problem, each.phases, n_runs.get(each.question, config.n_seeds)) for each in config.settings()}
+    for problem, phases, n_seeds in different:
+        sizes = (problem.n_inputs, config.width, config.width, N_CLASSES)
+        for phase in phases:
+            n_samples = config.batch_size * sum(phase.parts) / (PARTS * problem.n_tasks)
+            step = stack_step(problem, sizes, n_samples, config.precision) * n_seeds
+            yield Part("breadth", "as if no run left", phase.n_steps, step, config.precision)
 
 
 def _of_width(page: GroupLassoPage | LassoMapPage, chapter: str, what: str, width: int, n_runs: int) -> Part:
@@ -189,8 +208,13 @@ def _language_models() -> Iterator[Part]:
     pruning, scores, frontier, unlearning = map(of_paper, ("llm-pruning", "llm-scores", "llm-frontier", "unlearning"))
     train, forward = block_costs(pruning.block_length)
     ablated = 2 * scores.n_ablated * scores.n_ablation_blocks
-    yield Part("llm-scores", "scores, blocks", scores.n_score_blocks, train, "bfloat16")
-    yield Part("llm-scores", "ablation, blocks", ablated, forward, "float32")
+    curves = len(KINDS) * len(COMPARED) * len(scores.sparsities) * len(SKILLS) * scores.n_held_out_blocks
+    for what, n_blocks, each in (
+        ("scores", scores.n_score_blocks, train),
+        ("ablation", ablated, forward),
+        ("curves", curves, forward),
+    ):
+        yield Part("llm-scores", f"{what}, blocks", n_blocks, each, "tf32")
     batch = train * pruning.recovery_batch_size
     n_lasso = len(pruning.strengths)
     yield Part("llm-pruning", "group lasso", pruning.lasso_steps * n_lasso, batch, "bfloat16")

@@ -150,11 +150,14 @@ def test_language_models_are_scored(gpu):
     ours = copy.deepcopy(cpu).to("cuda")
     assert ours.lm_head.weight is ours.model.embed_tokens.weight
     found = []
-    for model in (ours, cpu):
+    for model, precision in ((ours, "high"), (cpu, "highest")):
+        seen = set()
+        model.model.register_forward_pre_hook(lambda *_: seen.add(torch.get_float32_matmul_precision()))  # noqa: B023
         groups, batches = llama_units(model, "neurons"), [token_ids(2, 5)]
         scores = score_units(model, groups, batches, variants=VARIANTS, progress=False).values()
         few = {group.name: torch.arange(3) for group in groups}
         found.append([*scores, ablation_losses(model, groups, batches, few, progress=False)[1]])
+        assert seen == {precision}, "a GPU has cores for TF32"
     for a, b in zip(*found, strict=True):
         for name in b:
             torch.testing.assert_close(a[name].cpu(), b[name], rtol=1e-3, atol=1e-5)

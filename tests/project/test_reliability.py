@@ -35,6 +35,11 @@ def test_a_chapter_without_a_row_is_named(check):
     assert f"Not run yet for {', '.join(left)}." in filled
 
 
+def test_every_record_has_a_roofline_but_those_that_train_to_a_goal():
+    rows = {row["chapter"] for row in FOUND["roofline"]["rows"]}
+    assert rows | set(roofline.TO_A_GOAL) == set(page.chapters_of("kills")) and not rows & set(roofline.TO_A_GOAL)
+
+
 def test_every_check_has_its_table():
     text = page.PAGE.read_text()
     assert all(f"<!-- {name} -->" in text for name in (*CHECKS, "fuzz"))
