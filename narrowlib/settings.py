@@ -39,6 +39,8 @@ S = TypeVar("S", bound="Settings")
 _LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below", "multiple_of": "divisible by"}
 _KINDS = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
 _NO_CHARACTERS = re.compile("[\0\ud800-\udfff]")  # bytes of another encoding in the arguments, too
+_NO_NUMBER = re.compile(r"float\('-?(nan|inf)'\)")  # a constant, as papermill injects it
+_MOST_EXACT = 2**53  # below which every whole number is a float of its own
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 80
 
@@ -238,12 +240,14 @@ def _read(value: Any, kind: Any) -> Any:
     if isinstance(value, str) and kind in _READERS:
         with contextlib.suppress(ValueError, KeyError, ArithmeticError):
             return _READERS[kind](value)
+    if kind is int and isinstance(value, float) and value.is_integer() and abs(value) < _MOST_EXACT:
+        return int(value)  # what papermill makes of 1e3
     return str(value) if isinstance(value, PurePath) and kind is str else value
 
 
 def _whole(text: str) -> int:
-    """A whole number, also of text such as ``1e3``; nothing is rounded."""
-    is_exact = "e" in text.lower() and float(text).is_integer() and Decimal(text) == float(text)
+    """A whole number, also of text such as ``1e3`` or ``2.0``; nothing is rounded."""
+    is_exact = re.search("[e.]", text.lower()) and float(text).is_integer() and Decimal(text) == float(text)
     return int(float(text) if is_exact else text)
 
 
@@ -268,7 +272,7 @@ def _assigned(cells: Sequence[str]) -> set[str]:
     with contextlib.suppress(SyntaxError, ValueError, AttributeError):  # not a constant, or not assigned to a name
         for line in (line for source in reversed(cells) for line in reversed(ast.parse(source).body)):
             if not isinstance(line, (ast.Import, ast.ImportFrom)):
-                ast.literal_eval(line.value)
+                ast.literal_eval(_NO_NUMBER.sub("0", ast.unparse(line.value)))
                 found |= {target.id for target in getattr(line, "targets", None) or [line.target]}
     return found
 

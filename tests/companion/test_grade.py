@@ -269,6 +269,36 @@ def test_feedback_holds_no_check_and_no_script(students):
     assert "alert(1)</script>" not in shown and "minimise distance" not in shown
 
 
+def of_another_form(kind, notebook):
+    """A notebook as other tools and hands may have left it, in JSON."""
+    if kind == "format 3":
+        return nbformat.v3.writes_json(nbformat.convert(notebook, 3))
+    written = json.loads(nbformat.writes(notebook))
+    if kind == "format 4.2":
+        written["nbformat_minor"] = 2
+        for cell in written["cells"]:
+            del cell["id"]
+    elif kind == "one id":
+        for cell in written["cells"]:
+            cell["id"] = "same"
+    elif kind == "other cells":
+        kinds = ("heading", "raw", "mystery")
+        written["cells"] += [{"cell_type": name, "level": 1, "source": ["a", "b"], "metadata": {}} for name in kinds]
+    elif kind == "two kernels":
+        written["metadata"]["kernelspec"] = [{"name": "python3"}, {"name": "ir"}]
+    return json.dumps(written)
+
+
+@pytest.mark.parametrize("kind", ["format 3", "format 4.2", "one id", "other cells", "two kernels"])
+def test_a_notebook_of_another_form_is_put_back_into_the_course(students, tmp_path, kind):
+    (tmp_path / "a.ipynb").write_text(of_another_form(kind, answered(students)))
+    assembled = submissions.assembled(submissions.read(tmp_path / "a.ipynb"), students)
+    nbformat.validate(assembled)
+    known = submissions.known_cells(assembled)
+    assert [known[f"{label}-answer"].source for label in RIGHT] == list(RIGHT.values())
+    assert {f"{label}-check" for label in RIGHT} < set(known)
+
+
 def test_a_notebook_of_another_seed_is_refused_and_one_that_says_nothing_is_not(students):
     submissions.check_seed(students, students)
     seeded, silent = copy.deepcopy(students), copy.deepcopy(students)

@@ -167,7 +167,7 @@ DOORS = {
 }
 
 
-NUMBERS = {"010": 10, "12:30": None, "4294967296": None}
+NUMBERS = {"010": 10, "1e3": 1000, "2.0": 2, "12:30": None, "4294967296": None}
 BY_PAPERMILL = [("papermill -f", "010"), ("papermill -f", "12:30")]  # which reads YAML 1.1 before anyone is asked
 
 

@@ -302,6 +302,9 @@ def test_cells_executed_out_of_order_do_not_count_as_parameters():
     assert Config.from_parameters(session | {"In": [*history, call]}) == Config(n_seeds=3)
     with pytest.raises(SettingsError, match="typo is not a parameter"):
         Config.from_parameters(session | {"In": [*history[:2], call]})
+    for value in ("float('nan')", "-float('inf')", "[1, float('-inf')]", '{"a": None}'):  # as papermill injects them
+        with pytest.raises(SettingsError, match="typo is not a parameter"):
+            Config.from_parameters(session | {"In": ["typo = 3", f"n_seeds = {value}", call]} | {"n_seeds": 3})
     for unreadable in ("n = (", "f(1)", "a.b = 3", "x, y = 1, 2"):
         assert Config.from_parameters(session | {"In": ["typo = 3", unreadable, call]}).n_seeds == 3
     assert Config.from_parameters(session) == Config(n_seeds=3)  # a script
