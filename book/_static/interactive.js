@@ -145,6 +145,9 @@
     return [make("label", { for: id }, label), slider, make("output", { for: id })];
   };
 
+  // A finger that is lifted leaves too: what it pointed at stays.
+  const whenLeft = (svg, call) => (svg.onpointerleave = (event) => event.pointerType === "touch" || call());
+
   const chart = (told, stage) => {
     told.open.forEach((number) => (told.points[number].open = true));
     told.points.sort((a, b) => a[2] - b[2]);
@@ -198,20 +201,19 @@
         if (told.cursor && (event.buttons || event.type === "pointerdown")) {
           const away = told.slider.map((value) => Math.abs(x.place(value) - px));
           slider.value = away.indexOf(Math.min(...away));
-          return draw();
+          draw();
         }
         const far = (point) => Math.hypot(x.place(point[2]) - px, y.place(point[3]) - py);
         const near = chosen.flat().reduce((one, other) => (far(other) < far(one) ? other : one), chosen.flat()[0]);
         svg.querySelectorAll(".tip").forEach((tip) => tip.remove());
-        if (!near || far(near) > 40) return undefined;
+        if (!near || far(near) > 40) return;
         const at = [x.place(near[2]), y.place(near[3])];
         svg.append(make("circle", { class: "tip ring", cx: at[0], cy: at[1], r: 9 }));
         const side = at[0] > width / 2 ? "end" : "start";
         const place = { class: "tip", x: at[0] + (side === "end" ? -12 : 12), y: Math.max(24, at[1] - 10), "text-anchor": side };
         svg.append(make("text", place, `${told.series[near[1]]}: ${said(near[2])}, ${near.open ? "more than " : ""}${said(near[3])}`));
-        return undefined;
       };
-      svg.onpointerleave = () => svg.querySelectorAll(".tip").forEach((tip) => tip.remove());
+      whenLeft(svg, () => svg.querySelectorAll(".tip").forEach((tip) => tip.remove()));
     };
     const [label, slider, output] = sliderFor(told.labels.slider, told.slider.length - 1, Math.floor(told.slider.length / 2), draw);
     return { parts: [svg], controls: [label, slider], output, draw };
@@ -288,7 +290,6 @@
       const hidden = state.norms.slice(1, -1);
       state.order = hidden.map((norms) => norms.map((_, unit) => unit).sort((a, b) => norms[b] - norms[a]));
     });
-    let lit = null;
     const draw = () => {
       const width = Math.max(260, stage.clientWidth || 640);
       const state = told.states[Number(states.value)];
@@ -298,6 +299,9 @@
         ? [...Array(size).keys()] : state.order[level - 1].slice(0, Math.max(1, Math.round(size * share))).sort((a, b) => a - b));
       const place = keep.map((units, level) => new Map(units.map((unit, number) => [unit,
         [16 + ((number + 0.5) / units.length) * (width - 32), HEIGHT - 40 - (level / last) * (HEIGHT - 60)]])));
+      const units = place.flatMap((of, level) => [...of.keys()].map((unit) => [level, unit]));
+      one.max = units.length;
+      const lit = units[Number(one.value) - 1];
       svg.replaceChildren();
       svg.setAttribute("width", width);
       svg.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
@@ -312,11 +316,13 @@
             "stroke-width": (0.4 + 2 * size).toFixed(2), "stroke-opacity": (0.15 + 0.85 * size).toFixed(2) }));
         });
       });
-      place.forEach((units, level) => units.forEach(([cx, cy], unit) => {
-        const node = make("circle", { class: "unit", cx, cy, r: Math.min(5, Math.max(2, 160 / units.size)) });
-        node.addEventListener("pointerenter", () => { lit = [level, unit]; draw(); });
+      units.forEach(([level, unit], number) => {
+        const [cx, cy] = place[level].get(unit);
+        const r = Math.min(5, Math.max(2, 160 / place[level].size)) * (lit && lit[0] === level && lit[1] === unit ? 2 : 1);
+        const node = make("circle", { class: "unit", cx, cy, r });
+        node.addEventListener("pointerenter", () => light(number + 1));
         svg.append(node);
-      }));
+      });
       const middles = new Map();
       place[0].forEach(([x], unit) => middles.set(state.groups[unit], [...(middles.get(state.groups[unit]) ?? []), x]));
       middles.forEach((xs, name) => svg.append(make("text", { x: xs.reduce((a, b) => a + b) / xs.length, y: HEIGHT - 18, "text-anchor": "middle" }, name)));
@@ -325,15 +331,24 @@
       slider.setAttribute("aria-valuetext", told2);
       svg.setAttribute("aria-label", `a network, ${told2}`);
       output.replaceChildren(make("b", {}, told2));
-      if (lit) output.append(` lit: one unit of ${["the inputs", "hidden layer 1", "hidden layer 2", "the labels"][lit[0]] ?? `layer ${lit[0]}`}, weight vector of length ${said(state.norms[lit[0]][lit[1]])}`);
+      const where = lit && (lit[0] === 0 ? "the inputs" : lit[0] === last ? "the labels" : `hidden layer ${lit[0]}`);
+      const words = lit ? `one unit of ${where}, weight vector of length ${said(state.norms[lit[0]][lit[1]])}` : "none";
+      one.setAttribute("aria-valuetext", words);
+      if (lit) output.append(` lit: ${words}`);
     };
-    svg.addEventListener("pointerleave", () => { lit = null; draw(); });
+    const light = (number) => {
+      if (Number(one.value) === number) return; // what is drawn anew under a pointer is entered again
+      one.value = number;
+      draw();
+    };
+    whenLeft(svg, () => light(0));
     const [label, slider, output] = sliderFor("remove neurons, the shortest weight vectors first", 19, 0, draw);
+    const [named, one] = sliderFor("light one unit", 0, 0, draw);
     const id = `state-${count}`;
     const states = make("select", { id });
     told.states.forEach((state, number) => states.append(make("option", { value: number }, state.name)));
     states.addEventListener("input", draw);
-    return { parts: [svg], controls: [make("label", { for: id }, "network"), states, label, slider], output, draw };
+    return { parts: [svg], controls: [make("label", { for: id }, "network"), states, label, slider, named, one], output, draw };
   };
 
   // Pictures for every size of network.

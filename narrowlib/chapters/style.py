@@ -15,6 +15,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backend_bases import RendererBase
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, Locator, NullLocator
 from matplotlib.transforms import Affine2D
@@ -39,8 +40,12 @@ class Look(NamedTuple):
     dashes: Any
 
 
-PALETTE = list(sns.color_palette("colorblind"))
-PALETTE[8] = (0.2, 0.2, 0.2)  # in place of a yellow that white swallows
+# Seaborn's colorblind hues, dark enough for words on white (a contrast of 4.5 and more); book.css has the first six and
+# the grey for figures that move.
+PALETTE = [
+    to_rgb(f"#{colour}")
+    for colour in ["0173b2", "a86400", "02835f", "c44e00", "a3548f", "8a5a33", "7a4fc4", "6b6b6b", "333333", "2b7c95"]
+]
 METHODS = {  # ways to a narrow network, in the order of every figure, by the name that tables have for them
     method: Look(name, PALETTE[place], marker, dashes)
     for method, name, place, marker, dashes in (
@@ -67,7 +72,7 @@ def in_order(methods: Iterable[str]) -> list[str]:
 
 
 def book_theme() -> None:
-    """Set the look of every figure and table: seaborn's colorblind palette, vector output with a bitmap beside it.
+    """Set the look of every figure and table: one palette, vector output with a bitmap beside it.
 
     Output is reproducible to the byte: no date is written into a figure, and identifiers in the vector
     graphic are hashes of what they name.  Beside every figure stands its data, see
@@ -77,7 +82,7 @@ def book_theme() -> None:
     sns.set_theme(
         context="notebook",
         style="ticks",
-        palette="colorblind",
+        palette=PALETTE,
         rc={
             "axes.spines.top": False,
             "axes.spines.right": False,
@@ -179,9 +184,9 @@ def label_ends(
         points = anchors.transform([(x, 1.0 if is_top else y) for x, y, *_ in ends])
         order = np.argsort(points[:, along], kind="stable")
         apart = 1.3 * size / (math.sin(math.radians(TURNED)) if is_top else 1)
-        n_lines = np.array([1 + words.count("\n") for _, _, words, _ in ends])[order]
-        steps = renderer.points_to_pixels(apart) * (np.cumsum(n_lines) - (n_lines + n_lines[0]) / 2)
-        low, high = ax.bbox.get_points()[:, along]
+        heights = renderer.points_to_pixels(apart) * np.array([1 + end[2].count("\n") for end in ends])[order]
+        steps = np.cumsum(heights) - (heights + heights[0]) / 2
+        low, high = ax.bbox.get_points()[:, along] + (0 if is_top else np.array([heights[0], -heights[-1]]) / 2)
         near = isotonic_regression(points[order, along] - steps).x.clip(low, max(low, high - steps[-1]))
         points[order, along] = near + steps  # as near as they can be, along the axis
         points[:, 1 - along] += renderer.points_to_pixels({"top": 2, "right": 6, "left": -6}[side])

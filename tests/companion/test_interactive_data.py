@@ -6,6 +6,8 @@ import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
 from companion import chapters, collect, finish, heroes, interactive, pdf, scorecard, stage
+from moving import ASKED as MOVING
+from moving import KINDS
 
 from narrowlib import claims
 from narrowlib.chapters import style
@@ -59,16 +61,10 @@ def test_what_cannot_be_drawn_is_refused(asked, says):
 
 
 def test_cells_say_what_moves():
-    asked = {
-        cell.metadata["mystnb"]["figure"]["name"]: cell.metadata["interactive"]
-        for chapter in chapters.names()
-        for cell in chapters.code_cells(chapter)
-        if "interactive" in cell.metadata
-    }
-    charts = {name for name, one in asked.items() if one.get("kind", "chart") == "chart"}
+    charts = {name for name, kind in KINDS.items() if kind == "chart"}
     assert {"fig-frontier-targets", "fig-hierarchy-order", "fig-nonlocality-sharing", "fig-mnist-paper"} <= charts
-    assert {one["kind"] for name, one in asked.items() if name not in charts} == set(interactive.KINDS) - {"chart"}
-    assert all(set(interactive.COLUMNS) <= set(asked[name]) for name in charts)
+    assert set(KINDS.values()) == set(interactive.KINDS)
+    assert all(set(interactive.COLUMNS) <= set(MOVING[name][1]) for name in charts)
 
 
 def test_methods_look_as_in_the_figure_and_what_was_not_reached_is_open():

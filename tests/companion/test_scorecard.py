@@ -81,7 +81,7 @@ def card_of(*cells, profile="quick"):
     ("value", "record", "says"),
     [
         (0.7, RUN, "share | of runs: **0.7** [0.6, 0.8] here, 0.7 in the paper (from a record)"),
-        (0.45, RUN, "here, 0.7 in the paper (from a record; rule for the whole interval: >= 0.5)"),
+        (0.45, RUN, "here, 0.7 in the paper (from a record; rule for the whole interval: ≥ 0.5)"),
         (0.45, TOO_FEW, "in the paper (from a record; the record lacks runs: 1 of 2)"),
         (0.7, None, "in the paper (from this page's run)"),
     ],
@@ -250,7 +250,7 @@ def test_a_page_with_an_unknown_table_is_refused():
 
 def test_imports_are_linked_but_for_values():
     told = api.used("import torch\nfrom narrowlib.claims import MEDIA_TYPE, assess\nfrom torch import nn\nx = 1")
-    assert told == "```{dropdown} From the library\n{py:obj}`~narrowlib.claims.assess`.\n```"
+    assert told == ":::{container} library\nFrom the library: {py:obj}`~narrowlib.claims.assess`.\n:::"
     assert api.used("x = 1") == api.used("%magic (") == ""
 
 

@@ -55,8 +55,9 @@ def visit(browser, address):
     """Open a page and collect what goes wrong on it."""
     contexts = []
 
-    def open_page(page, *, width=1440, scheme="light"):
+    def open_page(page, *, width=1440, scheme="light", touch=False, scripts=True):
         how = {"viewport": {"width": width, "height": 900}, "color_scheme": scheme, "reduced_motion": "reduce"}
+        how |= {"has_touch": touch, "java_script_enabled": scripts}
         context = browser.new_context(**how)  # without motion no colour is caught on its way
         contexts.append(context)
         tab = context.new_page()

@@ -6,20 +6,66 @@ import shutil
 
 import pytest
 from companion import chapters, finish
+from companion.interactive import INK
+from moving import ASKED, KINDS
 from trees import command
 
-MOVED = {"llm-frontier": "fig-frontier-targets", "hierarchy": "fig-hierarchy-order", "mnist": "fig-mnist-paper"}
-OTHERS = {"methods": "fig-cmsp-samples", "group-lasso": "fig-group-lasso-paper-networks", "mnist": "fig-mnist-mistakes"}
+from narrowlib.chapters import style
+
+CHARTS = [name for name, kind in KINDS.items() if kind == "chart"]
+POINTED = {"chart": "svg.chart path.mark", "network": "circle.unit"}  # what tells a value, by kind
+TOLD = {"chart": "text.tip", "network": "output"}
 MOST_BYTES = 500_000  # compressed, of what the first page loads of the book's own
 SCRIPT_LINES = 600
 MOST_PAGES = 110  # of the printed book
 
 
-@pytest.fixture(params=MOVED)
-def moved(request, visit):
-    """A page, and the figure on it that moves."""
-    tab = visit(f"book/{request.param}")
-    return tab, tab.locator(f"figure#{MOVED[request.param]}")
+@pytest.fixture
+def look_at(visit):
+    """A page, and a figure on it that moves."""
+
+    def look(name, **how):
+        tab = visit(f"book/{ASKED[name][0]}", **how)
+        return tab, tab.locator(f"figure#{name}")
+
+    return look
+
+
+@pytest.fixture(params=CHARTS)
+def moved(request, look_at):
+    return look_at(request.param)
+
+
+@pytest.mark.parametrize("way", ["mouse", "keyboard", "touch"])
+@pytest.mark.parametrize("name", ASKED)
+def test_each_control_changes_what_is_shown(look_at, name, way):
+    """On a telephone by touch; the words change with the drawing, and nothing fails."""
+    tab, figure = look_at(name, touch=True, width=400) if way == "touch" else look_at(name)
+    controls = figure.locator("input[type=range], .bits button.owned").all()
+    assert controls
+    for control in controls:
+        before = figure.locator(".stage").inner_html(), figure.locator("output").inner_text()
+        box, is_button = control.bounding_box(), control.get_attribute("type") == "button"
+        end = {"x": box["width"] * (0.5 if is_button else 0.98), "y": box["height"] / 2}
+        if way == "keyboard":
+            control.press("Space" if is_button else "End")
+        else:
+            (control.tap if way == "touch" else control.click)(position=end)
+        after = figure.locator(".stage").inner_html(), figure.locator("output").inner_text()
+        assert all(a != b for a, b in zip(before, after, strict=True)), control.get_attribute("id")
+    assert tab.problems == []
+
+
+@pytest.mark.parametrize("way", ["mouse", "touch"])
+@pytest.mark.parametrize("name", [name for name, kind in KINDS.items() if kind in POINTED])
+def test_values_are_told_under_mouse_and_finger(look_at, name, way):
+    tab, figure = look_at(name, touch=True, width=400) if way == "touch" else look_at(name)
+    target = figure.locator(POINTED[KINDS[name]]).last
+    (target.tap if way == "touch" else target.hover)(force=True)
+    assert re.search(r"\w: .+, .+", figure.locator(TOLD[KINDS[name]]).text_content())
+    if way == "mouse":
+        tab.mouse.move(0, 0)
+        assert not figure.locator(".tip").count() and "lit:" not in figure.locator("output").inner_text()
 
 
 def test_keys_move_the_slider_and_the_words_follow(moved):
@@ -56,76 +102,56 @@ def test_drawing_fills_its_page_and_says_all_values(moved):
             assert box["y"] <= inner["y"] and inner["y"] + inner["height"] <= box["y"] + box["height"]
 
 
-def test_pointer_moves_along_a_chart_and_tells_values(visit):
-    """By mouse and by touch, where the slider goes along x; else the value that lies nearest is told."""
-    tab = visit("book/mnist")
-    figure = tab.locator(f"figure#{MOVED['mnist']}")
+def test_pointer_moves_the_slider_along_a_chart(look_at):
+    _, figure = look_at("fig-mnist-paper")
     drawing, slider = figure.locator("svg.chart"), figure.get_by_role("slider")
     for share, end in ((0.98, "max"), (0.1, "min")):
         box = drawing.bounding_box()
         drawing.click(position={"x": share * box["width"], "y": 100})
         assert slider.input_value() == slider.get_attribute(end)
-    mark = drawing.locator("path.mark").last.bounding_box()
-    tab.mouse.move(mark["x"] + mark["width"] / 2, mark["y"] + mark["height"] / 2)
-    assert re.match(r"[\w ]+: .+, .+", figure.locator("text.tip").text_content())
 
 
-@pytest.mark.parametrize("way", ["mouse", "keyboard", "touch"])
-def test_bits_are_flipped(browser, address, way):
-    context = browser.new_context(has_touch=way == "touch")
-    tab = context.new_page()
-    tab.goto(f"{address}/book/methods.html", wait_until="networkidle")
-    figure = tab.locator("figure#fig-cmsp-samples")
+def test_flipped_bit_changes_three_labels_and_back(look_at):
+    tab, figure = look_at("fig-cmsp-samples")
     bits, output = figure.locator(".bits button"), figure.locator("output")
     place = next(n for n, bit in enumerate(bits.all()) if "owned" in bit.get_attribute("class"))
     before = bits.nth(place).inner_text()
-    if way == "keyboard":
-        bits.nth(place - 1).focus()
-        tab.keyboard.press("ArrowRight")
-        tab.keyboard.press("Space")
-    else:
-        (bits.nth(place).tap if way == "touch" else bits.nth(place).click)()
+    bits.nth(place - 1).press("ArrowRight")
+    tab.keyboard.press("Space")
     assert {before, bits.nth(place).inner_text()} == {"0", "1"}
     changed = [entry.inner_text() for entry in output.locator(".changed").all()]
     assert len(changed) == 3 and all(text.endswith("changed") for text in changed)  # its sub-task, all, this sample
     figure.get_by_role("button", name="as at first").click()
     assert output.locator(".changed").count() == 0
-    context.close()
 
 
-def test_network_is_pruned_and_a_neuron_lights_up(visit):
-    tab = visit("book/group-lasso")
-    figure = tab.locator(f"figure#{OTHERS['group-lasso']}")
-    slider, units = figure.get_by_role("slider"), figure.locator("circle.unit")
+def test_network_is_pruned_and_a_neuron_lights_up(look_at):
+    _, figure = look_at("fig-group-lasso-paper-networks")
+    slider, one = figure.get_by_role("slider").all()
+    units, lines = figure.locator("circle.unit"), figure.locator("line.positive, line.negative")
     whole = units.count()
-    slider.focus()
-    tab.keyboard.press("End")
+    slider.press("End")
     assert 0 < units.count() < whole / 2
-    lines = figure.locator("line.positive, line.negative").count()
-    units.nth(3).hover(force=True)
-    assert (
-        figure.locator("line.positive, line.negative").count() < lines
-        and "lit:" in figure.locator("output").inner_text()
-    )
+    n_lines = lines.count()
+    one.press("ArrowRight")
+    assert lines.count() < n_lines and "lit: one unit of the inputs" in figure.locator("output").inner_text()
+    one.press("End")
+    assert "lit: one unit of the labels" in figure.locator("output").inner_text()
     figure.get_by_role("combobox").select_option("1")
-    assert "after group lasso" in figure.locator("output").inner_text() and tab.problems == []
+    assert "after group lasso" in figure.locator("output").inner_text()
 
 
-def test_digits_by_size(visit):
-    tab = visit("book/mnist")
-    figure = tab.locator(f"figure#{OTHERS['mnist']}")
-    figure.get_by_role("slider").focus()
-    tab.keyboard.press("End")
+def test_digits_by_size(look_at):
+    _, figure = look_at("fig-mnist-mistakes")
+    figure.get_by_role("slider").press("End")
     names = [picture.get_attribute("aria-label") for picture in figure.locator(".digit svg").all()]
     assert names and all(re.fullmatch(r"is \d, said \d", name) for name in names)
-    assert "neurons kept" in figure.locator("output").inner_text() and tab.problems == []
+    assert "neurons kept" in figure.locator("output").inner_text()
 
 
-def test_run_in_time_fills_its_tree(visit):
-    tab = visit("book/hierarchy")
-    figure = tab.locator("figure#fig-hierarchy-order")
-    figure.get_by_role("slider").focus()
-    tab.keyboard.press("Home")
+def test_run_in_time_fills_its_tree(look_at):
+    _, figure = look_at("fig-hierarchy-order")
+    figure.get_by_role("slider").press("Home")
     assert figure.locator("svg.tree").get_attribute("aria-label") == "learned so far: nothing"
     assert figure.locator("circle.node").count() == len(figure.locator("output .entry").all())
 
@@ -141,14 +167,11 @@ def test_the_figure_itself_is_a_press_away_and_alone_on_paper(moved):
     assert image.is_visible() and not drawing.is_visible()
 
 
-@pytest.mark.parametrize("page", MOVED)
-def test_without_scripts_the_figure_itself_is_shown(browser, address, page):
-    context = browser.new_context(java_script_enabled=False)
-    tab = context.new_page()
-    tab.goto(f"{address}/book/{page}.html")
-    assert tab.locator(f"figure#{MOVED[page]} img").is_visible()
-    assert not tab.locator(".interactive-figure").first.is_visible()
-    context.close()
+@pytest.mark.parametrize("name", ASKED)
+def test_without_scripts_the_figure_itself_is_shown(look_at, name):
+    tab, figure = look_at(name, scripts=False)
+    assert figure.locator("img").is_visible()
+    assert not tab.locator(f"[data-figure={name}]").is_visible()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -162,6 +185,19 @@ def test_lines_stand_out_from_the_page(visit, scheme):
     )
     ground, *marks = ([int(part) for part in re.findall(r"\d+", colour)[:3]] for colour in found)
     assert len(marks) > 3 and min(contrast(mark, ground) for mark in marks) >= 3
+
+
+@pytest.mark.parametrize("name", CHARTS)
+def test_moving_and_still_figure_have_the_same_colours(look_at, name):
+    _, figure = look_at(name)
+    shown = figure.locator("svg.chart g.series").evaluate_all(
+        "all => all.map(one => [one.getAttribute('class'), getComputedStyle(one.querySelector('path.line')).stroke])"
+    )
+    assert shown
+    for kind, stroke in shown:
+        place = int(kind.split(" s")[-1])
+        parts = [int(part) / 255 for part in re.findall(r"\d+", stroke)]
+        assert place == INK or parts == pytest.approx(style.PALETTE[place], abs=0.01)
 
 
 def contrast(one, other):

@@ -72,7 +72,7 @@ def used(source: str) -> str:
         return ""
     asked = [(node.module or "", alias.name) for node in imports for alias in node.names]
     links = [f"{{py:obj}}`~{home}.{name}`" for module, name in asked if (home := home_of(module, name))]
-    return f"```{{dropdown}} From the library\n{', '.join(links)}.\n```" if links and pages() else ""
+    return f":::{{container}} library\nFrom the library: {', '.join(links)}.\n:::" if links and pages() else ""
 
 
 def home_of(module: str, name: str) -> str:

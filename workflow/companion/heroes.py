@@ -125,7 +125,8 @@ def sentence(row: Mapping[str, Any]) -> str:
         more = f", and {len(row['reasons']) - 1} more" if len(row["reasons"]) > 1 else ""
         about.append(f"the record lacks {row['reasons'][0]}{more}")
     elif not found["holds"]:
-        about.append(f"rule for the whole interval: {quantity['rule']}")
+        rule = quantity["rule"].replace(">=", "≥").replace("<=", "≤")
+        about.append(f"rule for the whole interval: {rule}")
     return f"{quantity['what']}: **{here}**{interval} here{compared} ({'; '.join(about)})"
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 
-from narrowlib.chapters.style import GREY, current_axes, keep_data, plain_ticks
+from narrowlib.chapters.style import GREY, PALETTE, current_axes, keep_data, plain_ticks
 
 
 def plot_times(times: pd.DataFrame, labels: pd.Series, *, ax: Axes | None = None) -> Axes:
@@ -24,7 +23,7 @@ def plot_times(times: pd.DataFrame, labels: pd.Series, *, ax: Axes | None = None
     """
     ax = current_axes(ax)
     keep_data(ax, times[["samples", "budget"]].assign(row=labels))
-    palette, names = sns.color_palette("colorblind"), list(dict.fromkeys(labels))
+    palette, names = PALETTE, list(dict.fromkeys(labels))
     for row, name in enumerate(names):
         runs = times[labels == name]
         jitter = np.linspace(-0.18, 0.18, len(runs))

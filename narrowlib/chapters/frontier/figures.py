@@ -13,7 +13,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from narrowlib.chapters.style import GREY, METHODS, current_axes, in_order, keep_data, label_ends, short_number
+from narrowlib.chapters.style import GREY, METHODS, PALETTE, current_axes, in_order, keep_data, label_ends, short_number
 
 _AXES = {  # words, and by what a column is multiplied
     "n_parameters": ("parameters", 1),
@@ -185,7 +185,7 @@ def plot_scaling(points: pd.DataFrame, *, paper: str, ax: Axes | None = None) ->
     keep_data(ax, points)
     ax.set(xscale="log", yscale="log")
     ends = []
-    palette = sns.color_palette("colorblind")
+    palette = PALETTE
     for number, (base, of_base) in enumerate(points[points["base"] != paper].groupby("base", sort=False)):
         colour = palette[number]
         for cut, rows in of_base.groupby("cut", sort=False):

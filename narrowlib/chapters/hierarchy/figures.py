@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from scipy.stats import CensoredData, ecdf
 
 from narrowlib.chapters.censored import spent
-from narrowlib.chapters.style import CHANCE_BITS, GREY, current_axes, draw_chance, keep_data, label_ends, plain_ticks
+from narrowlib.chapters.style import (
+    CHANCE_BITS,
+    GREY,
+    PALETTE,
+    current_axes,
+    draw_chance,
+    keep_data,
+    label_ends,
+    plain_ticks,
+)
 
 
 def plot_task_curves(curves: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
@@ -25,7 +33,7 @@ def plot_task_curves(curves: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     keep_data(ax, curves[["task", "kind", "n_samples", "loss"]])
     kinds = curves.drop_duplicates("task").set_index("task")["kind"]
     atomic = [task for task, kind in kinds.items() if kind == "atomic"]
-    palette = dict(zip(atomic, sns.color_palette("colorblind", len(atomic)), strict=True))
+    palette = dict(zip(atomic, PALETTE[: len(atomic)], strict=True))
     ends = []
     for task, frame in curves.groupby("task", sort=False):
         is_atomic = kinds[task] == "atomic"
@@ -64,7 +72,7 @@ def plot_composite_curves(
     """
     ax = current_axes(ax)
     keep_data(ax, curves[["data", "seed", x, "loss"]])
-    palette = sns.color_palette("colorblind")
+    palette = PALETTE
     styles = {"broad": (palette[0], "-"), "narrow": (palette[3], (0, (4, 1.5)))}
     labels = {"n_samples": "samples seen (all tasks)", "n_composite_samples": "composite samples seen"}
     ax.set(xscale="log", xlabel=labels[x], ylabel="loss on the composite (bits)")
@@ -110,7 +118,7 @@ def plot_converged(table: pd.DataFrame, *, paper: pd.DataFrame | None = None, ax
     keep_data(
         ax, table if paper is None else pd.concat({"here": table, "the paper": paper}, names=["of"]).reset_index("of")
     )
-    palette = sns.color_palette("colorblind")
+    palette = PALETTE
     _plot_shares(table, 0, ax=ax, fmt="o", color=palette[0], label="here, 95% interval")
     notes = [f"{row.converged} of {row.n_seeds}" for row in table.itertuples()]
     if paper is not None:
@@ -138,7 +146,7 @@ def plot_waiting(times: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """
     ax = current_axes(ax)
     keep_data(ax, times[["setting", "seed", "samples", "budget"]])
-    palette, end, start = sns.color_palette("colorblind"), times["budget"].max(), times["samples"].min() / 2
+    palette, end, start = PALETTE, times["budget"].max(), times["samples"].min() / 2
     ends = []
     for number, (name, runs) in enumerate(times.groupby("setting", sort=False)):
         data = CensoredData.right_censored(spent(runs), runs["samples"].isna())

@@ -7,7 +7,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from narrowlib.chapters.style import GREY, current_axes, keep_data
+from narrowlib.chapters.style import GREY, PALETTE, current_axes, keep_data
 
 _PALE = "#ededed"
 
@@ -24,7 +24,7 @@ def plot_samples(samples: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax = current_axes(ax)
     keep_data(ax, samples)
     roles = [role for role in samples["role"].unique() if role not in ("control", "unused")]
-    colours = dict(zip(roles, sns.color_palette("colorblind", len(roles)), strict=True))
+    colours = dict(zip(roles, PALETTE[: len(roles)], strict=True))
     n_columns = int(samples["position"].max()) + 1
     for cell in samples.itertuples():
         colour = colours.get(cell.role, GREY)

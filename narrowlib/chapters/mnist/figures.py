@@ -8,7 +8,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from narrowlib.chapters.style import GREY, METHODS, current_axes, in_order, keep_data, label_ends, plain_ticks
+from narrowlib.chapters.style import GREY, METHODS, PALETTE, current_axes, in_order, keep_data, label_ends, plain_ticks
 
 
 def plot_fronts(best: pd.DataFrame, front: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
@@ -79,7 +79,7 @@ def plot_shrinking(paths: pd.DataFrame, ends: pd.DataFrame, *, goal: float, ax: 
             label = f"{strength:g}" if place == 0 else None
             style = {"linestyle": dashes[number % len(dashes)], "color": colours[strength], "label": label}
             ax.plot(run["neurons"], run["accuracy"], linewidth=1.1, alpha=0.9, **style)
-    green = sns.color_palette("colorblind")[2]
+    green = PALETTE[2]
     for reached, some in ends.groupby(ends["accuracy"] >= goal):
         face = green if reached else "white"
         label = "after recovery" if reached else "after recovery, goal missed"

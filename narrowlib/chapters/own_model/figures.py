@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 
-from narrowlib.chapters.style import GREY, METHODS, current_axes, keep_data, label_ends
+from narrowlib.chapters.style import GREY, METHODS, PALETTE, current_axes, keep_data, label_ends
 
 
 def plot_budget(curves: pd.DataFrame, *, base: float, ax: Axes | None = None) -> Axes:
@@ -43,7 +42,7 @@ def plot_kept_and_lost(losses: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax = current_axes(ax)
     rows = losses[["before", "after"]].rename_axis(index="text").reset_index()
     keep_data(ax, rows)
-    colours = sns.color_palette("colorblind")
+    colours = PALETTE
     for shift, when, colour, hatch in ((-0.2, "before", GREY, ""), (0.2, "after", colours[0], "//")):
         places = [number + shift for number in range(len(rows))]
         bars = ax.bar(places, rows[when], width=0.38, label=when, color=colour, hatch=hatch, edgecolor="white")

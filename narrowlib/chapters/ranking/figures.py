@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 
-from narrowlib.chapters.style import GREY, current_axes, keep_data, label_ends, plain_ticks
+from narrowlib.chapters.style import GREY, PALETTE, current_axes, keep_data, label_ends, plain_ticks
 
 LOUD = ("attribution", "index", "from scratch")  # the lines that the question is about
 
@@ -21,7 +20,7 @@ def plot_ways(best: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """
     ax = current_axes(ax)
     keep_data(ax, best[["way", "neurons", "seed", "learning_rate", "spent"]])
-    colours = iter(sns.color_palette("colorblind"))
+    colours = iter(PALETTE)
     table = best.groupby(["way", "neurons"], sort=False)["spent"].agg(["mean", "min", "max"])
     ends = []
     for way, each in table.groupby("way", sort=False):
@@ -54,7 +53,7 @@ def plot_shares(shares: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     keep_data(ax, shares)
     rows = range(len(shares))
     errors = [shares["share"] - shares["low"], shares["high"] - shares["share"]]
-    ax.errorbar(shares["share"], rows, xerr=errors, fmt="o", capsize=3, color=sns.color_palette("colorblind")[0])
+    ax.errorbar(shares["share"], rows, xerr=errors, fmt="o", capsize=3, color=PALETTE[0])
     for value, label in ((0.0, "random weights"), (1.0, "attribution")):
         ax.axvline(value, color=GREY, linewidth=1.0, linestyle=(0, (1, 1.5)), zorder=0)
         ax.annotate(label, (value, -0.75), ha="center", fontsize=9, color=GREY, annotation_clip=False)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 
-from narrowlib.chapters.style import GREY, current_axes, keep_data, label_ends, plain_ticks
+from narrowlib.chapters.style import GREY, PALETTE, current_axes, keep_data, label_ends, plain_ticks
 
 
 def plot_skill_losses(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
@@ -22,7 +21,7 @@ def plot_skill_losses(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     keep_data(ax, table.reset_index())
     rows = range(len(table))
     ax.hlines(rows, table[ours], table[trigram], color=GREY, linewidth=1.5)
-    for name, colour in ((ours, sns.color_palette("colorblind")[0]), (trigram, GREY)):
+    for name, colour in ((ours, PALETTE[0]), (trigram, GREY)):
         ax.plot(table[name], rows, "o", color=colour)
         ax.annotate(name, (table[name].iloc[0], -0.35), ha="center", fontsize=9, color=colour, annotation_clip=False)
     ax.set_yticks(rows, table.index)
@@ -45,7 +44,7 @@ def plot_curve(curve: pd.DataFrame, *, n_parameters: int, ax: Axes | None = None
     held_out = curve[(curve["split"] == "held out") & (curve["tokens"] > 0)].sort_values("tokens")
     held_out = held_out.assign(tokens_per_parameter=held_out["tokens"] / n_parameters)
     keep_data(ax, held_out[["tokens", "tokens_per_parameter", "loss"]])
-    colour, last = sns.color_palette("colorblind")[0], held_out.iloc[-1]
+    colour, last = PALETTE[0], held_out.iloc[-1]
     ax.plot(held_out["tokens_per_parameter"], held_out["loss"], color=colour)
     ax.plot(last["tokens_per_parameter"], last["loss"], "o", color=colour)
     says = f"{last['loss']:.2f} nats with\n{n_parameters / 1e6:.1f}M parameters,\n{last['tokens'] / 1e6:.1f}M tokens"

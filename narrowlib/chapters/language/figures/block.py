@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
-from narrowlib.chapters.style import GREY, current_axes, keep_data
+from narrowlib.chapters.style import GREY, PALETTE, current_axes, keep_data
 
 _WIDTH, _HEIGHT = 20.0, 8.6
 _STREAM = (0.5, 1.7, 7)  # of the residual stream: bottom, top, lines
@@ -69,7 +68,7 @@ def plot_llama_block(*, n_neurons: int, n_residual: int, n_heads: int, n_layers:
     }
     owned = pd.DataFrame(_PARTS, columns=["unit", "matrix", "part"])
     keep_data(ax, owned.assign(units=owned["unit"].map(counts)))
-    colours = dict(zip(_PLACES, sns.color_palette("colorblind")))
+    colours = dict(zip(_PLACES, PALETTE))
     _draw_stream(ax, colours["residual dimension"])
     for left, width, height, label in _MATRICES.values():
         ax.add_patch(Rectangle((left, _BASE), width, height, facecolor="none", edgecolor=GREY, linewidth=1.0))

@@ -31,7 +31,7 @@ def plot_llm_pruning(curves: pd.DataFrame, *, unit: str = "neurons", ax: Axes | 
     for name, rows in curves.groupby("variant", sort=False):
         rows = rows.sort_values("sparsity")
         is_loud = name in LOUD
-        colour = sns.color_palette("colorblind")[LOUD[name]] if is_loud else GREY
+        colour = PALETTE[LOUD[name]] if is_loud else GREY
         style = {"color": colour, "linewidth": 2.4 if is_loud else 1.0, "zorder": 3 if is_loud else 2}
         ax.plot(rows["sparsity"], rows["loss"], **style)
         low, high = (rows["loss"] + sign * rows["standard_error"].fillna(0) for sign in (-1, 1))
@@ -90,7 +90,7 @@ def plot_recovery(
     for number, ((neurons, residual), of_pair) in enumerate(recovery.groupby(pairs)):
         for variant, rows in of_pair.groupby("variant", sort=False):
             rows = rows.sort_values("tokens")
-            colour = sns.color_palette("colorblind")[LOUD.get(variant, 7)]
+            colour = PALETTE[LOUD.get(variant, 7)]
             marker = "os^Dv<>P"[number % 8]
             ax.plot(rows["tokens"].map(places), rows["loss"], color=colour, marker=marker, markersize=4)
             label = variant + (f", {neurons:.0%}" if several else "")

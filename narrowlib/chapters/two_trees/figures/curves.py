@@ -9,7 +9,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from narrowlib.chapters.style import GREY, current_axes, keep_data, plot_pending
+from narrowlib.chapters.style import GREY, PALETTE, current_axes, keep_data, plot_pending
 
 
 def plot_pruning_curves(curves: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
@@ -26,7 +26,7 @@ def plot_pruning_curves(curves: pd.DataFrame, *, ax: Axes | None = None) -> Axes
     """
     ax = current_axes(ax)
     keep_data(ax, curves[["seed", "sparsity", "stage", "accuracy"]])
-    palette = sns.color_palette("colorblind")
+    palette = PALETTE
     styles = {
         "pruned": (palette[1], (0, (4, 1.5)), "right after pruning"),
         "recovered": (palette[0], "-", "after recovery"),
@@ -92,7 +92,7 @@ def plot_strengths(sweep: pd.DataFrame, *, y: str, ax: Axes | None = None) -> Ax
     """
     ax = current_axes(ax)
     keep_data(ax, sweep[["method", "strength", y]])
-    palette = sns.color_palette("colorblind")
+    palette = PALETTE
     styles = {"subgradient": (palette[0], "o", "-"), "proximal": (palette[1], "s", (0, (4, 1.5)))}
     zero_at = sweep.loc[sweep["strength"] > 0, "strength"].min() / 10
     for method, frame in sweep.groupby("method", sort=False):

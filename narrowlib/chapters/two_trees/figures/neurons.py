@@ -13,7 +13,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import LogNorm, to_rgb
 from matplotlib.figure import Figure
 
-from narrowlib.chapters.style import GREY, current_axes, keep_data, label_ends
+from narrowlib.chapters.style import GREY, PALETTE, current_axes, keep_data, label_ends
 
 _SMALLEST_BITS = 1e-4  # what a logarithmic scale of scores shows as nothing
 _POSITIVE, _NEGATIVE = "#0b5cad", "#c0261b"  # of weights
@@ -66,7 +66,7 @@ def plot_sharing(shares: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     keep_data(ax, means[["line", *by, "share", "standard_error"]])
     layers, widths, ends = sorted(means["layer"].unique()), sorted(means["width"].unique()), []
     for (width, layer), rows in means.groupby(["width", "layer"]):
-        colour = sns.color_palette("colorblind")[layers.index(layer)]
+        colour = PALETTE[layers.index(layer)]
         look = {"color": colour, "marker": "os^Dv"[widths.index(width) % 5], "markersize": 5, "capsize": 2}
         ax.errorbar(rows["threshold"], rows["share"], yerr=rows["standard_error"].fillna(0), **look)
         known = rows.dropna(subset="share")
@@ -113,7 +113,7 @@ def plot_agreement(scores: pd.DataFrame, *, unit: str = "bits", ax: Axes | None 
     ax = current_axes(ax)
     keep_data(ax, scores[["layer", "ablation", "attribution"]])
     shown = scores[(scores["ablation"] > 0) & (scores["attribution"] > 0)]
-    palette, markers = sns.color_palette("colorblind"), "o^"
+    palette, markers = PALETTE, "o^"
     for number, (layer, frame) in enumerate(shown.groupby("layer")):
         look = {"color": palette[number], "marker": markers[number % 2], "alpha": 0.7, "markersize": 4}
         ax.plot(frame["ablation"], frame["attribution"], linestyle="", markeredgewidth=0, label=layer, **look)
@@ -229,7 +229,7 @@ def plot_norms(norms: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """
     ax = current_axes(ax)
     keep_data(ax, norms[["step", "neuron", "norm"]])
-    colour = sns.color_palette("colorblind")[0]
+    colour = PALETTE[0]
     for _, neuron in norms.groupby("neuron"):
         ax.plot(neuron["step"], neuron["norm"], color=colour, linewidth=0.8, alpha=0.5)
     ax.set(yscale="log", xlabel="group-lasso training steps", ylabel="norm of a neuron's weights")
