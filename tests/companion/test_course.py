@@ -291,7 +291,7 @@ BROKEN = {
     "needs a label": "```{exercise} One\nText\n```",
     "has no solution": "```{exercise} One\n:label: a\nText\n```",
     "belongs to no exercise": "```{solution} b\nText\n```",
-    "stands between no question and its answer": "```{admonition} First hint\n:class: dropdown hint\nText\n```",
+    "is not between a question and its answer": "```{admonition} First hint\n:class: dropdown hint\nText\n```",
     "is worth 0 points; it must be at least 1": (
         "```{exercise} One\n:label: a\n:class: points-0\nText\n```\n\n```{solution} a\nText\n```"
     ),

@@ -63,7 +63,7 @@ def install_cell(chapter: str) -> Any:
     wanted = _requirement(extras(chapter))
     refused = f'raise SystemExit("install {PACKAGE} {version()} first: pip install -e . in its checkout")'
     lines = [
-        "# Installs the release that this notebook belongs to, where it is missing.",
+        "# Installs the release of this notebook if it is missing.",
         "import importlib.util",
         "",
         f'if importlib.util.find_spec("{PACKAGE}") is None:',
@@ -131,8 +131,8 @@ def write(path: Path, notebook: Any) -> None:
 README = """# Notebooks of the book
 
 Made from the main branch by `make notebooks`; edits here are lost. `book/` holds the chapters without outputs,
-`executed/` the same with the outputs of the book. The first cell of each installs
-{package} {version} where it is missing.
+`executed/` the same with the outputs of the book. The first cell of each notebook installs
+{package} {version} if it is missing.
 """
 
 
