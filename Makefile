@@ -48,13 +48,13 @@ define install
 	@set -eu; state="$$PWD $$(cat pyproject.toml constraints.txt | cksum)"; stamp="$(ENV)/.narrowlib-$(1)"; \
 	if [ "$$(cat "$$stamp" 2>/dev/null)" != "$$state" ]; then \
 	    $(PY) -c 'from pip._internal.cli.main import main' 2>/dev/null \
-	        || { echo "$(ENV) has no pip that works; $(ENV)/bin/python -m ensurepip makes one" >&2; exit 1; }; \
+	        || { echo "$(ENV) has no working pip; $(ENV)/bin/python -m ensurepip installs one" >&2; exit 1; }; \
 	    echo "installing narrowlib[$(1)] into $(ENV)"; \
 	    touch "$(ENV)/.installing" || exit 1; \
 	    { [ -z "$(TORCH)" ] || { $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv && \
 	        $(PY) -m uv pip install --quiet --python $(PY) --torch-backend "$(TORCH)" --constraint constraints.txt torch torchvision; }; } && \
 	    $(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(1)]' \
-	        || { rm -f "$(ENV)/.installing"; echo "the packages could not be installed; pip says why above" >&2; exit 1; }; \
+	        || { rm -f "$(ENV)/.installing"; echo "the packages could not be installed; see the output of pip above" >&2; exit 1; }; \
 	    for other in "$(ENV)"/.narrowlib-*; do \
 	        [ "$$(cat "$$other" 2>/dev/null)" = "$$state" ] || rm -f "$$other"; \
 	    done; \
@@ -108,7 +108,7 @@ notebooks: environment  ## write plain notebooks to _build/notebooks, as on the 
 	$(call install,book)
 	@$(COMPANION) notebooks
 
-course: environment  ## write student and teacher notebooks to _build/course (CHAPTERS="methods hierarchy" for a selection; SEED=7: different numbers)
+course: environment  ## write student and teacher notebooks to _build/course (CHAPTERS="methods hierarchy" for a selection; SEED=7 for other numbers)
 	$(call install,course)
 	@$(COMPANION) course $(if $(value SEED),--seed="$$SEED") $$CHAPTERS
 
@@ -147,10 +147,10 @@ reliability: environment  ## kill runs, compare bytes, build repeatedly (ONLY=na
 	$(call install,$(BOOK_AND_TEST))
 	@$(PY) -m reliability $$ONLY
 
-propose:  ## open a pull request with the records that differ
+propose:  ## open a pull request with the records that have changed
 	@PYTHONPATH=workflow $(PYTHON) -m companion propose
 
-clean-cache: environment  ## remove downloads and what was made from them, and report how much that frees
+clean-cache: environment  ## remove downloads and files made from them, and report the space freed
 	$(call install,book)
 	@$(COMPANION) clean-cache
 
@@ -161,9 +161,9 @@ environment:
 	@set -eu; \
 	if [ "$(ENV)" = .venv ] && { [ -e .venv/.installing ] || ! $(PY) -c 'from pip._internal.cli.main import main'; } 2>/dev/null; then \
 	    $(PYTHON) -c '$(NEW_ENOUGH)'; \
-	    [ ! -e .venv ] || echo ".venv is half-made; it is made anew" >&2; \
+	    [ ! -e .venv ] || echo ".venv is incomplete; it is created anew" >&2; \
 	    rm -rf .venv; \
-	    $(PYTHON) -m venv .venv || { echo ".venv could not be made; $(PYTHON) says why above (Debian: apt install python3-venv)" >&2; exit 1; }; \
+	    $(PYTHON) -m venv .venv || { echo ".venv could not be created; see the output of $(PYTHON) above (Debian: apt install python3-venv)" >&2; exit 1; }; \
 	fi; \
-	$(PY) -c '' 2>/dev/null || { echo "the active environment $(ENV) has no Python that works; deactivate it or make it anew" >&2; exit 1; }; \
+	$(PY) -c '' 2>/dev/null || { echo "the active environment $(ENV) has no working Python; deactivate it or create it anew" >&2; exit 1; }; \
 	$(PY) -c '$(NEW_ENOUGH)'

@@ -22,6 +22,8 @@ from typing import Any
 
 import numpy as np
 
+from narrowlib.texts import counted
+
 _POWER = re.compile(r"\s*[×x*·]\s*10\s*(?:\^|\*\*)\s*")
 _THOUSANDS = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:[,_\s'’]\d{3})+(?!\d)")  # which "0,333" is not
 _ROUNDING = 1e-9  # relative: what arithmetic in double precision may add
@@ -89,9 +91,9 @@ def numbers(
         return None
     given = list(answers) if isinstance(answers, Iterable) and not isinstance(answers, str | dict) else []
     if len(given) != len(right):
-        return f"it takes {len(right)} numbers"
+        return f"the answer must be {counted(len(right), 'number')}"
     told = [number(one, value, hint, digits=digits, places=places) for one, value in zip(given, right)]
-    return "it takes numbers" if None in told else next(filter(None, told), "")
+    return "the answer must be numbers" if None in told else next(filter(None, told), "")
 
 
 def text(answer: Any, right: Iterable[str], hint: str) -> Verdict:
@@ -116,7 +118,7 @@ def rule(answers: Sequence[Any], holds: Callable[..., Any], hint: str) -> Verdic
         return None
     read = [as_number(one) if _is_single(one) else [as_number(part) for part in one] for one in answers]
     if any(None in one if isinstance(one, list) else one is None for one in read):
-        return "it takes numbers"
+        return "the answer must be numbers"
     with contextlib.suppress(ValueError, IndexError):  # lists of lengths that do not go together
         return "" if holds(*map(np.array, read)) else hint
     return hint

@@ -69,12 +69,12 @@ def load_claims(path: str | Path | None = None) -> dict[str, dict[str, Any]]:
             claims = read_yaml(candidate)
             _check(claims, candidate)
             return claims
-    raise FileNotFoundError(f"claims.yaml is not where it should be: {candidates[0]}")
+    raise FileNotFoundError(f"claims.yaml does not exist: {candidates[0]}")
 
 
 def _check(claims: Any, path: Path) -> None:
     if not isinstance(claims, dict) or not claims:
-        raise ValueError(f"{path} holds {type(claims).__name__}; it must hold claims by their id")
+        raise ValueError(f"{path} holds {type(claims).__name__}; it must hold claims by id")
     for claim, about in claims.items():
         where = f"claim {claim!r} in {path}"
         for name in ("chapter", "where", "statement"):

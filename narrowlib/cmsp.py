@@ -85,7 +85,7 @@ class CMSP:
         if len(set(owned)) != len(owned):
             raise ValueError(f"subsets is {subsets}; the sets must be disjoint")
         if not all(0 <= position < self.n_task_bits for position in owned):
-            raise ValueError(f"subsets is {subsets}; positions must lie between 0 and {self.n_task_bits - 1}")
+            raise ValueError(f"subsets is {subsets}; positions must be from 0 to {self.n_task_bits - 1}")
         return subsets
 
     def _checked_tasks(self) -> tuple[tuple[int, ...], ...]:
@@ -98,7 +98,7 @@ class CMSP:
                     f"tasks holds {task}; a task is a set of one or more sub-tasks between 0 and {self.n_subtasks - 1}"
                 )
         if len(set(tasks)) != len(tasks):
-            raise ValueError(f"tasks is {tasks}; a task may stand in it only once")
+            raise ValueError(f"tasks is {tasks}; each task may occur only once")
         return tasks
 
     @property
@@ -213,7 +213,7 @@ class CMSPSampler:
             raise ValueError(f"batch_size is {self.batch_size!r}; it must be a whole number of at least 1")
         n_tasks, parts = self.problem.n_tasks, self.parts
         if parts is not None and (len(parts) != n_tasks or min(parts) < 0 or not any(parts)):
-            raise ValueError(f"parts is {parts}; it must hold counts of {n_tasks} tasks, one of them above 0")
+            raise ValueError(f"parts is {parts}; it must hold counts of {n_tasks} tasks, at least one above 0")
 
     @property
     def n_parts(self) -> int:

@@ -17,7 +17,7 @@ def check_conditions(conditions: Any, where: str) -> None:
         raise ValueError(f"decided_by of {where} is {conditions!r}; it must be a list of conditions")
     for each in conditions:
         if not isinstance(each, dict) or not isinstance(each.get("what"), str):
-            raise ValueError(f"a condition of {where} does not say what it is about; what must be a text")
+            raise ValueError(f"a condition of {where} has no what; it must be a text")
         if isinstance(each.get("least"), bool) or not isinstance(each.get("least"), int | float):
             raise ValueError(f"least of {each['what']!r} of {where} is {each.get('least')!r}; it must be a number")
         if sum(name in each for name in MEASURES) != 1:

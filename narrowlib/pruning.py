@@ -73,17 +73,17 @@ def keep_masks(
         raise ValueError("scores is empty; it must hold at least one group")
     for name, values in scores.items():
         if not isinstance(values, Tensor) or not values.ndim or values.is_complex():
-            raise ValueError(f"scores of {name!r} are {values!r}; they must be a tensor with a number for every unit")
+            raise ValueError(f"scores of {name!r} are {values!r}; they must be a tensor with one number per unit")
         if values.isnan().any():
-            raise ValueError(f"scores of {name!r} hold {int(values.isnan().sum())} NaN; every unit needs a number")
+            raise ValueError(f"scores of {name!r} hold {int(values.isnan().sum())} NaN; every unit must have a number")
     if scope == "per_layer" or isinstance(n_kept, Mapping):
         counts = n_kept if isinstance(n_kept, Mapping) else dict.fromkeys(scores, n_kept)
         if set(counts) != set(scores):
-            raise ValueError(f"n_kept is of {sorted(counts)}; it must be of the groups of scores, {sorted(scores)}")
+            raise ValueError(f"n_kept names {sorted(counts)}; it must name the groups of scores, {sorted(scores)}")
         return {name: _keep_highest(values, sparsity, counts[name]) for name, values in scores.items()}
     if len({values.shape[:-1] for values in scores.values()}) > 1:
         shapes = {name: tuple(values.shape) for name, values in scores.items()}
-        raise ValueError(f"scores have shapes {shapes}; all groups must have as many runs")
+        raise ValueError(f"scores have shapes {shapes}; all groups must have the same number of runs")
     kept = _keep_highest(torch.cat(list(scores.values()), dim=-1), sparsity, n_kept)
     return dict(zip(scores, kept.split([values.shape[-1] for values in scores.values()], dim=-1), strict=True))
 

@@ -222,12 +222,14 @@ def agreement(attribution: Mapping[str, Tensor] | Tensor, ablation: Mapping[str,
     if isinstance(attribution, Mapping) and isinstance(ablation, Mapping):
         if attribution.keys() != ablation.keys():
             raise ValueError(
-                f"attribution is of {sorted(attribution)}, ablation of {sorted(ablation)}; they must agree"
+                f"attribution has the groups {sorted(attribution)}, ablation {sorted(ablation)}; they must be the same"
             )
         attribution, ablation = (torch.cat([side[name] for name in attribution]) for side in (attribution, ablation))
     x, y = (side.detach().double().flatten().cpu().numpy() for side in (attribution, ablation))
     if len(x) != len(y) or len(x) < 3:
-        raise ValueError(f"attribution has {len(x)} units and ablation {len(y)}; both need the same, at least 3")
+        raise ValueError(
+            f"attribution has {len(x)} units, ablation {len(y)}; they must have the same number, at least 3"
+        )
     both = (x > 0) & (y > 0)
     logs = _correlation(pearsonr, np.log(x[both]), np.log(y[both]))
     return Agreement(_correlation(pearsonr, x, y), logs, _correlation(spearmanr, x, y))

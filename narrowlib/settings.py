@@ -106,7 +106,9 @@ class Settings(BaseModel):
     @classmethod
     def _read_text(cls, value: Any, info: ValidationInfo) -> Any:
         if isinstance(value, str) and (wrong := _NO_CHARACTERS.search(value)):
-            raise ValueError(f"{info.field_name} holds {wrong[0]!a}; it must hold characters that a file can hold")
+            raise ValueError(
+                f"{info.field_name} holds {wrong[0]!a}; it must hold characters that can be written to a file"
+            )
         return _read(value, cls.model_fields[info.field_name].annotation)
 
     @classmethod

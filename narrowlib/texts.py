@@ -1,4 +1,4 @@
-"""Text files that people write: decoded as they were saved, and YAML as its author means it."""
+"""Text files that people write: decoded as they were saved, and YAML as its author means it; and counts in words."""
 
 from __future__ import annotations
 
@@ -80,6 +80,11 @@ def load_yaml(path: str | Path, kind: type = dict, *, truths: bool = False) -> A
     return found
 
 
+def counted(n: int, what: str) -> str:
+    """A number with what it counts: 1 run, 2 runs."""
+    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
+
+
 def _fault(path: str | Path, problem: str, line: int) -> ValueError:
     return ValueError(f"{str(path)!r} cannot be read: {problem} (line {line + 1})")
 
@@ -99,7 +104,7 @@ class _Loader(yaml.SafeLoader):
         if tag := getattr(event, "tag", None):
             short = tag.replace("tag:yaml.org,2002:", "!!")
             raise yaml.MarkedYAMLError(
-                problem=f"it holds the tag {short}; values have no tags here", problem_mark=event.start_mark
+                problem=f"it holds the tag {short}; tags are not allowed", problem_mark=event.start_mark
             )
         return super().compose_node(parent, index)
 
@@ -108,7 +113,7 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value:
             name = str(self.construct_object(key, deep=True)).replace("-", "_")
             problem = f"it holds {name!r} more than once" if name in seen else ""
-            problem = "it merges by <<; the lines must stand there themselves" if name == "<<" else problem
+            problem = "it merges by <<; the lines must be written out" if name == "<<" else problem
             if problem:
                 raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
             seen.add(name)

@@ -359,7 +359,7 @@
       const pictures = told.pictures[at];
       shelf.replaceChildren(...pictures.map((picture) => {
         const side = Math.round(Math.sqrt(picture.ink.length));
-        const words = `is ${picture.label}, said ${picture.predicted}`;
+        const words = `${picture.label}, read as ${picture.predicted}`;
         const figure = make("div", { class: "digit" });
         const svg = make("svg", { role: "img", "aria-label": words, viewBox: `0 0 ${side} ${side}`, width: 64, height: 64 });
         [...picture.ink].forEach((letter, number) => {
@@ -370,7 +370,7 @@
         return figure;
       }));
       slider.setAttribute("aria-valuetext", said(told.slider[at]));
-      output.replaceChildren(make("b", {}, `${told.label}: ${said(told.slider[at])}`), ` ${pictures.length} pictures that it gets wrong`);
+      output.replaceChildren(make("b", {}, `${told.label}: ${said(told.slider[at])}`), ` misread digits: ${pictures.length}`);
     };
     const [label, slider, output] = sliderFor(told.label, told.slider.length - 1, 0, draw);
     return { parts: [shelf], controls: [label, slider], output, draw };

@@ -207,11 +207,6 @@ def short_number(value: float) -> str:
     return f"{value:.3g}"
 
 
-def counted(n: int, what: str) -> str:
-    """A number with what it counts: 1 run, 2 runs."""
-    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
-
-
 def token_axis(ax: Axes, tokens: pd.Series, needed: float | None = None) -> dict[float, float]:
     """A logarithmic axis of training tokens with a place for none; what was not run is shaded.
 

@@ -63,8 +63,8 @@ def chat_tokens(tokenizer: PreTrainedTokenizerBase, chat: Document, end: int) ->
 
     if not tokenizer.is_fast:
         raise ValueError(
-            f"the tokenizer is a {type(tokenizer).__name__}; for chats it must be a fast one, which tells where its "
-            "tokens stand in a text"
+            f"the tokenizer is a {type(tokenizer).__name__}; for chats it must be a fast one, which gives the place of "
+            "each token in the text"
         )
     messages = json.loads(chat.text)
     try:
@@ -74,7 +74,7 @@ def chat_tokens(tokenizer: PreTrainedTokenizerBase, chat: Document, end: int) ->
         else:
             found, is_answer = _told_apart(tokenizer, messages, chat.name)
     except TemplateError as error:  # roles that the model does not know, or in another order
-        raise ValueError(f"the chat {chat.name} does not fit the template of the model: {error}") from error
+        raise ValueError(f"the chat {chat.name} does not fit the chat template of the model: {error}") from error
     ids = np.array([*found["input_ids"], end], dtype=np.int32)
     is_answer = np.append(is_answer, is_answer[-1:].any())
     return ids, np.where(is_answer, ids, np.int32(IGNORED))
@@ -99,7 +99,7 @@ def _told_apart(
         if said is None or not alone.startswith(before):
             raise ValueError(
                 f"answers cannot be told apart in the chat {name}: the chat template of the model writes its first "
-                f"{place + 1} messages otherwise when they stand alone; mark the answers in the template with "
+                f"{place + 1} messages differently on their own; mark the answers in the template with "
                 "{% generation %}"
             )
         is_answer |= (ends > len(before)) & (starts < len(before + said))

@@ -204,7 +204,7 @@ def hub_documents(name: str, skill: str, split: str) -> Iterator[Document]:
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise UnavailableError(
             f"source is {name!r}, which cannot be read from the Hugging Face hub ({reason}); "
-            "source='packages' needs no hub"
+            "source='packages' needs no network"
         ) from error
 
 

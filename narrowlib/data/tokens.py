@@ -107,7 +107,7 @@ def skill_blocks(
     elif "/" in source:
         documents, origin = partial(hub_documents, source, skill, split), source
     else:
-        raise ValueError(f"source is {source!r}; it must be {PACKAGES!r} or a data set of the hub, OWNER/NAME")
+        raise ValueError(f"source is {source!r}; it must be {PACKAGES!r} or a data set on the hub, OWNER/NAME")
     key = [skill, split, origin, seed, RULES]
     name = f"{skill}-{split}"
     return token_blocks(
@@ -231,7 +231,7 @@ def _check_numbers(n_tokens: int, block_length: int) -> None:
         if isinstance(value, bool) or not isinstance(value, int):
             raise ValueError(f"{name} is {value!r}; it must be a whole number")
     if block_length < 2:
-        raise ValueError(f"block_length is {block_length}; it must be at least 2: a token and one to predict it from")
+        raise ValueError(f"block_length is {block_length}; it must be at least 2")
     if n_tokens < block_length:
         raise ValueError(f"n_tokens is {n_tokens}; it must be at least block_length, {block_length}")
 

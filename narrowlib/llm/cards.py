@@ -41,7 +41,7 @@ def model_card(
     before, after = model.config, narrowed.config
     rows = [
         ("parameters", n_parameters_of(model), n_parameters_of(narrowed)),
-        ("of these kept by the masks", n_parameters_of(model), n_parameters_of(model, masks)),
+        ("parameters kept by the masks", n_parameters_of(model), n_parameters_of(model, masks)),
         ("residual dimensions", before.hidden_size, after.hidden_size),
         ("MLP neurons per layer", before.intermediate_size, after.intermediate_size),
         ("query heads per layer", before.num_attention_heads, after.num_attention_heads),
@@ -53,8 +53,8 @@ def model_card(
         "",
         f"# {escaped(name)}, narrowed",
         "",
-        f"Units of the model were removed with narrowlib; it is a plain `{type(narrowed).__name__}` again, which loads",
-        "without code of its own, and to rounding computes what the original computes with these units at zero. The",
+        f"Units of the model were removed with narrowlib. It is still a plain `{type(narrowed).__name__}`, loads",
+        "without custom code, and up to rounding computes what the original computes with these units at zero. The",
         f"licence is that of the original{licence}. {origin.get('note', '')}".rstrip(),
         "",
         "| | original | narrowed |",

@@ -109,11 +109,11 @@ def check_compiler(device: torch.device) -> None:
     asked = os.environ.get(variable, "")
     lacking = None
     if not any(map(shutil.which, asked.split()[:1] or names)):
-        found = f"{variable} is {asked!r}, which is not there" if asked else "there is none"
-        lacking = f"a compiler ({', '.join(names)} or what {variable} names), and {found}"
+        found = f"{variable} is {asked!r}, which does not exist" if asked else "none was found"
+        lacking = f"a compiler ({', '.join(names)} or what {variable} names), but {found}"
     elif not Path(sysconfig.get_paths()["include"], "Python.h").is_file():
-        lacking = "the headers of Python (Python.h; python3-dev and the like), and they are not there"
+        lacking = "the headers of Python (Python.h, in packages such as python3-dev), but none were found"
     elif device.type == "cuda" and importlib.util.find_spec("triton") is None:
-        lacking = "the package triton on a GPU, and it is not there"
+        lacking = "the package triton on a GPU, but it is not installed"
     if lacking:
-        raise ValueError(f"compiled is True, which takes {lacking}; install what is missing or set compiled to false")
+        raise ValueError(f"compiled is True, which needs {lacking}; install what is missing or set compiled to false")

@@ -179,10 +179,10 @@ def as_teacher(blocks: Dataset, distillation: Distillation | None = None, teache
     if TEMPERATURE not in blocks.column_names:
         return as_arrays(blocks)
     if teacher is not None:
-        raise ValueError("blocks hold soft targets and there is a teacher; there must be one of both")
+        raise ValueError("blocks hold soft targets and a teacher is given; only one of them is allowed")
     temperature, asked = float(blocks[0][TEMPERATURE]), (distillation or Distillation()).temperature
     if not math.isclose(temperature, asked, rel_tol=1e-6):
-        raise ValueError(f"distillation has the temperature {asked}; it must be {temperature:g}, that of the blocks")
+        raise ValueError(f"distillation has the temperature {asked}; it must be that of the blocks, {temperature:g}")
     return as_arrays(blocks, TOP_TOKENS, TOP_LOG_P)
 
 

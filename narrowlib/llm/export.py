@@ -105,8 +105,8 @@ def round_width(size: int, wished: float, *, needs: int = 1, multiple_of: int | 
     step = math.lcm(needs, multiple_of)
     if step > size:
         raise ValueError(
-            f"multiple_of is {multiple_of}; with widths that must be divisible by {needs} this leaves multiples of "
-            f"{step}, and the model has {size}; take a smaller one"
+            f"multiple_of is {multiple_of}; with widths divisible by {needs}, this leaves multiples of {step}, but the "
+            f"model has only {size}; use a smaller one"
         )
     return min(max(1, int(wished / step + 0.5)), size // step) * step
 
@@ -193,7 +193,7 @@ def export_vanilla(
     """
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"folder is {str(folder)!r}, which is there already; it must be a new or an empty folder")
+        raise ValueError(f"folder is {str(folder)!r}, which already exists; it must be a new or empty folder")
     narrowed = sliced(language_model.model, masks, widths=widths)
     with replacing(folder) as temporary:
         with silenced():
@@ -217,7 +217,7 @@ def _narrowed_config(model: PreTrainedModel, masks: Mapping[str, Tensor], widths
         if widths == "uniform" and min(kept) < max(kept):
             raise ValueError(
                 f"widths is 'uniform', but masks keep from {min(kept)} to {max(kept)} {kind} per layer; rank with "
-                f"scope='per_layer', or take widths='padded'"
+                f"scope='per_layer', or use widths='padded'"
             )
     config = copy.deepcopy(model.config)
     hidden, n_groups = by_kind["residual"][0], max(by_kind["heads"])

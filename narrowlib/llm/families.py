@@ -81,7 +81,7 @@ def check_family(model_type: str) -> None:
     """Raise a ValueError unless models of this ``model_type`` are supported."""
     if model_type not in FAMILIES:
         names = ", ".join(family.name for family in FAMILIES.values())
-        raise ValueError(f"the model is of the family {model_type!r}; supported are the families {names}")
+        raise ValueError(f"the model is of the family {model_type!r}; it must be one of {names}")
 
 
 def family_of(model: PreTrainedModel) -> Family:
@@ -89,7 +89,9 @@ def family_of(model: PreTrainedModel) -> Family:
     check_family(model.config.model_type)
     family = FAMILIES[model.config.model_type]
     if family.loaded_as:
-        raise ValueError(f"the projections of {family.name} are fused; unfused(model) makes a {family.loaded_as} of it")
+        raise ValueError(
+            f"the projections of {family.name} are fused; convert the model to a {family.loaded_as} with unfused(model)"
+        )
     return family
 
 
@@ -122,7 +124,9 @@ def unfused(model: PreTrainedModel) -> PreTrainedModel:
     values = {name: value for name, value in config.to_dict().items() if name not in ("model_type", "architectures")}
     values["rope_parameters"] = rope = dict(config.rope_parameters)
     if rope.pop("partial_rotary_factor", 1.0) != 1.0:
-        raise ValueError(f"positions turn a part of each head of this {family.name}; it must be all of it")
+        raise ValueError(
+            f"this {family.name} applies rotary embeddings to a part of each head; they must apply to the whole head"
+        )
     size = config.hidden_size // config.num_attention_heads
     new = transformers.AutoConfig.for_model(family.loaded_as, **{**values, "head_dim": size})
     rows = {

@@ -12,8 +12,8 @@ _INDEX = f"{WEIGHTS}.index.json"
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "*.tiktoken", "tekken.json", "spiece.model", "vocab.*")
 _READ = ("generation_config.json", "tokenizer.json", "tokenizer_config.json", _INDEX)
 NOT_LOADED = {  # files in place of those that are needed, and what to do about them
-    ADAPTER: "is an adapter of peft; merge it into its base model and name the folder in which that is saved",
-    "*.gguf": "is for llama.cpp; name the model that it was made of",
+    ADAPTER: "is a PEFT adapter; merge it into its base model and name the folder of the merged model",
+    "*.gguf": "is for llama.cpp; name the model it was made from",
     "pytorch_model*.bin": "is a pickle, which may run code; save the model again as safetensors",
 }
 
@@ -28,14 +28,14 @@ def check_files(folder: str | Path) -> None:
     """
     folder = Path(folder)
     if (folder / ADAPTER).is_file():
-        raise ValueError(in_place_of("weights of its own alone", folder))
+        raise ValueError(in_place_of("complete weights", folder))
     for name in filter(lambda name: (folder / name).is_file(), _READ):
         try:
             json.loads((folder / name).read_bytes())
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{name} is no JSON ({error})") from error
+            raise ValueError(f"{name} is not JSON ({error})") from error
     if not any(any(folder.glob(name)) for name in _TOKENIZERS):
-        raise ValueError(f"it has no tokenizer that can be read, such as {_TOKENIZERS[0]}")
+        raise ValueError(f"it has no readable tokenizer, such as {_TOKENIZERS[0]}")
     for name in _weights_of(folder):
         try:
             with safe_open(folder / name, framework="pt"):  # reads the header, and compares it with the size
@@ -43,7 +43,7 @@ def check_files(folder: str | Path) -> None:
         except FileNotFoundError as error:
             raise ValueError(f"it has no {name}, which {_INDEX} names") from error
         except SafetensorError as error:
-            raise ValueError(f"{name} is damaged or cut short ({error})") from error
+            raise ValueError(f"{name} is damaged or truncated ({error})") from error
 
 
 def in_place_of(what: str, folder: Path) -> str:

@@ -45,12 +45,12 @@ def check_gguf(language_model: LanguageModel) -> None:
     config, rope = model.config, model.config.rope_parameters
     kind = config.model_type
     if kind not in _ARCHITECTURES:
-        raise ValueError(f"gguf is written of the families {', '.join(_ARCHITECTURES)}; the model is of {kind!r}")
+        raise ValueError(f"the model is of the family {kind!r}; gguf supports {', '.join(_ARCHITECTURES)}")
     turns = ("default", "linear", "llama3") if _ARCHITECTURES[kind] == "llama" else ("default",)
     if (found := rope.get("rope_type", "default")) not in turns:
-        raise ValueError(f"gguf is written of {kind} with positions of the kinds {', '.join(turns)}, not {found!r}")
+        raise ValueError(f"rope_type of the model is {found!r}; for {kind}, gguf supports {', '.join(turns)}")
     if kind == "qwen3" and any(name.endswith("bias") for name, _ in model.named_parameters()):
-        raise ValueError("gguf is not written of qwen3 with biases, which llama.cpp does not read")
+        raise ValueError("the model is a qwen3 with biases, which llama.cpp does not support")
     _split_of(language_model.tokenizer)
 
 
@@ -218,7 +218,7 @@ def _split_of(tokenizer: PreTrainedTokenizerBase) -> str:
             name = _SPLITS.get(before[0]["pattern"].get("Regex"))
     if name is None:
         raise ValueError(
-            "gguf is written with byte-level BPE tokenizers that split texts as GPT-2, SmolLM, Llama 3 or Qwen2 do; "
-            "that of the model is another"
+            "gguf does not support the tokenizer; it must be a byte-level BPE tokenizer that splits text as "
+            "GPT-2, SmolLM, Llama 3 or Qwen2 do"
         )
     return name

@@ -67,7 +67,7 @@ def benchmark_accuracies(
     if isinstance(tasks, str) or not tasks:
         raise ValueError(f"tasks is {tasks!r}; it must be a sequence of at least one name")
     if unknown := sorted(set(tasks) - known_tasks()):
-        raise ValueError(f"tasks holds {unknown[0]!r}; lm-eval has no task of that name, nor has {TASKS.name!r} here")
+        raise ValueError(f"tasks holds {unknown[0]!r}; neither lm-eval nor {TASKS.name!r} has such a task")
     from lm_eval.models.huggingface import HFLM
 
     with _quiet():
@@ -88,7 +88,7 @@ def known_tasks() -> set[str]:
         with _quiet():
             return set(_task_manager().all_subtasks)
     except ImportError as error:
-        raise UnavailableError("lm-eval is not installed; the extra 'evaluate' of narrowlib brings it") from error
+        raise UnavailableError("lm-eval is not installed; install narrowlib with the extra 'evaluate'") from error
 
 
 @cache
@@ -108,12 +108,12 @@ def _accuracy(manager: TaskManager, model: HFLM, task: str, limit: int | None) -
     except (OSError, ValueError) as error:  # what `datasets` raises where the hub cannot be reached
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UnavailableError(
-            f"the data of {task!r} could not be had from the Hugging Face hub ({reason}); the tasks "
+            f"the data of {task!r} cannot be downloaded from the Hugging Face hub ({reason}); the tasks "
             f"{' and '.join(LOCAL)} need no network"
         ) from error
     accuracy, n = found["results"][task].get("acc,none"), found["n-samples"][task]["effective"]
     if accuracy is None:
-        raise ValueError(f"tasks holds {task!r}, of which lm-eval tells no accuracy; it must be left out")
+        raise ValueError(f"tasks holds {task!r}, for which lm-eval reports no accuracy; it must be left out")
     return {
         "task": task,
         "accuracy": accuracy,

@@ -38,10 +38,10 @@ DEFAULT_ARCHIVE = Archive(
 )
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _MEANINGS = {  # what transformers tells in a report that is silenced, or not at all
-    "ignore_mismatched_sizes": "its weights have other shapes than its config.json says",
-    "instantiate the backend tokenizer": "it has no tokenizer that can be read",
+    "ignore_mismatched_sizes": "the shapes of its weights do not match its config.json",
+    "instantiate the backend tokenizer": "it has no readable tokenizer",
 }
-_FOLDER_HELPS = "a local folder with config.json, safetensors and a tokenizer can be named instead"
+_FOLDER_HELPS = "name a local folder with config.json, safetensors and a tokenizer instead"
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,9 @@ def check_model(name: str, *, block_length: int = 0) -> tuple[str | Path, PreTra
         _read(name, check_files, source)
     config = _read(name, transformers.AutoConfig.from_pretrained, source, trust_remote_code=False)
     if config.num_hidden_layers < 1:
-        raise UnavailableError(f"{name!r} has {config.num_hidden_layers} layers in its config.json; it must have one")
+        raise UnavailableError(
+            f"{name!r} has {config.num_hidden_layers} layers in its config.json; it must have at least 1"
+        )
     _check_block_length(config, block_length)
     return source, config
 
@@ -145,16 +147,19 @@ def _loaded(name: str, dtype: torch.dtype, place: torch.device, block_length: in
     model, report = _read(name, transformers.AutoModelForCausalLM.from_pretrained, source, **options, **weights)
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
-        raise UnavailableError(f"{name!r} is incomplete: it lacks {len(missing)} weights, such as {missing[0]}")
+        raise UnavailableError(
+            f"{name!r} is incomplete: it lacks weights such as {missing[0]} ({len(missing)} in total)"
+        )
     if report["unexpected_keys"]:
         extra = sorted(report["unexpected_keys"])
         raise UnavailableError(
-            f"{name!r} has {len(extra)} weights that the model of its config.json has no place for, such as {extra[0]}"
+            f"{name!r} has weights that do not belong to the model of its config.json, such as {extra[0]} "
+            f"({len(extra)} in total)"
         )
     if wrong := not_finite(dict(model.named_parameters())):
         raise UnavailableError(
-            f"{name!r} has weights that are NaN or infinite in {str(dtype).removeprefix('torch.')}, in {len(wrong)} "
-            f"tensors, such as {wrong[0]}; take another copy of the model"
+            f"{name!r} has weights that are NaN or infinite in {str(dtype).removeprefix('torch.')}, such as "
+            f"{wrong[0]} ({len(wrong)} in total); use another copy of the model"
         )
     tokenizer = _read(name, transformers.AutoTokenizer.from_pretrained, source, **options)
     _check_tokens(name, tokenizer, model.get_input_embeddings().num_embeddings)
@@ -200,7 +205,7 @@ def _check_tokens(name: str, tokenizer: PreTrainedTokenizerBase, n_rows: int) ->
     if beyond:
         first = min(beyond)
         raise ValueError(
-            f"the tokenizer of {name!r} has {len(beyond)} tokens that its model does not embed, the first of them "
+            f"the tokenizer of {name!r} has tokens without an embedding ({len(beyond)} in total), first "
             f"{beyond[first]!r} with id {first}; ids must be below {n_rows}"
         )
 
@@ -290,8 +295,8 @@ def _source_of(name: str) -> str | Path:
         return str(folder)
     if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
         raise UnavailableError(
-            f"{name!r} is neither a folder here nor a name on the Hugging Face hub (owner/model); it must be one of "
-            f"these, {DEFAULT_NAME!r}, {SMALL_NAME!r} or {tiny.NAME!r}"
+            f"{name!r} is neither a folder nor a name on the Hugging Face hub (owner/model); it must be one of these, "
+            f"{DEFAULT_NAME!r}, {SMALL_NAME!r} or {tiny.NAME!r}"
         )
     return name
 
@@ -307,7 +312,7 @@ def _read(name: str, read: Callable[..., Any], source: str | Path, **options: An
         if Path(source).is_dir():
             raise UnavailableError(f"{name!r} cannot be loaded from the folder {str(source)!r}: {reason}") from error
         raise UnavailableError(
-            f"{name!r} is no folder here and could not be had from the Hugging Face hub ({reason}); {_FOLDER_HELPS}"
+            f"{name!r} is not a folder and cannot be loaded from the Hugging Face hub ({reason}); {_FOLDER_HELPS}"
         ) from error
 
 
@@ -331,8 +336,8 @@ def _check_memory(name: str, config: PreTrainedConfig, dtype: torch.dtype, devic
     needed, free = sum(parameter.numel() for parameter in model.parameters()) * dtype.itemsize, _free_bytes(device)
     if needed > free:
         raise MemoryError(
-            f"{name!r} needs {needed / 1e9:.1f} GB for its weights in {str(dtype).removeprefix('torch.')}, and "
-            f"{free / 1e9:.1f} GB are free on the {device.type}; take a smaller model or a smaller dtype"
+            f"{name!r} needs {needed / 1e9:.1f} GB for its weights in {str(dtype).removeprefix('torch.')}, but "
+            f"{free / 1e9:.1f} GB are free on the {device.type}; use a smaller model or a smaller dtype"
         )
 
 

@@ -159,7 +159,7 @@ def _scores_from_data(
             for each in totals.values():
                 each.end_batch(ids.numel())
     if not n_predicted:
-        raise ValueError("batches is empty; it must hold at least one batch of at least two tokens, one that counts")
+        raise ValueError("batches is empty; it must hold at least one batch of two or more tokens, of which one counts")
     return {variant: {name: each.score(variant, n_predicted) for name, each in totals.items()} for variant in variants}
 
 
@@ -226,7 +226,7 @@ class _Totals:
                        for layer, squares in self.squares.items())  # fmt: skip
         if variant not in self.sums:
             raise ValueError(
-                f"variants has {variant!r}, which units of group {self.group.name!r} have not: no column reads them"
+                f"variants holds {variant!r}, undefined for units of group {self.group.name!r}: no column reads them"
             )
         if variant == "activation norm":
             return (self.sums[variant] / self.n_read).sqrt()

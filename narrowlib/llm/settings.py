@@ -38,16 +38,16 @@ class LLMTrainingConfig(Settings):
 
     n_steps: Count = Field(20_000, description="optimiser steps")
     learning_rate: NotNegative = Field(5e-5, description="highest step size of AdamW")
-    n_warmup: Whole = Field(1_000, description="steps over which the step size rises from 0")
+    n_warmup: Whole = Field(1_000, description="warm-up steps, over which the step size rises from 0")
     schedule: Literal["linear", "cosine", "constant"] = Field(
         "linear", description="schedule of the step size after the warm-up; linear and cosine end at 0"
     )
     batch_size: Count = Field(64, description="token blocks per optimiser step, over all processes")
     micro_batch_size: Count = Field(
-        8, description="most blocks per forward pass in one process; gradients are summed over a step"
+        8, description="largest number of blocks per forward pass in one process; gradients are summed over a step"
     )
     weight_decay: NotNegative = Field(0.0, description="weight decay of AdamW")
-    max_grad_norm: NotNegative = Field(1.0, description="norm to which larger gradients are scaled down; 0: never")
+    max_grad_norm: NotNegative = Field(1.0, description="norm at which gradients are clipped; 0: never")
     precision: AutoPrecision = Field(
         "bfloat16", description="precision of matrix products; parameters, optimiser and loss are float32"
     )
@@ -55,9 +55,9 @@ class LLMTrainingConfig(Settings):
         False, description="compile layers and losses first, which takes as long as some tens of steps"
     )
     seed: int = Field(0, ge=0, lt=2**63, description="seed of the order of the blocks")
-    record_every: Count = Field(100, description="steps between two records")
-    evaluate_every: Whole = Field(0, description="steps between two records of the held-out loss; 0 for every record")
-    checkpoint_every: Count = Field(500, description="steps between two checkpoints")
+    record_every: Count = Field(100, description="steps between records")
+    evaluate_every: Whole = Field(0, description="steps between records of the held-out loss; 0 for every record")
+    checkpoint_every: Count = Field(500, description="steps between checkpoints")
 
 
 def micro_batch(batch_size: int, most: int = 8) -> int:

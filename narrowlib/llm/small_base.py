@@ -94,7 +94,7 @@ def recorded() -> Path | None:
         return None
     for name, expected in record.provenance["files"].items():
         if not (folder / name).is_file() or sha256_of(folder / name) != expected:
-            raise UnavailableError(f"{NAME!r} cannot be loaded: {folder / name} is not the file that was recorded")
+            raise UnavailableError(f"{NAME!r} cannot be loaded: {folder / name} is not the recorded file")
     return folder / WEIGHTS
 
 
@@ -260,8 +260,8 @@ def text_for(config: SmallBaseConfig, tokenizer: PreTrainedTokenizerBase) -> dic
         n_left -= found[skill][1]
     if n_left:
         raise ValueError(
-            f"n_tokens is {config.n_tokens}; the packages hold {n_left * config.block_length} fewer, each of them seen "
-            f"{MOST_PASSES} times"
+            f"n_tokens is {config.n_tokens}; the packages hold {n_left * config.block_length} fewer, even if each is "
+            f"read {MOST_PASSES} times"
         )
     return found
 

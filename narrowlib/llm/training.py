@@ -98,7 +98,9 @@ def recover(
     Source: Michaud, Parker-Sartori and Tegmark (2025), section 5.
     """
     if keep_best and held_out is None:
-        raise ValueError("keep_best is True and held_out is missing; the best is that of the lowest held-out loss")
+        raise ValueError(
+            "keep_best is True and held_out is missing; it must be given, since the lowest held-out loss is the best"
+        )
     how = {"teacher": teacher, "distillation": distillation, "on_record": on_record}
     how |= {"groups": groups, "masks": masks, "held_out": held_out, "progress": progress}
     return _trained(model, blocks, config, checkpoint, keep_best, COSTS if tells_costs else (), **how)
@@ -169,7 +171,7 @@ def _trained(
     for group in how["groups"]:
         check(group, parameters)
     if how["masks"] and set(how["masks"]) != names:
-        raise ValueError(f"masks are of {sorted(how['masks'])}; they must be of groups, which are {sorted(names)}")
+        raise ValueError(f"masks are of {sorted(how['masks'])}; they must be of the groups {sorted(names)}")
     for name, parameter in parameters.items():
         if parameter.dtype != torch.float32:
             raise ValueError(
@@ -211,10 +213,10 @@ def _left_as_it_was(model: nn.Module) -> Iterator[None]:
 def _sampled(blocks: Any, name: str = "blocks") -> list[Any]:
     """Number of blocks, and some hundreds of them, evenly spaced, that tell one text from another."""
     if not len(blocks) or "input_ids" not in blocks[0]:
-        raise ValueError(f"{name} is empty or has no column input_ids; it must hold token blocks of one length there")
+        raise ValueError(f"{name} is empty or has no column input_ids; it must hold token blocks of equal length in it")
     length = len(blocks[0]["input_ids"])
     if length < 2:
-        raise ValueError(f"{name} holds blocks of {length} token; they must have a token and one to predict from it")
+        raise ValueError(f"{name} holds blocks of {length} token; they must have at least 2")
     places = sorted({*range(0, len(blocks), max(1, len(blocks) // N_TOLD_APART)), len(blocks) - 1})
     rows = blocks[places]
     return [len(blocks), *(list(torch.as_tensor(rows[column])) for column in ("input_ids", "labels") if column in rows)]

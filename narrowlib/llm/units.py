@@ -144,8 +144,8 @@ def checked_groups(model: PreTrainedModel, masks: Mapping[str, Tensor]) -> tuple
             )
         if not is_layer(group.name) and not mask.any() and not group.name.startswith(gone):
             raise ValueError(
-                f"mask of {group.name!r} keeps none of {group.n_units} units; it must keep at least one, or the layer "
-                f"be removed as a whole"
+                f"mask of {group.name!r} keeps none of {group.n_units} units; it must keep at least one, or the whole "
+                f"layer must be removed"
             )
     if len(removed) == len(model.model.layers):
         raise ValueError(f"masks remove all of {len(model.model.layers)} layers; at least one must be kept")

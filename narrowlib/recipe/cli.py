@@ -41,7 +41,7 @@ WRITERS = {".parquet": "to_parquet", ".csv": "to_csv"}
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise SettingsError(f"{message} ({self.prog} --help says more)")
+        raise SettingsError(f"{message} (see {self.prog} --help)")
 
 
 def _parser() -> _Parser:
@@ -62,12 +62,12 @@ def _parser() -> _Parser:
     folder = {"type": Path, "help": "folder written by narrow run --out"}
     config = {"type": Path, "help": "YAML file of settings with the names of the flags; flags take precedence"}
     quiet = {"action": "store_true", "help": "no progress bars"}
-    dry_run = {"action": "store_true", "help": "only print what to expect"}
+    dry_run = {"action": "store_true", "help": "print only the estimates"}
     out = {"type": Path, "help": "new or empty folder for the checkpoint and its report"}
     table = {"type": Path, "required": True, "help": "table to write, .parquet or .csv"}
     command(_run, tuple(RecipeConfig.model_fields), out=out, config=config, dry_run=dry_run, quiet=quiet)
     swept = tuple(name for name in RecipeConfig.model_fields if name not in HOW_MUCH)
-    several = {"required": True, "help": "shares of the units to cut, one model for each: 25%%,50%%,75%%"}
+    several = {"required": True, "help": "shares of the units to cut, one model each: 25%%,50%%,75%%"}
     into = {"type": Path, "required": True, "help": "folder for the models, a table and a figure"}
     command(_sweep, swept, sparsities=several, out=into, config=config, quiet=quiet)
     command(_scores, FOR_SCORES, out=table, config=config, quiet=quiet)
@@ -79,11 +79,11 @@ def _parser() -> _Parser:
 
 
 def _run(values: dict[str, Any], out: Path | None, config: Path | None, dry_run: bool, quiet: bool) -> None:
-    """Cut a model down to what some documents need; after an interruption, the same command continues."""
+    """Cut a model down to what your documents need; after an interruption, the same command continues."""
     read = _read(config)
     named = read.pop("out", None)
     if named is not None and not isinstance(named, str):
-        raise ValueError(f"out is {named!r}; it must name a new or an empty folder")
+        raise ValueError(f"out is {named!r}; it must name a new or empty folder")
     out = out or (Path(named) if named else None)
     chosen = RecipeConfig(**{**read, **values})
     if dry_run:
@@ -92,7 +92,7 @@ def _run(values: dict[str, Any], out: Path | None, config: Path | None, dry_run:
         _print(estimate(chosen).to_string(header=False))
         return
     if out is None:
-        raise ValueError("out is missing; it must name a new or an empty folder")
+        raise ValueError("out is missing; it must name a new or empty folder")
     from narrowlib.recipe.narrowing import run
 
     _print_report(run(chosen, out, progress=not quiet))
@@ -108,7 +108,7 @@ def _sweep(values: dict[str, Any], sparsities: str, out: Path, config: Path | No
 
 
 def _scores(values: dict[str, Any], out: Path, config: Path | None, quiet: bool) -> None:
-    """Write the score of every unit of a model on some documents."""
+    """Write the score of every unit of a model on your documents."""
     from narrowlib.recipe.cut import score_table
     from narrowlib.store.files import replacing
 
@@ -116,7 +116,7 @@ def _scores(values: dict[str, Any], out: Path, config: Path | None, quiet: bool)
     if out.suffix not in WRITERS:
         raise ValueError(f"out is {str(out)!r}; it must end in {' or '.join(WRITERS)}")
     if out.exists():
-        raise ValueError(f"out is {str(out)!r}, which is there already; it must be a new file")
+        raise ValueError(f"out is {str(out)!r}, which already exists; it must be a new file")
     table = score_table(chosen, progress=not quiet)
     with replacing(out) as temporary:
         getattr(table, WRITERS[out.suffix])(temporary, index=False)
@@ -124,7 +124,7 @@ def _scores(values: dict[str, Any], out: Path, config: Path | None, quiet: bool)
 
 
 def _evaluate(values: dict[str, Any], folder: Path, quiet: bool) -> None:
-    """Print the losses of a narrowed model, on the documents of its run unless others are given."""
+    """Print the losses of a narrowed model on the documents of its run, or on others."""
     from narrowlib.recipe.report import loss_table
 
     _print(loss_table(folder, values, progress=not quiet).to_string(index=False, float_format="{:.6f}".format))
@@ -140,10 +140,10 @@ def _report(values: dict[str, Any], folder: Path) -> None:
 
 
 def _init(values: dict[str, Any], file: Path) -> None:
-    """Write a configuration with every setting, its default and its meaning, for narrow run --config."""
+    """Write a file for narrow run --config with every setting, its default and its meaning."""
     if file.exists():
-        raise ValueError(f"file is {str(file)!r}, which is there already; it must be a new file")
-    lines = ["# narrow run --config this file; a setting with # before it has its default.", ""]
+        raise ValueError(f"file is {str(file)!r}, which already exists; it must be a new file")
+    lines = ["# For narrow run --config; a setting after # has its default.", ""]
     example = {"keep": "my-sources/", "sparsity": "50%", "out": "narrow-model"}
     lines += ["# new or empty folder for the checkpoint and its report", f"out: {example['out']}"]
     for row in RecipeConfig.parameters_table():
@@ -170,7 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             flags = [f"--{name.replace('_', '-')}" for name in RecipeConfig.model_fields]
             near = difflib.get_close_matches(unknown[0], flags, n=1)
             word = unknown[0] if unknown[0].isprintable() and unknown[0].strip() else repr(unknown[0])
-            given.parser.error(f"{word} is not legal here" + (f"; did you mean {near[0]}?" if near else ""))
+            given.parser.error(f"{word} is not an option here" + (f"; did you mean {near[0]}?" if near else ""))
         words = {name: value for name, value in vars(given).items() if name not in ("command", "parser")}
         values = {name: words.pop(name) for name in RecipeConfig.model_fields if name in words}
         given.command(values, **words)
@@ -202,7 +202,7 @@ def _print_report(report: Report) -> None:
     if not report.numbers["target met"]:
         _print("no cut kept the loss at or below target_loss: this is the model before any cut")
     if reused := report.numbers.get("reused"):
-        _print(f"taken from an earlier run: {', '.join(reused)}")
+        _print(f"reused from an earlier run: {', '.join(reused)}")
     if gguf := report.numbers.get("gguf"):
         _print(f"{report.folder / gguf['file']}, {gguf['bytes'] / 1e6:,.1f} MB")
     _print(str(report.folder / PAGE))

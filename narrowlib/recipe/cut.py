@@ -43,8 +43,8 @@ def load_model(config: RecipeConfig) -> tuple[LanguageModel, dict[str, float]]:
     for name, dtype in (("dtype", config.dtype), ("gguf", {"f16": "float16"}.get(config.gguf, "auto"))):
         if dtype != "auto" and (beyond := not_finite(weights, getattr(torch, dtype))):
             raise ValueError(
-                f"{name} is {getattr(config, name)!r}, in which weights of the model are infinite, in {len(beyond)} "
-                f"tensors, such as {beyond[0]}; take one that holds larger numbers, such as bfloat16"
+                f"{name} is {getattr(config, name)!r}, in which weights of the model are infinite, such as "
+                f"{beyond[0]} ({len(beyond)} in total); use a type with a larger range, such as bfloat16"
             )
     return language_model, shares_of(config, language_model.model)
 
@@ -130,8 +130,8 @@ def shares_of(config: RecipeConfig, model: PreTrainedModel) -> dict[str, float]:
     if target is None:
         if n_parameters_at(model, config.shares, config.multiple_of) == n_parameters_of(model):
             raise ValueError(
-                f"sparsity is {', '.join(map(str, config.sparsity))}; with widths rounded to multiples nothing is cut; "
-                f"take a larger sparsity, or a smaller multiple_of"
+                f"sparsity is {', '.join(map(str, config.sparsity))}; with rounded widths, nothing is cut; "
+                f"use a larger sparsity or a smaller multiple_of"
             )
         return config.shares
     together = dict.fromkeys(config.units, _MOST)
@@ -139,8 +139,8 @@ def shares_of(config: RecipeConfig, model: PreTrainedModel) -> dict[str, float]:
     least, whole = n_parameters_at(model, together, multiple_of), n_parameters_of(model)
     if not least <= target < whole:
         raise ValueError(
-            f"target_parameters is {target}; without {' and '.join(config.units)} the model has from {least} to "
-            f"{whole - 1} parameters"
+            f"target_parameters is {target}; by cutting {' and '.join(config.units)}, it must be from {least} to "
+            f"{whole - 1}"
         )
     low, high = 0.0, _MOST
     for _ in range(_BISECTIONS):
@@ -211,8 +211,8 @@ def _scores(
     scores = score_units(model, groups, batches, **options)[config.method]
     if wrong := not_finite(scores):
         raise ValueError(
-            f"method is {config.method!r}, whose scores are NaN or infinite for {len(wrong)} groups of units, such as "
-            f"{wrong[0]}; take another method"
+            f"method is {config.method!r}, whose scores are NaN or infinite for groups of units such as "
+            f"{wrong[0]} ({len(wrong)} in total); use another method"
         )
     return scores
 

@@ -70,17 +70,17 @@ def estimate(config: RecipeConfig) -> pd.DataFrame:
         "parameters after, without rounding of widths": cut.n_parameters_at(whole, shares, multiple_of=1),
         **_widths(whole, counts, shares),
         **({"GGUF": _of_gguf(small, config.gguf)} if config.gguf else {}),
-        "tokens trained on": n_trained,
-        "different tokens among them": min(n_trained, n_there["keep", "train"]),
-        "tokens that losses are read on": n_read,
+        "training tokens": n_trained,
+        "distinct training tokens": min(n_trained, n_there["keep", "train"]),
+        "held-out tokens for losses": n_read,
         **{
-            f"tokens that count, {name}, {split}": f"{n_counted} of {n}; of chats, answers alone"
+            f"tokens that count, {name}, {split}": f"{n_counted} of {n}; in chats, only the answers"
             for (name, split), (n_counted, n) in counted.items()
         },
         "memory, GB": round(_memory(config, whole, small) / 1e9, 1),
-        "disk on the way, GB": round(disk_needed(config, n_parameters_of(whole), n_parameters_of(small)) / 1e9, 1),
+        "temporary disk space, GB": round(disk_needed(config, n_parameters_of(whole), n_parameters_of(small)) / 1e9, 1),
         **{f"seconds, {name}": round(value) for name, value in seconds.items()},
-        "seconds in all": round(sum(seconds.values())),
+        "seconds, total": round(sum(seconds.values())),
     }
     return pd.DataFrame({"expected": pd.Series(rows, dtype=object)})
 
@@ -89,7 +89,7 @@ def _taken(name: str, text: Texts | Mixture) -> dict[str, str]:
     """How many documents were taken, and what was left out and why."""
     rows = {}
     if text.n_documents:
-        rows[f"documents to {name}"] = f"{sum(text.n_documents.values())}, {_splits(text.n_documents)}"
+        rows[f"documents, {name}"] = f"{sum(text.n_documents.values())}, {_splits(text.n_documents)}"
     for reason, names in text.left_out.items():
         shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
         rows[f"left out of {name}, {reason}"] = f"{len(names)}: {shown}"
@@ -97,7 +97,7 @@ def _taken(name: str, text: Texts | Mixture) -> dict[str, str]:
 
 
 def _splits(n_documents: Mapping[str, int]) -> str:
-    return f"{n_documents['select']} to choose by, {n_documents['held-out']} held out"
+    return f"{n_documents['select']} for selection, {n_documents['held-out']} held out"
 
 
 def _widths(whole: PreTrainedModel, counts: Mapping[str, int], shares: Mapping[str, float]) -> dict[str, str]:
@@ -105,11 +105,11 @@ def _widths(whole: PreTrainedModel, counts: Mapping[str, int], shares: Mapping[s
     config = whole.config
     sizes = {"neurons": config.intermediate_size, "heads": config.num_key_value_heads, "residual": config.hidden_size}
     n_heads = counts["heads"] * (config.num_attention_heads // config.num_key_value_heads)
-    demanded = f"; a multiple of {n_heads} heads, as transformers demands"
+    demanded = f"; a multiple of {n_heads} heads, as transformers requires"
     why = {"residual": demanded} if width_divisor(whole, n_heads) > 1 else {}
     named = {"neurons": "neurons per layer", "heads": "key-value heads per layer", "residual": "residual dimensions"}
     return {
-        named[kind]: f"{counts[kind]} of {size}, {1 - counts[kind] / size:.1%} cut of {shares.get(kind, 0):.1%} asked"
+        named[kind]: f"{counts[kind]} of {size}, {1 - counts[kind] / size:.1%} cut, {shares.get(kind, 0):.1%} requested"
         + why.get(kind, "")
         for kind, size in sizes.items()
         if counts[kind] < size or shares.get(kind)
@@ -120,9 +120,9 @@ def _of_gguf(small: PreTrainedModel, weights: str) -> str:
     """Which widths are filled up in a GGUF file."""
     filled = filled_widths(small, weights)
     widths = [
-        f"{size} {kind} as {width} (rows of Q8_0 are blocks of {BLOCK})" for kind, (size, width) in filled.items()
+        f"{size} {kind} to {width} (rows of Q8_0 are blocks of {BLOCK})" for kind, (size, width) in filled.items()
     ]
-    return f"{weights}, {'filled with zeros: ' + ', '.join(widths) if widths else 'widths as they are'}"
+    return f"{weights}, {'padded with zeros: ' + ', '.join(widths) if widths else 'widths unchanged'}"
 
 
 def disk_needed(config: RecipeConfig, n_whole: int, n_small: int) -> int:

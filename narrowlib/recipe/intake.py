@@ -29,6 +29,7 @@ from narrowlib.data.tokens import TooFewTokensError, token_blocks
 from narrowlib.llm.losses import tokens_counted
 from narrowlib.recipe.reading import STANDARD_INPUT, Reading, read
 from narrowlib.store.files import at_home
+from narrowlib.texts import counted
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -102,7 +103,7 @@ class Texts:
         except TooFewTokensError as error:
             raise ValueError(
                 f"{self.argument} is {self.source!r}, whose {split} documents hold {error.n_there} tokens; they must "
-                f"fill a block of {block_length}"
+                f"hold at least block_length, {block_length}"
             ) from error
         blocks = blocks.select(range(min(len(blocks), max(1, at_most // block_length))))
         if not self.labels:
@@ -111,7 +112,7 @@ class Texts:
         if not len(counting):
             raise ValueError(
                 f"{self.argument} is {self.source!r}, whose {split} chats have no answer in the {len(blocks)} blocks "
-                f"of {block_length} tokens that are read; they must have one there"
+                f"of {block_length} tokens that are read; there must be one"
             )
         return blocks.select(counting.tolist())
 
@@ -294,7 +295,7 @@ def open_texts(
         documents = partial(_parted, partial(hub_documents, source, "python"))
     else:
         raise ValueError(
-            f"{argument} is {source!r}, which is not there; it must be a file, a folder, a data set of the hub "
+            f"{argument} is {source!r}, which does not exist; it must be a file, a folder, a data set on the hub "
             f"(OWNER/NAME), or one of {', '.join(SKILLS)}"
         )
     return Texts(argument, source, f"{source} {seed} {SELECTED}", documents)
@@ -319,12 +320,12 @@ def _of_files(argument: str, source: str, read_all: Callable[[], Reading], held_
     taken = {id(document) for document in by_sum.values()}
     for document in found:
         if id(document) not in taken:
-            reading.leave("equal to another" if document.text.strip() else "empty", document.name)
+            reading.leave("duplicate" if document.text.strip() else "empty", document.name)
     if len(by_sum) < len(SPLITS):
         left = "".join(f"; {len(names)} left out: {reason}" for reason, names in reading.left_out.items())
         raise ValueError(
-            f"{argument} is {source!r}, which holds {len(by_sum)} documents that differ; it must hold at least 3: "
-            f"to train on, to choose by, and held out{left}"
+            f"{argument} is {source!r}, which holds {counted(len(by_sum), 'distinct document')}; it must "
+            f"hold at least 3, for training, selection and held-out losses{left}"
         )
     order = [by_sum[key] for key in sorted(by_sum)]
     n_held_out = min(max(1, round(held_out_share * len(order))), len(order) - 2)

@@ -36,7 +36,7 @@ def losses_of(
     """
     table = loss_per_skill(model, held_out, batch_size=4, progress=progress).rename(columns={"skill": "text"})
     for text, loss in zip(table["text"], table["loss"], strict=True):
-        check_finite(loss, f"held-out documents to {text}, {when}")
+        check_finite(loss, f"held-out documents of {text}, {when}")
     rows = table.to_dict("records")
     return [{name: value if _is_told(value) else None for name, value in row.items()} for row in rows]
 
@@ -51,7 +51,7 @@ def check_finite(loss: float, documents: str) -> float:
     if not math.isfinite(loss):
         raise ValueError(
             f"the loss on {documents}, is {loss}; it must be finite: leave out documents that the model cannot read, "
-            "or take another model, a smaller cut, no refit, or a dtype that holds larger numbers"
+            "or use another model, a smaller cut, no refit, or a dtype with a larger range"
         )
     return loss
 

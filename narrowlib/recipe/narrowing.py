@@ -72,9 +72,9 @@ def run(config: RecipeConfig, out: str | Path, *, progress: bool = True) -> Repo
         found = Report.read_if_there(out)
         if found is not None and found.numbers["made from"] == about:
             return found
-        raise ValueError(f"out is {str(out)!r}, which is there already; it must be a new or an empty folder")
+        raise ValueError(f"out is {str(out)!r}, which already exists; it must be a new or empty folder")
     if out.is_mount():
-        raise ValueError(f"out is {str(out)!r}, where a file system is mounted; it must be a folder below")
+        raise ValueError(f"out is {str(out)!r}, a mount point; it must be a folder below one")
     language_model, shares = cut.load_model(config)
     with _workplace(out) as folder:
         n_small = cut.n_parameters_at(language_model.model, shares, config.multiple_of)
@@ -125,7 +125,7 @@ def _workplace(out: Path) -> Iterator[Path]:
         lock = lock_of(folder.with_name(f"{folder.name}.lock"), timeout=0)
         lock.acquire()
     except Timeout as error:
-        raise UnavailableError(f"out is {str(out)!r}, on which another process is at work; wait for it") from error
+        raise UnavailableError(f"out is {str(out)!r}, which another process is writing; wait for it") from error
     except OSError as error:
         raise UnavailableError(f"out is {str(out)!r}, which cannot be written: {error.strerror or error}") from error
     try:
@@ -133,8 +133,8 @@ def _workplace(out: Path) -> Iterator[Path]:
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise UnavailableError(
-            f"out is {str(out)!r}, which cannot be written ({reason}); make room or choose another folder; the same "
-            f"command continues from where this one stopped"
+            f"out is {str(out)!r}, which cannot be written ({reason}); free some space or choose another folder; "
+            f"the same command continues from where this one stopped"
         ) from error
     finally:
         if not any(path.name == "kept.json" or path.suffix == ".safetensors" for path in folder.rglob("*")):

@@ -102,7 +102,7 @@ def _read_folder(folder: Path, column: str, include: Sequence[str], exclude: Seq
             else:
                 reading.documents.append(document)
     if not n_files:
-        raise ValueError("the folder holds no file")
+        raise ValueError("the folder holds no files")
 
 
 def _words_of(document: Document) -> str:
@@ -137,7 +137,7 @@ def _content(path: Path) -> bytes:
         with pa.input_stream(str(path), compression=compression) as stream:
             return stream.read()
     except (OSError, pa.ArrowException) as error:
-        raise ValueError(f"{path.name} is no {compression} file ({str(error).splitlines()[0]})") from error
+        raise ValueError(f"{path.name} is not a {compression} file ({str(error).splitlines()[0]})") from error
 
 
 def _file(path: Path, column: str, reading: Reading, *, shown: str = "", is_alone: bool = False) -> Iterator[Document]:
@@ -154,8 +154,8 @@ def _file(path: Path, column: str, reading: Reading, *, shown: str = "", is_alon
     if text is None:
         if is_alone:
             before, nul, _ = content.partition(b"\0")
-            where = f"; line {before.count(10) + 1} holds a NUL" if nul else ""
-            wanted = "UTF-8 text, of another encoding, or parquet named so"
+            where = f"; line {before.count(10) + 1} holds a NUL character" if nul else ""
+            wanted = "text, or parquet with the suffix .parquet"
             raise ValueError(f"the file is binary; it must be {wanted}{where}")
         reading.leave("not text", shown)
         return
@@ -189,7 +189,7 @@ def decoded(content: bytes) -> str | None:
     except UnicodeDecodeError as error:
         if marked or _is_mostly_utf8(content):
             number = content[: error.start].decode(encoding, "replace").count("\n") + 1
-            raise ValueError(f"line {number} is not {encoding.upper()}, as the other lines are") from error
+            raise ValueError(f"line {number} is not {encoding.upper()}, unlike the other lines") from error
     encoding = _guessed(content)
     try:
         return content.decode(encoding).replace("\r\n", "\n") if encoding else None
@@ -222,7 +222,7 @@ def _cells(text: str, name: str) -> str:
         cells = json.loads(text)["cells"]
         texts = ["".join(cell["source"]) for cell in cells if cell["cell_type"] in ("code", "markdown")]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"{name} is no notebook") from error
+        raise ValueError(f"{name} is not a notebook") from error
     return checked("\n\n".join(re.sub(r"data:[\w/+.-]+;base64,[\w+/=]+", "", text) for text in texts), name)
 
 

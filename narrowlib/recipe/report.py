@@ -69,7 +69,7 @@ class Report:
         report = cls.read_if_there(folder)
         if report is None:
             raise ValueError(
-                f"{str(folder)!r} holds no {NUMBERS} of a narrowed model; it must be the out of narrow run"
+                f"{str(folder)!r} holds no {NUMBERS} of a narrowed model; it must be a folder written by narrow run"
             )
         return report
 
@@ -120,7 +120,7 @@ class Report:
     def _source(self, text: str) -> str:
         """The name of a text's source where it is a short one."""
         source = without_folders(self.numbers.get("inputs", {}).get(text, {}).get("source", ""))
-        return source if 0 < len(source) <= _SHORT else f"the text to {text}"
+        return source if 0 < len(source) <= _SHORT else f"the {text} text"
 
     @property
     def curves(self) -> pd.DataFrame:
@@ -188,7 +188,7 @@ def _curves(report: Report) -> str:
     ax.set(xlabel="training tokens", ylabel="loss on what is kept (nats per token)")
     ax.legend(frameon=False)
     ax.grid(alpha=0.4)
-    words = "Loss on what is kept against training tokens, held out and in training"
+    words = "Loss on what is kept against training tokens, on held-out and on training documents"
     return svg_of(figure).replace("<svg", f'<svg role="img" aria-label="{words}"', 1)
 
 

@@ -46,7 +46,7 @@ def rows_in(text: str, suffix: str, name: str) -> Rows | None:
         except (ValueError, RecursionError) as error:
             if _begins_with_json_line(text):
                 return list(_json_lines(text, name))
-            raise ValueError(f"{name} is no JSON ({error})") from error
+            raise ValueError(f"{name} is not JSON ({error})") from error
         with suppress(ValueError):
             if isinstance(found, dict) and messages_of(found, name):
                 return [(name, found)]
@@ -71,7 +71,7 @@ def _csv_rows(text: str, suffix: str, name: str) -> Rows:
                 found.append((f"line {number} of {name}", row))
             columns, number = columns or cells, lines.line_num + 1
     except csv.Error as error:
-        raise ValueError(f"the row at line {number} of {name} is no CSV, its quotes do not match ({error})") from error
+        raise ValueError(f"the row at line {number} of {name} is not CSV, its quotes do not match ({error})") from error
     return found
 
 
@@ -104,7 +104,7 @@ def _json_lines(text: str, name: str) -> Iterator[tuple[str, Any]]:
             try:
                 yield f"line {number} of {name}", json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise ValueError(f"line {number} of {name} is no JSON ({getattr(error, 'msg', error)})") from error
+                raise ValueError(f"line {number} of {name} is not JSON ({getattr(error, 'msg', error)})") from error
 
 
 def rows_of_parquet(content: bytes, name: str, column: str) -> Rows:
@@ -118,7 +118,7 @@ def rows_of_parquet(content: bytes, name: str, column: str) -> Rows:
         there = [each for each in table.column_names if each in wanted]
         rows = table.select(there or table.column_names).to_pylist()  # others may hold what Python has no value for
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{name} is no parquet file that can be read ({str(error).splitlines()[0]})") from error
+        raise ValueError(f"{name} is not a readable parquet file ({str(error).splitlines()[0]})") from error
     return [(f"row {number} of {name}", row) for number, row in enumerate(rows, 1)]
 
 
@@ -141,18 +141,18 @@ def documents_of(rows: Rows, column: str, name: str, leave: Callable[[str, str],
         When no row has the column, or a row holds what is no text.
     """
     if not rows:
-        raise ValueError(f"{name} holds no row")
+        raise ValueError(f"{name} holds no rows")
     first = next(((where, row) for where, row in rows if isinstance(row, dict)), None)
     if first is not None and not hold_text(rows, column):
         wanted = repr(column) if column else f"any of {', '.join(COLUMNS)}"
         there = ", ".join(map(str, filter(None, first[1]))) or "nothing"
-        raise ValueError(f"column is {column!r}; {first[0]} has not {wanted}, but {there}")
+        raise ValueError(f"column is {column!r}; {first[0]} has {there}, not {wanted}")
     for number, (where, row) in enumerate(rows):
         if isinstance(row, dict) and any(row.get(None) or ()):  # of csv, what stands behind the last named cell
-            raise ValueError(f"{where} has more cells than columns; a text with the delimiter must be quoted")
+            raise ValueError(f"{where} has more cells than columns; text with the delimiter must be quoted")
         if isinstance(row, dict) and not column and (messages := messages_of(row, where)):
             if any(message["content"] is None for message in messages):
-                leave("chats of more than text", f"{name}:{number}")
+                leave("chats with more than text", f"{name}:{number}")
             elif not any(message["content"].strip() for message in messages):
                 leave("rows without text", f"{name}:{number}")
             elif not answers_in(messages):
@@ -165,7 +165,7 @@ def documents_of(rows: Rows, column: str, name: str, leave: Callable[[str, str],
         if row is None or (isinstance(row, str) and not row.strip()):
             leave("rows without text", f"{name}:{number}")
         elif not isinstance(row, str):
-            raise ValueError(f"{where} holds {reprlib.repr(row)}, which is no text")
+            raise ValueError(f"{where} holds {reprlib.repr(row)}, which is not text")
         else:
             yield Document("", f"{name}:{number}", checked(row, where))
 
@@ -175,7 +175,7 @@ def checked(text: str, where: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"{where} holds the code point {text[error.start]!a}, which is no character") from error
+        raise ValueError(f"{where} holds the code point {text[error.start]!a}, which is not a character") from error
     return text
 
 
@@ -198,7 +198,7 @@ def messages_of(row: dict[str, Any], where: str) -> list[dict[str, str | None]]:
     try:
         roles = [(_role_of(turn), _content_of(turn)) for turn in _turns_of(row)]
     except (TypeError, KeyError, AttributeError, ValueError) as error:
-        raise ValueError(f"{where}: messages must each hold role and content, or from and value, as texts") from error
+        raise ValueError(f"{where}: messages must each hold role and content, or from and value, as text") from error
     system = next((row[name] for name in _SYSTEM if row.get(name)), None)
     if roles and system and roles[0][0] != "system":
         roles.insert(0, ("system", _content_of({"content": system})))

@@ -60,43 +60,42 @@ class RecipeConfig(Settings):
     )
     lose: str = Field("", description="text it may lose, in the same forms; its loss is reported; empty for none")
     include: str = Field(
-        "", description=r"patterns of files in a folder to include, as in .gitignore, a space as '\ '; empty for all"
+        "",
+        description=r"patterns of files to include in a folder, as in .gitignore, '\ ' for a space; empty for all",
     )
-    exclude: str = Field("", description="patterns of files in a folder to leave out, such as tests/")
+    exclude: str = Field("", description="patterns of files to leave out of a folder, such as tests/")
     model: str = Field("default", description="default, a folder, or a name on the Hugging Face hub")
-    column: str = Field("", description="column that holds the text in files of rows; empty for text, content or code")
+    column: str = Field("", description="column of the text in tabular files; empty for text, content or code")
     units: Words[Literal["neurons", "residual", "heads"]] = Field(("neurons",), description="kinds of units to cut")
-    sparsity: tuple[Part, ...] = Field(
-        (), description="share of the units to cut: one number for each kind, or one for all"
-    )
+    sparsity: tuple[Part, ...] = Field((), description="share of the units to cut: one number per kind, or one for all")
     multiple_of: Count | None = Field(
         None,
-        description="cut widths (neurons, residual dimensions) are multiples of this, and of what heads require; "
+        description="neurons and residual dimensions left are multiples of this, and of what the heads require; "
         "empty for 64, or less in a small model",
     )
     target_parameters: Count | None = Field(
         None, description="cut equal shares until at most this many parameters are left; not with sparsity"
     )
     target_loss: Positive | None = Field(
-        None, description="highest loss on the kept text, nats per token; needs rounds"
+        None, description="highest loss on the kept text, nats per token; needs several rounds"
     )
     method: Literal[VARIANTS] = Field("absolute per token", description="score that ranks the units")
     lose_weight: NotNegative = Field(
-        0.0, description="how much a unit's score on the text of lose counts against it; try 0.2 first"
+        0.0, description="weight with which a unit's score on the lose text is subtracted; try 0.2 first"
     )
     rounds: Count = Field(1, description="number of equal cuts, with new scores and part of the recovery after each")
-    score_tokens: AtLeastTwo = Field(16_384, description="tokens that scores and the refit are computed on")
+    score_tokens: AtLeastTwo = Field(16_384, description="tokens for the scores and the refit")
     refit: Literal["auto", "on", "off"] = Field(
         "auto",
-        description="after a cut, least-squares refit of weights that read kept units; auto: if it lowers the loss",
+        description="least-squares refit of the weights that read kept units, after a cut; auto: if it lowers the loss",
     )
-    finetune_tokens: Whole = Field(0, description="tokens of training on the kept text before the first cut")
-    lasso_tokens: Whole = Field(0, description="tokens of training under a group lasso before the cut")
-    lasso_strength: NotNegative = Field(0.0, description="strength of the group lasso; set both or neither above 0")
-    recovery_tokens: Whole = Field(262_144, description="tokens of training after the cut, over all rounds")
+    finetune_tokens: Whole = Field(0, description="training tokens on the kept text before the first cut")
+    lasso_tokens: Whole = Field(0, description="training tokens with group lasso before the cut")
+    lasso_strength: NotNegative = Field(0.0, description="strength of the group lasso; needs lasso_tokens")
+    recovery_tokens: Whole = Field(262_144, description="training tokens after the cut, over all rounds")
     distillation: Weight = Field(0.0, description="weight of distillation from the uncut model in recovery")
     temperature: Positive = Field(2.0, description="temperature of this distillation")
-    learning_rate: Positive = Field(3e-4, description="step size of AdamW in every training")
+    learning_rate: Positive = Field(3e-4, description="step size of AdamW in all training")
     warmup_share: Weight = Field(0.05, description="share of the training steps over which the step size rises")
     batch_size: Count = Field(8, description="blocks per optimiser step")
     block_length: AtLeastTwo = Field(512, description="tokens per block")
@@ -105,27 +104,25 @@ class RecipeConfig(Settings):
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
-        description="type of the written weights, at which losses are measured; auto: the input's type",
+        description="type of the written weights, in which losses are measured; auto: the input's type",
     )
     gguf: Literal["", "f32", "f16", "bf16", "q8_0"] = Field(
         "", description="also write the result as a GGUF file for llama.cpp, with matrices of this type; empty for none"
     )
     held_out_share: Part = Field(
         0.1,
-        description="share of the documents held out for the losses of the report; as many again are for choices",
+        description="share of the documents held out for the losses of the report; as many again serve for selection",
     )
-    held_out_tokens: AtLeastTwo = Field(8_192, description="most tokens of held-out documents used per loss")
+    held_out_tokens: AtLeastTwo = Field(8_192, description="largest number of held-out tokens per loss")
     eval: Benchmarks = Field(
         "", description="lm-eval tasks whose accuracy is reported before and after, such as arc_easy; empty for none"
     )
-    eval_limit: Count | None = Field(
-        None, description="number of questions of each task, from the first; empty for all"
-    )
+    eval_limit: Count | None = Field(None, description="number of questions per task, from the first; empty for all")
     samples: Whole = Field(
-        1, description="held-out documents of each text that both models continue in the report; 0 quotes none"
+        1, description="held-out documents per text that both models continue in the report; 0 for none"
     )
     seed: Seed = Field(0, description="seed of the split, the order of blocks and random scores")
-    device: Device = Field("auto", description="where it runs")
+    device: Device = Field("auto", description="where to run")
 
     @field_validator(*REPEATED, mode="before")
     @classmethod
@@ -155,7 +152,7 @@ class RecipeConfig(Settings):
             ),
             (
                 given[2] and self.rounds < 2,
-                f"rounds is {self.rounds}; with a target_loss it must be at least 2, to stop in between",
+                f"rounds is {self.rounds}; with a target_loss it must be at least 2",
             ),
             (
                 (self.lasso_tokens > 0) != (self.lasso_strength > 0),
@@ -163,7 +160,7 @@ class RecipeConfig(Settings):
             ),
             (
                 self.lose_weight > 0 and (not self.lose.strip() or self.method in WITHOUT_DATA),
-                f"lose_weight is {self.lose_weight}; it needs lose, and a method that looks at data",
+                f"lose_weight is {self.lose_weight}; it needs lose, and a method that uses data",
             ),
         ]
         for is_faulty, sentence in faults:

@@ -184,7 +184,7 @@ class Narrowing:
     def _loss(self, model: PreTrainedModel, when: str) -> float:
         """On the documents of what is kept that choices are made on."""
         loss = mean_loss(model, self._select, batch_size=4, progress=self.progress)
-        return check_finite(loss, f"documents to choose by, {when}")
+        return check_finite(loss, f"selection documents, {when}")
 
     def _losses(self) -> list[dict[str, Any]]:
         return losses_of(self.load().model, self._held_out, "at the end", progress=self.progress)

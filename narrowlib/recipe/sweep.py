@@ -33,7 +33,7 @@ def configs_of(values: dict[str, Any], sparsities: str | Sequence[float]) -> lis
         For illegal settings, fewer than two sparsities, or one that is there twice.
     """
     if given := [name for name in HOW_MUCH if values.get(name) not in (None, (), "")]:
-        raise ValueError(f"{given[0]} is {values[given[0]]!r}; it must be left out, since sparsities say what is cut")
+        raise ValueError(f"{given[0]} is {values[given[0]]!r}; it must be left out, since sparsities are given")
     wanted = sparsities.replace(",", " ").split() if isinstance(sparsities, str) else list(sparsities)
     found = [RecipeConfig(**{**values, "sparsity": each}) for each in wanted]
     if len({config.sparsity for config in found}) < max(2, len(wanted)) or any(len(c.sparsity) > 1 for c in found):
@@ -65,7 +65,7 @@ def sweep(configs: Sequence[RecipeConfig], out: str | Path, *, progress: bool = 
     out = at_home(out).absolute()
     names = {f"{_FOLDER}{config.sparsity[0]}": config for config in configs}
     if out.exists() and (not out.is_dir() or any(not _is_of_sweep(path.name) for path in out.iterdir())):
-        raise ValueError(f"out is {str(out)!r}, which holds something else; it must be a new folder, or one of a sweep")
+        raise ValueError(f"out is {str(out)!r}, which holds other files; it must be a new folder, or that of a sweep")
     reports = [run(config, out / name, progress=progress) for name, config in names.items()]
     rows = [_row(reports[0], "before", 0.0)]
     rows += [_row(report, "after", config.sparsity[0]) for report, config in zip(reports, configs, strict=True)]

@@ -76,7 +76,7 @@ class Cohort:
         if not len(generators) == len(learning_rates) == stack.n_runs:
             raise ValueError(
                 f"there are {stack.n_runs} runs, {len(generators)} generators and {len(learning_rates)} learning "
-                f"rates; there must be as many of each"
+                f"rates; there must be the same number of each"
             )
         self.runs, self._left, self.n_steps = list(range(stack.n_runs)), [], 0
         self._draw_batch, self._generators, self._rates = draw_batch, list(generators), list(learning_rates)

@@ -44,7 +44,7 @@ class MLPStack(nn.Module):
     def __init__(self, sizes: Sequence[int], generators: Sequence[torch.Generator]) -> None:
         super().__init__()
         if len(sizes) < 2 or any(size < 1 for size in sizes):
-            raise ValueError(f"sizes is {tuple(sizes)}; it must hold two or more widths of at least 1")
+            raise ValueError(f"sizes is {tuple(sizes)}; it must hold at least two widths of at least 1")
         if not generators:
             raise ValueError("generators is empty; a stack needs one generator per run")
         self.sizes = tuple(sizes)
@@ -95,7 +95,7 @@ class MLPStack(nn.Module):
     def first(self, n_runs: int) -> MLPStack:
         """The first runs as a separate stack in the same memory: training one trains the other."""
         if not 1 <= n_runs <= self.n_runs:
-            raise ValueError(f"n_runs is {n_runs}; it must lie between 1 and {self.n_runs}")
+            raise ValueError(f"n_runs is {n_runs}; it must be from 1 to {self.n_runs}")
         part = MLPStack.__new__(MLPStack)
         nn.Module.__init__(part)
         part.sizes = self.sizes

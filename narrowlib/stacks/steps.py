@@ -169,7 +169,9 @@ class StackSteps:
         try:
             return capture(self._steps_of_portion)
         except RuntimeError as error:
-            warnings.warn(f"steps are launched one by one, they cannot be a CUDA graph: {error}", stacklevel=2)
+            warnings.warn(
+                f"steps are launched one by one, since they cannot be captured as a CUDA graph: {error}", stacklevel=2
+            )
             return self._steps_of_portion
 
     def _steps_of_portion(self) -> None:

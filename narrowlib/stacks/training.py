@@ -27,8 +27,8 @@ class TrainingConfig(Settings):
 
     n_steps: Count = Field(description="optimiser steps")
     learning_rate: Positive = Field(1e-3, description="step size of Adam")
-    eps: Positive = Field(1e-5, description="added to Adam's denominator")
-    record_every: Count = Field(100, description="steps between two records, each the mean loss since the last one")
+    eps: Positive = Field(1e-5, description="epsilon of Adam, added to its denominator")
+    record_every: Count = Field(100, description="steps between records, each the mean loss since the last one")
     precision: AutoPrecision = Field(
         "float32", description="precision of matrix products and activations; all else is float32"
     )
@@ -41,7 +41,7 @@ class StepConfig(Settings):
     optimiser: Literal["adam", "sgd"] = Field("adam", description="optimiser")
     momentum: Share = Field(0.9, description="momentum of SGD")
     weight_decay: NotNegative = Field(0.0, description="weight in the loss of half the squared norm of the parameters")
-    max_norm: Positive | None = Field(None, description="norm to which larger gradients are scaled down")
+    max_norm: Positive | None = Field(None, description="norm at which gradients are clipped")
 
     def cohort(
         self,
@@ -72,7 +72,7 @@ class Goal(Settings):
     inputs: Tensor = Field(description="held-out samples, (n, n_inputs)")
     labels: Tensor = Field(description="their classes, int64 (n,)")
     accuracy: Positive = Field(description="accuracy at which a run is done; above 1: never")
-    check_every: Count = Field(description="training samples between two measurements of the accuracy")
+    check_every: Count = Field(description="training samples between measurements of the accuracy")
 
     def steps_between(self, step: StepConfig) -> int:
         """Steps between two evaluations on the held-out samples."""

@@ -73,7 +73,7 @@ def described(value: Any) -> Any:
     if hasattr(value, "__qualname__"):
         return f"{value.__module__}.{value.__qualname__}"
     if " at 0x" in (text := repr(value)):
-        raise TypeError(f"a setting is {text}; it must be a value whose content can be read")
+        raise TypeError(f"a setting is {text}; it must be a value with readable content")
     return text
 
 
@@ -112,7 +112,7 @@ def module_of(function: Callable[..., Any]) -> str:
     if name == "__main__" and sys.modules[name].__spec__ is not None:
         return sys.modules[name].__spec__.name  # python -m
     if name in (None, "builtins"):
-        raise TypeError(f"compute is {function!r}; it must be a function that was written in a module")
+        raise TypeError(f"compute is {function!r}; it must be a function defined in a module")
     return name
 
 

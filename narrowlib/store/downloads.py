@@ -92,7 +92,7 @@ def fetch(archive: Archive) -> Path:
             fetched = _download(archive, temporary.parent)
             found = sha256_of(fetched)
             if found != archive.sha256:
-                raise _unavailable(archive, f"the file received has the sha256 sum {found}, not {archive.sha256}")
+                raise _unavailable(archive, f"the downloaded file has the sha256 sum {found}, not {archive.sha256}")
             fetched.replace(temporary)
     return path
 

@@ -89,7 +89,7 @@ def load(name: str, folder: str | Path = PAPER_RESULTS) -> Record:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BadRecordError(f"the record {name!r} cannot be read: {about} is damaged ({error})") from error
     if sha256_of(table) != expected:
-        raise BadRecordError(f"the record {name!r} is damaged: {table} is not the table that {about} describes")
+        raise BadRecordError(f"the record {name!r} is damaged: {table} is not the table described in {about}")
     try:
         return Record(name, pd.read_parquet(table), config, made)
     except (ValueError, OSError) as error:  # what pyarrow raises for another format

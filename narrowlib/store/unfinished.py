@@ -47,10 +47,10 @@ def check_loss(losses: Tensor | float, step: int, learning_rate: float) -> None:
     wrong = ~torch.as_tensor(losses).isfinite()
     if wrong.any():
         runs = wrong.flatten(1).any(1).nonzero()[:, 0].tolist() if wrong.ndim > 1 else []
-        of_runs = f" of {len(runs)} of {len(wrong)} runs, the first of them run {runs[0]}," if runs else ""
+        of_runs = f" of {len(runs)} of {len(wrong)} runs, first run {runs[0]}," if runs else ""
         raise DivergedError(
             f"the loss{of_runs} is not a finite number after {step:,} steps; training has diverged with learning_rate "
-            f"{learning_rate:g} (a smaller one, or float32 in place of bfloat16, may keep it finite), or began with "
+            f"{learning_rate:g} (a smaller one, or float32 instead of bfloat16, may keep it finite), or began with "
             f"weights or data that are not finite"
         )
 

@@ -292,7 +292,7 @@ BROKEN = {
     "is 'ex a:b'; it must be one of its own, of letters": "```{exercise} One\n:label: ex a:b\nText\n```",
     "has no solution": "```{exercise} One\n:label: a\nText\n```",
     "belongs to no exercise": "```{solution} b\nText\n```",
-    "stands between no question and its answer": "```{admonition} First hint\n:class: dropdown hint\nText\n```",
+    "is not between a question and its answer": "```{admonition} First hint\n:class: dropdown hint\nText\n```",
     "is worth 0 points; it must be at least 1": (
         "```{exercise} One\n:label: a\n:class: points-0\nText\n```\n\n```{solution} a\nText\n```"
     ),

@@ -43,9 +43,9 @@ def test_a_parameters_value_is_read_from_the_profile(write):
     ("change", "says"),
     [
         ({"why": None}, "difference 1 in differences.yaml has no why; it must be a text"),
-        ({"chapters": ["no-such"]}, "is of the chapter 'no-such'; it must be one of"),
-        ({"chapters": []}, "is of the chapter None"),
-        ({"parameter": "n_seedz"}, "is of the parameter 'n_seedz', which hierarchy does not have"),
+        ({"chapters": ["no-such"]}, "names the chapter 'no-such'; it must be one of"),
+        ({"chapters": []}, "names the chapter None"),
+        ({"parameter": "n_seedz"}, "names the parameter 'n_seedz', which hierarchy does not have"),
     ],
 )
 def test_what_is_not_legal_is_said(write, change, says):

@@ -29,7 +29,7 @@ def test_a_failed_step_does_not_stop_the_others_and_finished_ones_are_not_taken_
 def test_what_takes_too_long_is_stopped_and_told(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(gpu_queue, "STEP_SECONDS", 3)
     assert run(steps(long=LONG, short=FINE), tmp_path, 60, [sys.executable]) == 0
-    assert "left: long; the same command goes on" in capsys.readouterr().out
+    assert "left: long; the same command continues" in capsys.readouterr().out
     assert json.loads((tmp_path / "queue.json").read_text())["ended"] == {"long": "stopped", "short": "done"}
 
 

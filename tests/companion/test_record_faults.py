@@ -34,7 +34,7 @@ def test_recording_on_a_full_disk_says_so_and_goes_on_with_space(command, tmp_pa
     with full_disk(1_000):
         assert command(save_every=save_every) == 1
     said = capsys.readouterr().err.splitlines()[-1]
-    assert "File too large; nothing that was finished is lost" in said
+    assert "File too large; no finished result is lost" in said
     assert command() == 0
     assert records.load("learning-curves", tmp_path / "kept" / "hierarchy").config["n_seeds"] == 1
 
@@ -61,7 +61,7 @@ def test_a_quota_that_is_used_up_within_a_record_leaves_the_old_one(
     with monkeypatch.context() as patch:
         patch.setattr(owner, operation, refused)
         assert command() == 1
-    assert "Disk quota exceeded; nothing that was finished is lost" in capsys.readouterr().err
+    assert "Disk quota exceeded; no finished result is lost" in capsys.readouterr().err
     assert records.load(old.stem, old.parent).frame["loss"].tolist() == [1.0]
     assert {path.name for path in old.parent.iterdir()} == {"learning-curves.json", "learning-curves.parquet"}
     assert command() == 0
@@ -81,7 +81,7 @@ def test_a_folder_that_cannot_be_written_is_named_before_anything_is_computed(co
     ("error", "says"),
     [
         (OSError(28, "No space left on device", "file"), "'file': No space left on device"),
-        (PermissionError(13, "Permission denied"), "Permission denied; nothing that was finished is lost"),
+        (PermissionError(13, "Permission denied"), "Permission denied; no finished result is lost"),
         (MemoryError(), "there is not enough memory"),
         (RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"), "memory"),
         (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB."), "there is not enough memory"),
@@ -102,7 +102,7 @@ def test_a_fault_of_the_program_is_not_hidden():
 
 def test_a_stopped_command_says_how_to_go_on(capsys):
     assert plainly.run(lambda: (_ for _ in ()).throw(KeyboardInterrupt)) == 130
-    assert capsys.readouterr().err == "stopped; the same command goes on from what is finished\n"
+    assert capsys.readouterr().err == "stopped; the same command continues from what is finished\n"
 
 
 def test_sigterm_may_come_again_while_the_first_is_passed_on(monkeypatch, capsys):

@@ -168,7 +168,7 @@ def test_the_command_says_how_many_exercises_vary(tmp_path, monkeypatch, capsys)
     monkeypatch.setattr(course, "FOLDER", tmp_path / "course")
     assert course.main(["--seed=7", "methods", "ranking"]) == 0
     told = capsys.readouterr().out.splitlines()[-1]
-    assert told == "values of seed 7; 3 of 3 checked exercises vary with SEED; data too in methods"
+    assert told == "values of seed 7; 3 of 3 checked exercises vary with SEED; the data also vary in methods"
 
 
 BROKEN = {  # an answer cell, its variants, and what is said
@@ -177,12 +177,12 @@ BROKEN = {  # an answer cell, its variants, and what is said
     "must begin with a line m = literal": ("n = 1\nx = None", {"m": [1, 2]}),
     "must begin with a line n = literal": ("x = None\nn = 1", {"n": [1, 2]}),
     "must begin with a line k = literal": ("k = 1 + 1\nx = None", {"k": [1, 2]}),
-    "may become '1e-3', which is of another type": ("n = 0.01\nx = None", {"n": [0.01, "1e-3"]}),
-    r"may become \[1, 2\], which is of another type": ("n = [1.0, 2.0]\nx = None", {"n": [[1.0, 2.0], [1, 2]]}),
+    "has the variant '1e-3' of another type": ("n = 0.01\nx = None", {"n": [0.01, "1e-3"]}),
+    r"has the variant \[1, 2\] of another type": ("n = [1.0, 2.0]\nx = None", {"n": [[1.0, 2.0], [1, 2]]}),
     "it must be one of its variants": ("n = 1\nx = None", {"n": [2, 3]}),
-    "it must have two at least": ("n = 1\nx = None", {"n": [1, 1]}),
-    "sets n, which is given": ("n = 1\nx = None", {"n": [1, 2]}, "x = n\nn = 3"),
-    "n is given there, and another cell uses the name": ("n = 1\nx = None", {"n": [1, 2]}, "x = n", "print(n)"),
+    "it must have at least two": ("n = 1\nx = None", {"n": [1, 1]}),
+    "sets n, a given value": ("n = 1\nx = None", {"n": [1, 2]}, "x = n\nn = 3"),
+    "n is a given value, and another cell uses the name": ("n = 1\nx = None", {"n": [1, 2]}, "x = n", "print(n)"),
 }
 
 

@@ -201,7 +201,7 @@ def test_a_kernel_that_does_not_start_is_told_as_one_that_dies(says, tmp_path, m
 
 
 def test_a_site_with_a_fault_is_never_finished(tree):
-    lost = "A sentence. <a href='lost.html'>lost</a>", "a link leads nowhere: book/first.html: lost.html"
+    lost = "A sentence. <a href='lost.html'>lost</a>", "a link has no target: book/first.html: lost.html"
     before = "A sentence."
     for text, says in [("See {ref}`nowhere`.", "nowhere")] * 2 + [lost]:
         edit(tree / "book" / "first.md", before, text)
@@ -232,7 +232,7 @@ def test_damaged_results_count_as_lost(tree):
         (path,) = (tree / "_build" / "executed" / chapter).glob("*.ipynb")
         path.write_bytes(content)
     said = python(tree, PLAN).stderr
-    assert said.count("is damaged; its chapter is executed again") == 3 and not executed(tree)
+    assert said.count("is damaged; its chapter will be executed again") == 3 and not executed(tree)
 
 
 def test_many_runs_do_not_push_out_the_books_own(tree):
@@ -409,7 +409,7 @@ def test_what_is_told_to_end_ends_with_all_that_it_started(tree, words):
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
     said = process.communicate(timeout=60)[1]
-    assert process.returncode == 143 and "stopped; the same command goes on from what is finished" in said
+    assert process.returncode == 143 and "stopped; the same command continues from what is finished" in said
     assert not psutil.pid_exists(int((tree / "pid").read_text()))
 
 

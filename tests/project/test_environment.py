@@ -54,7 +54,7 @@ def test_a_half_made_environment_is_made_anew(tree, left):
         (tree / ".venv" / left).write_text("")
     done = make(tree, "environment")
     assert done.returncode == 0 and (tree / "made").exists(), done.stderr
-    assert (".venv is half-made; it is made anew" in done.stderr) == (left != "a link to nowhere")
+    assert (".venv is incomplete; it is created anew" in done.stderr) == (left != "a link to nowhere")
     (tree / "made").unlink()
     assert make(tree, "environment").returncode == 0 and not (tree / "made").exists()
 
@@ -100,9 +100,9 @@ def test_packages_go_into_the_environment_wherever_the_user_has_others_go(tree, 
 @pytest.mark.parametrize(
     ("faults", "says"),
     [
-        (None, "has no Python that works; deactivate it or make it anew"),
+        (None, "has no working Python; deactivate it or create it anew"),
         ({"version": (3, 9, 18)}, "it must be 3.11 or newer"),
-        ({"without_pip": 1}, "has no pip that works; "),
+        ({"without_pip": 1}, "has no working pip; "),
     ],
 )
 def test_what_an_active_environment_lacks_is_named(tree, faults, says):

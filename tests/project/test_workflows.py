@@ -94,7 +94,7 @@ def test_a_failed_step_stops_no_other_and_nothing_long_runs_without_a_gpu():
 def test_make_gpu_stops_where_there_is_none(monkeypatch, capsys):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert companion.main(["gpu"]) == 2
-    assert capsys.readouterr().err.startswith("there is no GPU that torch can use")
+    assert capsys.readouterr().err.startswith("torch finds no usable GPU")
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.get_device_name", lambda: "a GPU")
     monkeypatch.setattr(with_gpus, "try_compilation", lambda: print("compiled"))

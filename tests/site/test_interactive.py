@@ -145,7 +145,7 @@ def test_digits_by_size(look_at):
     _, figure = look_at("fig-mnist-mistakes")
     figure.get_by_role("slider").press("End")
     names = [picture.get_attribute("aria-label") for picture in figure.locator(".digit svg").all()]
-    assert names and all(re.fullmatch(r"is \d, said \d", name) for name in names)
+    assert names and all(re.fullmatch(r"\d, read as \d", name) for name in names)
     assert "neurons kept" in figure.locator("output").inner_text()
 
 

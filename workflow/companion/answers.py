@@ -40,7 +40,7 @@ def plain(value: Any) -> Any:
         return {str(key): plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
         return [plain(each) for each in value]
-    raise TypeError(f"it is of the type {type(value).__name__}; it must be a number, a text, or a list of these")
+    raise TypeError(f"it is of type {type(value).__name__}; it must be a number, a text, or a list of these")
 
 
 def show(path: str, label: str, names: list[str]) -> None:
@@ -86,7 +86,7 @@ def run(path: Path, seconds: float) -> None:
             break
         except (CellTimeoutError, DeadKernelError) as error:
             slow = isinstance(error, CellTimeoutError)
-            why = f"it did not end within {seconds:g} seconds" if slow else "it ended the kernel"
+            why = f"it did not end within {seconds:g} seconds" if slow else "it stopped the kernel"
             notebook.cells[at].metadata["tags"] = [client.skip_cells_with_tag]
             said = {"ename": "LeftOut", "evalue": why, "traceback": [f"this cell was left out: {why}"]}
             notebook.cells[at].outputs = [nbformat.v4.new_output("error", **said)]

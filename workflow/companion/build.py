@@ -56,7 +56,7 @@ def run_snakemake(profile: str, cores: str, memory: int) -> None:
     command += ["--config", f"profile={profile}", f"memory={memory}"]
     own = {name: value for name, value in os.environ.items() if not name.startswith("SNAKEMAKE")}  # a user's cluster
     if subprocess.run(command, cwd=chapters.ROOT, env=own).returncode:
-        raise NotBuiltError("the book was not built; what went wrong stands above")
+        raise NotBuiltError("the book was not built; see the errors above")
 
 
 def megabytes(asked: str) -> int:
@@ -83,8 +83,8 @@ def tell_what_does_not_fit(plan: dict[str, Any], memory: int) -> None:
     for chapter, path in plan["executed"].items():
         needed = memory_mb(chapter, plan["profile"])
         if needed > memory and not (chapters.ROOT / path).is_file():
-            told = f"{chapter} needs about {needed / 1000:.1f} GB of memory, of which there are {memory / 1000:.1f} GB"
-            print(f"{told}; it runs alone, and may be ended by the system", file=sys.stderr)
+            told = f"{chapter} needs about {needed / 1000:.1f} GB of memory; {memory / 1000:.1f} GB are available"
+            print(f"{told}; it runs alone, and the system may kill it", file=sys.stderr)
 
 
 def report(plan: dict[str, Any]) -> None:

@@ -128,7 +128,7 @@ def _listed(contents: dict[str, Any]) -> tuple[list[str], set[str]]:
     try:
         site = parse_toc_data(contents)
     except Exception as error:  # not all of what it raises is its own
-        raise Refusal(f"_toc.yml is no table of contents: {error}") from None
+        raise Refusal(f"_toc.yml is not a table of contents: {error}") from None
     return list(site), site.globs()
 
 

@@ -14,7 +14,7 @@ from narrowlib.store.downloads import cache_folder
 from narrowlib.store.kept import outdated_results
 
 KINDS = {
-    "archives": "packages, as they were fetched",
+    "archives": "packages as downloaded",
     "mnist": "MNIST",
     "models": "language models, unpacked",
     "tokens": "blocks of tokens",
@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> int:
         shutil.rmtree(cache / kind)
         print(f"  {kind:<8} {len(sizes):6,} files {sum(sizes) / 1e6:10,.1f} MB  {KINDS[kind]}")
         freed += sum(sizes)
-    freed_in = f"{freed / 1e6:,.1f} MB freed in {cache}; what is needed is fetched again"
+    freed_in = f"{freed / 1e6:,.1f} MB freed in {cache}; files are downloaded again when needed"
     print(freed_in if kinds else f"nothing is kept in {cache}")
     return 0
 
@@ -43,5 +43,5 @@ def prune(arguments: list[str]) -> int:
     outdated = outdated_results(folder)
     for path in outdated:
         shutil.rmtree(path, ignore_errors=True)
-    print(f"{len(outdated)} results of other code removed from {folder}")
+    print(f"{len(outdated)} results of outdated code removed from {folder}")
     return 0

@@ -63,7 +63,7 @@ def weave(source: Any, executed: Any) -> Any:
             cells.append(queue.pop(0))
         done = queue.pop(0)
         if done.source != cell.source:
-            raise ValueError(f"the executed notebook is of another source: {done.source[:60]!r}")
+            raise ValueError(f"the executed notebook has another source: {done.source[:60]!r}")
         cells.append(nbformat.from_dict({**cell, "outputs": done.outputs, "execution_count": done.execution_count}))
     return nbformat.from_dict({**source, "cells": cells, "metadata": {**executed.metadata, **source.metadata}})
 

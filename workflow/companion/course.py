@@ -15,6 +15,7 @@ from typing import Any
 
 from companion import chapters, exercises, myst, notebooks, parameters, variants
 from companion.locks import one_at_a_time
+from narrowlib.texts import counted
 
 FOLDER = chapters.BUILD / "course"
 LOCK = "course"  # of who writes it and who grades by it
@@ -27,16 +28,16 @@ CODE_STUB = "# your code"
 TEXT_STUB = "*Your answer, in words.*"
 INSTRUCTIONS = """# Before you begin
 
-- Run the notebook from the top; that takes about a minute. Then come the exercises: {points}{minutes}.
-- Where a cell says `= None  # your answer`, replace `None`, or add code below that sets the name. The cell after it
-  only sees whether there is an answer; whether it is right is checked when the notebook is graded, with the parameters
-  as they are here. An answer is a number, a text, or a list of them.
-- Where a cell says *{stub}*, write there. A person reads it.
-- Remove or add no cell that is part of an exercise. Before you hand in, restart the kernel, run everything, and save.
+- Run the notebook from the top; this takes about a minute. The exercises follow: {points}{minutes}.
+- Where a cell says `= None  # your answer`, replace `None`, or add code below that sets the name. The next cell checks
+  only that there is an answer. Whether it is right is checked in grading, with the parameters given here. An answer is
+  a number, a text, or a list of these.
+- Where a cell says *{stub}*, write your answer there. A person reads it.
+- Do not add or remove cells of an exercise. Before you hand in, restart the kernel, run everything, and save.
 
 Answers: {checked} checked by code, {written} read by a person. Scale: {values}.
 """
-CONFIG = """# Settings of nbgrader for this course; docs of the book, "For teachers", say how they are used.
+CONFIG = """# Settings of nbgrader for this course; see "For teachers" in the book.
 c = get_config()
 c.CourseDirectory.course_id = "narrow-ai"
 c.ClearSolutions.code_stub = {{"python": {code!r}}}
@@ -99,15 +100,11 @@ def teachers_cells(exercise: exercises.Exercise, chapter: str) -> list[Any]:
 
 def _worth(exercise: exercises.Exercise) -> str:
     """``*3 points, about 20 minutes*``, and an empty line."""
-    return f"*{_counted(exercise.points, 'point')}{_about(exercise.minutes)}*\n\n"
-
-
-def _counted(n: int, what: str) -> str:
-    return f"{n} {what}" if n == 1 else f"{n} {what}s"
+    return f"*{counted(exercise.points, 'point')}{_about(exercise.minutes)}*\n\n"
 
 
 def _about(minutes: int | None) -> str:
-    return f", about {_counted(minutes, 'minute')}" if minutes else ""
+    return f", about {counted(minutes, 'minute')}" if minutes else ""
 
 
 def _commented(words: str) -> str:
@@ -171,7 +168,7 @@ def _instructions(found: list[exercises.Exercise], values: dict[str, Any]) -> st
     checked = sum(exercise.is_checked for exercise in found)
     written = sum(exercise.asks_for_words or not exercise.is_checked for exercise in found)
     text = INSTRUCTIONS.format(
-        points=_counted(sum(exercise.points for exercise in found), "point"),
+        points=counted(sum(exercise.points for exercise in found), "point"),
         minutes=_about(sum(exercise.minutes or 0 for exercise in found)),
         stub=TEXT_STUB.strip("*"),
         checked=checked,
@@ -236,15 +233,15 @@ def what_varies(written: list[str], seed: int | None) -> str:
     values = "the book's values" if seed is None else f"values of seed {seed}"
     said = [f"{values}; {len(checked) - len(same)} of {len(checked)} checked exercises vary with SEED"]
     said += [f"not {', '.join(same)}"] if same else []
-    said += [f"data too in {', '.join(seeded)}"] if seeded else []
+    said += [f"the data also vary in {', '.join(seeded)}"] if seeded else []
     return "; ".join(said)
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("chapters", nargs="*", help="names of chapters; all if none is given")
+    parser.add_argument("chapters", nargs="*", help="names of chapters; by default all")
     parser.add_argument("--profile", default=course_profile(), help="scale of the notebooks")
-    about = f"draws given values that differ from the book's: {variants.SEEDS[0]} to {variants.SEEDS[-1]}"
+    about = f"seed of given values that differ from the book's: {variants.SEEDS[0]} to {variants.SEEDS[-1]}"
     parser.add_argument("--seed", help=about)
     asked = parser.parse_args(arguments)
     try:
@@ -252,7 +249,7 @@ def main(arguments: list[str] | None = None) -> int:
         if unknown := [name for name in asked.chapters if name not in chapters.names()]:
             known = ", ".join(chapters.names())
             raise parameters.ParameterError(f"CHAPTERS holds {unknown[0]!r}; it must hold some of {known}")
-        with one_at_a_time(LOCK, "another process writes or grades the course; waiting for it"):
+        with one_at_a_time(LOCK, "another process is writing or grading the course; waiting for it"):
             written = write_course(asked.chapters or chapters.names(), asked.profile, seed)
     except (parameters.ParameterError, exercises.ExerciseError) as error:
         print(error, file=sys.stderr)

@@ -34,9 +34,9 @@ def differences() -> tuple[dict[str, Any], ...]:
         parameter = each.get("parameter")
         for chapter in each["chapters"] or [None]:
             if chapter not in names and not (chapter and chapters.source_path(chapter).is_file()):
-                raise Refusal(f"{where} is of the chapter {chapter!r}; it must be one of {', '.join(names)}")
+                raise Refusal(f"{where} names the chapter {chapter!r}; it must be one of {', '.join(names)}")
             if parameter and parameter not in parameters.quick(chapter):
-                raise Refusal(f"{where} is of the parameter {parameter!r}, which {chapter} does not have")
+                raise Refusal(f"{where} names the parameter {parameter!r}, which {chapter} does not have")
         if parameter:
             each.setdefault("here", str(_papers_value(each["chapters"][0], parameter)))
         if missing := [name for name in TEXTS if not isinstance(each.get(name), str)]:

@@ -89,7 +89,7 @@ class FailedCellError(plainly.Refusal):
 
     def __init__(self, chapter: str, where: str, error: Exception) -> None:
         needed = plan.memory_mb(chapter, parameters.QUICK) / 1000
-        cause = f"{error}; was there enough memory? at the scale of its page it needs about {needed:.1f} GB"
+        cause = f"{error}; was there enough memory? with the parameters of the page it needs about {needed:.1f} GB"
         if hasattr(error, "ename"):
             first = error.source.strip().splitlines()[0]
             cause = f"{error.ename}: {error.evalue} (in the cell that begins {first!r})"
@@ -171,15 +171,15 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("chapter", help="name of the chapter, such as hierarchy")
     parser.add_argument("--profile", default=parameters.QUICK, help="smoke, quick or paper")
     parser.add_argument("--set", default="", dest="overrides", help="parameters: 'n_seeds=4 n_steps=500'")
-    parser.add_argument("--again", action="store_true", help="execute again even if a result exists")
+    parser.add_argument("--again", action="store_true", help="execute even if a result exists")
     parser.add_argument("--threads", default=THREADS, help="CPU threads; all for one per core")
     asked = parser.parse_args(arguments)
     threads = threads_of(asked.threads)
     values = parameters.chosen(asked.chapter, asked.profile, asked.overrides)
     output = chapters.executed_path(asked.chapter, values)
-    with locks.one_at_a_time(output.stem, f"another process executes {asked.chapter}; waiting for it"):
+    with locks.one_at_a_time(output.stem, f"another process is executing {asked.chapter}; waiting for it"):
         if output.is_file() and not asked.again:
-            print(f"{asked.chapter}: nothing it depends on has changed since it was executed (AGAIN=1 executes again)")
+            print(f"{asked.chapter}: up to date (AGAIN=1 executes it again)")
             output.touch()
         else:
             execute(asked.chapter, values, output, threads)

@@ -126,19 +126,19 @@ def read_exercises(chapter: str) -> list[Exercise]:
         for tag, part in (("exercise", "answer"), ("check", "check")):
             if cell.cell_type == "code" and has_tag(cell, tag):
                 if not last or getattr(found[last], part) is not None:
-                    raise ExerciseError(f"{chapter}: a cell tagged {tag} follows no exercise that lacks one")
+                    raise ExerciseError(f"{chapter}: a cell tagged {tag} follows no exercise without one")
                 found[last] = replace(found[last], **{part: cell})
         if cell.cell_type != "code":
             for piece in myst.pieces(cell.source):
                 if isinstance(piece, myst.Directive) and piece.name == "exercise":
                     last = piece.options.get("label", "")
                     if not LABEL.fullmatch(last) or last in found:
-                        legal = "it must be one of its own, of letters, digits, - and _"
+                        legal = "it must be unique, of letters, digits, - and _"
                         raise ExerciseError(f"{chapter}: the label of exercise {piece.argument!r} is {last!r}; {legal}")
                     found[last] = _begun(last, piece)
                 elif myst.is_hint(piece):
                     if not last or found[last].answer is not None or found[last].solution:
-                        raise ExerciseError(f"{chapter}: {piece.argument!r} stands between no question and its answer")
+                        raise ExerciseError(f"{chapter}: {piece.argument!r} is not between a question and its answer")
                     found[last] = replace(found[last], hints=(*found[last].hints, piece))
                 elif isinstance(piece, myst.Directive) and piece.name == "solution":
                     if piece.argument not in found:
@@ -193,11 +193,11 @@ def _check_given(chapter: str, exercise: Exercise) -> None:
     given = set(variants.given(source))
     changed = {node.id for part in (exercise.code, exercise.check.source) for node in _names(part) if _is_stored(node)}
     if changed := sorted(given & changed):
-        raise ExerciseError(f"{where}: its solution or check sets {changed[0]}, which is given")
+        raise ExerciseError(f"{where}: its solution or check sets {changed[0]}, a given value")
     others = [cell for cell in chapters.code_cells(chapter) if cell.id not in (exercise.answer.id, exercise.check.id)]
     used = {node.id for cell in others for node in _names(cell.source)}
     if shared := sorted(given & used):
-        raise ExerciseError(f"{where}: {shared[0]} is given there, and another cell uses the name")
+        raise ExerciseError(f"{where}: {shared[0]} is a given value, and another cell uses the name")
 
 
 def _names(source: str) -> list[ast.Name]:

@@ -48,7 +48,7 @@ class Pages:
             chapters.write_if_changed(course.FOLDER / "feedback" / f"{row.notebook}.html", text)
         except Exception as error:
             self.close()
-            return f"its page of feedback could not be made ({type(error).__name__})"
+            return f"its feedback page could not be written ({type(error).__name__})"
         return ""
 
     def close(self) -> None:

@@ -112,7 +112,7 @@ def link_pdf(site: Path = HTML) -> None:
     link = ""
     if file.is_file():
         address, size = os.path.relpath(file, first.parent), file.stat().st_size / 1e6
-        link = f'<p>To read on paper: <a href="{address}" download>the book as one PDF</a> ({size:.1f} MB).</p>'
+        link = f'<p>For printing: <a href="{address}" download>the book as one PDF</a> ({size:.1f} MB).</p>'
     text = _LINK.sub(f"<!-- pdf -->{link}<!-- /pdf -->", first.read_text(encoding="utf-8"))
     chapters.write_if_changed(first, text)
 

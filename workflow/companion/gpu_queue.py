@@ -108,7 +108,7 @@ def run(steps: list[Step], folder: Path, seconds: float, launcher: list[str]) ->
             _bring_back(step, folder)
         chapters.write_if_changed(state, json.dumps({"done": finished, "ended": ended}, indent=1))
     left = [step.name for step in steps if finished.get(step.name) != keys[step.name]]
-    print(f"left: {', '.join(left)}; the same command goes on" if left else "nothing is left")
+    print(f"left: {', '.join(left)}; the same command continues" if left else "nothing is left")
     return int("failed" in ended.values())
 
 

@@ -171,9 +171,9 @@ class Grader:
                 code = process.wait(self.seconds)
                 log.seek(max(0, log.seek(0, os.SEEK_END) - 300))
                 last = log.read().decode(errors="replace").strip().splitlines()[-1:]
-                return f"the process that ran it ended early, with code {code} ({' '.join(last)})" if code else ""
+                return f"the process that ran it ended early with code {code} ({' '.join(last)})" if code else ""
             except subprocess.TimeoutExpired:
-                return f"it did not end within {self.seconds:g} seconds"
+                return f"it did not finish within {self.seconds:g} seconds"
             finally:
                 if self.contained:
                     subprocess.run([self.contained[0], "kill", name], capture_output=True)
@@ -208,7 +208,7 @@ class Grader:
             return reference.wrong_with(label, {name: values[name] for name in self.names(chapter)[label]})
         except Exception as error:  # the answer took the kernel down, or its check does not end
             self.references.pop(chapter).close()
-            return f"its check did not end: {type(error).__name__}"
+            return f"its check did not finish: {type(error).__name__}"
 
 
 def end_all(folder: Path) -> None:
@@ -242,7 +242,7 @@ def container() -> list[str]:
         raise RuntimeError("--container needs docker or podman; neither is running here")
     build = [engine, "build", f"--tag={IMAGE}", "--file=-", str(chapters.ROOT)]
     if subprocess.run(build, input=DOCKERFILE, text=True, env={**os.environ, "DOCKER_BUILDKIT": "1"}).returncode:
-        raise RuntimeError(f"{engine} could not build the image {IMAGE}; it says why above")
+        raise RuntimeError(f"{engine} could not build the image {IMAGE}; see its output above")
     cache_folder().mkdir(parents=True, exist_ok=True)
     shared = {f"/narrow/{name}": chapters.ROOT / name for name in ("narrowlib", "workflow", "results")}
     shared["/cache"] = cache_folder()
@@ -289,7 +289,7 @@ def read_table(path: Path, columns: Iterable[str]) -> list[dict[str, Any]]:
     try:
         text = read_text(path, newline="")
     except ValueError as error:
-        raise ValueError(f"{error}; spreadsheets save it in UTF-8 as 'CSV UTF-8'") from None
+        raise ValueError(f"{error}; save it from a spreadsheet as 'CSV UTF-8'") from None
     separator = max(",;\t", key=text.partition("\n")[0].count)
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
     head = [name.strip().lower() for name in next(lines, [])]
@@ -321,11 +321,7 @@ def read_marks() -> dict[tuple[str, ...], float]:
             key, points, most = tuple(row[name] for name in KEY), number(row["points"]), number(row.get("of") or 1)
             what = f"{MARKS.name} gives {row['points']!r} points for {' '.join(key)}"
             if not 0 <= points <= most:
-                legal = (
-                    f"from 0 to {most:g}"
-                    if most >= 0
-                    else f"from 0 to what the answer is worth, which {row['of']!r} does not say"
-                )
+                legal = f"from 0 to {most:g}" if most >= 0 else f"from 0 to the points in 'of', which is {row['of']!r}"
                 raise ValueError(f"{what}; it must be a number {legal}")
             if found.setdefault(key, points) != points:
                 raise ValueError(f"{what}, and {found[key]:g} in another line; it must be one number")
@@ -362,13 +358,13 @@ def tell_unused(table: list[dict[str, Any]], marks: dict[tuple[str, ...], float]
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    about = "STUDENT/*.ipynb, STUDENT.ipynb, or nbgrader's folder submitted; none: only add the marks from marks.csv"
+    about = "STUDENT/*.ipynb, STUDENT.ipynb, or nbgrader's folder submitted; by default, only add marks.csv"
     parser.add_argument("folder", type=Path, nargs="?", help=about)
     parser.add_argument("--container", action="store_true", help="run notebooks in docker or podman, without network")
     parser.add_argument("--seconds-per-cell", type=float, default=300, help="time limit for one cell")
     parser.add_argument("--seconds", type=float, default=1800, help="time limit for one notebook")
     asked = parser.parse_args([word for word in arguments if word])
-    with one_at_a_time(course.LOCK, "another process writes or grades the course; waiting for it"):
+    with one_at_a_time(course.LOCK, "another process is writing or grading the course; waiting for it"):
         return grade(asked)
 
 
@@ -386,7 +382,7 @@ def grade(asked: argparse.Namespace) -> int:
         print(error, file=sys.stderr)
         return 2
     if asked.folder is None:
-        print("FOLDER is missing; it must hold what students handed in", file=sys.stderr)
+        print("FOLDER is missing; it must hold the students' submissions", file=sys.stderr)
         return 2
     surroundings.leave_personal_settings(chapters.BUILD / "jupyter")
     os.environ.update(ENVIRONMENT)
@@ -398,7 +394,7 @@ def grade(asked: argparse.Namespace) -> int:
     grader = Grader(asked.seconds_per_cell, asked.seconds, contained)
     pages = feedback.Pages()
     if not grader.teachers:
-        print("there is no course to grade by; make course writes it", file=sys.stderr)
+        print("there is no course to grade by; run make course first", file=sys.stderr)
         return 2
     rows: list[dict[str, Any]] = []
     table: list[dict[str, Any]] = []
@@ -419,7 +415,7 @@ def grade(asked: argparse.Namespace) -> int:
         print(f"{row.notebook}: {points}{row.reason and f' ({row.reason})'}", flush=True)
     pages.close()
     if not rows:
-        print(f"FOLDER is {str(asked.folder)!r}; it must hold what students handed in", file=sys.stderr)
+        print(f"FOLDER is {str(asked.folder)!r}; it must hold the students' submissions", file=sys.stderr)
         return 2
     tell_unused(table, marks)
     print(os.path.relpath(GRADES))

@@ -22,7 +22,7 @@ _EMPTY = re.compile(r"^(:{3,})\{container\}[^\n]*\n\s*\1\n", re.M)
 _FIGURE = re.compile(r"^% here: figure (\S+)$")
 KINDS = {"numref": "a figure", "eq": "an equation", "ref": "a place"}
 LISTS = ("glossary", "bibliography")  # directives that terms and citations are linked to
-LEFT_OUT = "of a chapter that this book leaves out"
+LEFT_OUT = "of a chapter that this book omits"
 
 
 def without_absent_figures(text: str, made: Mapping[str, str]) -> str:

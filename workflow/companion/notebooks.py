@@ -122,8 +122,8 @@ def _lock() -> str:
 
 
 def install_cell(chapter: str) -> Any:
-    """The first code cell: installs the commit that the notebook is of where the library, in its version, or one of the
-    chapter's packages is missing.  Without a repository it says where to install from.
+    """The first code cell: installs the commit of the notebook if the library in its version, or a package that the
+    chapter needs, is missing.  Without a repository it says where to install from.
     """
     wanted = extras(chapter)
     least = next((line[7:] for line in _project().get("dependencies", ()) if line.startswith("torch>=")), "0")
@@ -198,8 +198,8 @@ def write(path: Path, notebook: Any) -> None:
 README = """# Notebooks of the book
 
 Made from the main branch by `make notebooks`; edits here are lost. `book/` holds the chapters without outputs,
-`executed/` the same with the outputs of the book. The first cell of each installs
-{package} {version} (`{commit}`) where it is missing.
+`executed/` the same with the outputs of the book. The first cell of each notebook installs
+{package} {version} (`{commit}`) if it is missing.
 """
 
 

@@ -21,10 +21,10 @@ def parameter_table(chapter: str) -> str:
     """What a page's parameters mean and take, their values here and the paper's, as a folded table."""
     quick = parameters.quick(chapter)
     lines = [
-        ":::{admonition} The parameters: what they take, and their values on this page and in the profile `paper`",
+        ":::{admonition} The parameters, with their values on this page and in the profile `paper`",
         ":class: dropdown parameters",
         "",
-        "| Name | Meaning | Type | Legal | This page | Profile paper |",
+        "| Name | Meaning | Type | Legal values | This page | Profile paper |",
         "|---|---|---|---|---|---|",
     ]
     rows = {row.name: row for row in parameters.model(chapter).parameters_table()}

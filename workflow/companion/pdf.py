@@ -104,7 +104,7 @@ def join() -> None:
     text = (stage.STAGE / "_toc.yml").read_text(encoding="utf-8")
     chapters.write_if_changed(contents, text.replace(f"glob: {api.INDEX}/*", "glob: nothing/*"))
     if site.render("--toc", str(contents), "--builder", "singlehtml", "-qq", output=str(contents.parent)):
-        raise NotPrintedError(f"the book cannot be printed: {site.LOG} says why")
+        raise NotPrintedError(f"the book cannot be printed: see {site.LOG}")
     shutil.copy(JOINED / f"{chapters.pages()[0]}.html", JOINED / PAGE)  # its addresses are counted from there
     shutil.copy(stage.BESIDE / "badge.svg", JOINED)
 
@@ -147,7 +147,7 @@ def write(chromium: Browser, page: Path, target: Path) -> None:
         if failed:
             raise NotPrintedError(f"the book cannot be printed: not found: {', '.join(sorted(failed))}")
         if tab.locator(".math:not(:has(mjx-container))").count():
-            raise NotPrintedError("the book cannot be printed: its mathematics was not set")
+            raise NotPrintedError("the book cannot be printed: its formulas were not typeset")
         tab.pdf(path=target, **PAPER)
         tab.close()
 

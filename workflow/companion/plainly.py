@@ -50,7 +50,7 @@ def run(main: Callable[[], int]) -> int:
         print(said, file=sys.stderr)
         return 1
     except KeyboardInterrupt as error:
-        print("stopped; the same command goes on from what is finished", file=sys.stderr)
+        print("stopped; the same command continues from what is finished", file=sys.stderr)
         return 143 if isinstance(error, Terminated) else 130
     finally:
         signal.signal(signal.SIGTERM, earlier)
@@ -60,7 +60,7 @@ def sentence(error: Exception) -> str | None:
     """What the machine could not do; None for an error that is not the machine's."""
     if isinstance(error, OSError) and error.errno is not None:
         place = f"{os.fspath(error.filename)!r}: " if error.filename else ""
-        return f"{place}{os.strerror(error.errno)}; nothing that was finished is lost, and the same command goes on"
+        return f"{place}{os.strerror(error.errno)}; no finished result is lost, and the same command continues"
     if isinstance(error, MemoryError) or any(words in str(error).lower() for words in NO_MEMORY):
         return "there is not enough memory; a smaller batch, width or model needs less (see the chapter's parameters)"
     return None

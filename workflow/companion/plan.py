@@ -68,5 +68,5 @@ def _remove_if_damaged(path: Path) -> None:
     except (ValueError, KeyError, TypeError):
         is_whole = False
     if not is_whole:
-        print(f"{path.relative_to(chapters.ROOT)} is damaged; its chapter is executed again", file=sys.stderr)
+        print(f"{path.relative_to(chapters.ROOT)} is damaged; its chapter will be executed again", file=sys.stderr)
         path.unlink()

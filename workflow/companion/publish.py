@@ -44,7 +44,7 @@ def push_branch(remote: str = "origin") -> str:
     The checkout and its index stay as they are.
     """
     if not list(NOTEBOOKS.rglob("*.ipynb")):
-        raise NotReadyError(f"{NOTEBOOKS.relative_to(ROOT)} holds no notebook; run make notebooks first")
+        raise NotReadyError(f"{NOTEBOOKS.relative_to(ROOT)} holds no notebooks; run make notebooks first")
     there, ours = f"refs/remotes/{remote}/{BRANCH}", f"refs/heads/{BRANCH}"
     is_there = bool(git("ls-remote", remote, ours))
     if is_there:
@@ -75,7 +75,7 @@ def digest(path: Path) -> str:
 def write_archives() -> list[Path]:
     """Pack what is there of `PACKED`, and write the checksums beside it."""
     if missing := [folder for folder in PACKED.values() if not (BUILD / folder).is_dir()]:
-        raise NotReadyError(f"_build/{missing[0]} is not there; run make book notebooks course first")
+        raise NotReadyError(f"_build/{missing[0]} does not exist; run make book notebooks course first")
     RELEASE.mkdir(parents=True, exist_ok=True)
     (RELEASE / SUMS).unlink(missing_ok=True)  # what stands beside the sums is whole
     written = [RELEASE / f"{name}.zip" for name in PACKED]
@@ -106,7 +106,7 @@ def whole_archives() -> list[str]:
 def branch(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description="Push the notebooks to the notebooks branch.")
     parser.add_argument("--remote", default="origin")
-    print(push_branch(parser.parse_args(arguments).remote) or "the branch of notebooks is as it should be")
+    print(push_branch(parser.parse_args(arguments).remote) or "the notebooks branch is up to date")
     return 0
 
 
@@ -125,11 +125,11 @@ def push_records(remote: str = "origin") -> str:
 
 
 def propose(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(description="Open a pull request with the records that differ, using gh.")
+    parser = argparse.ArgumentParser(description="Open a pull request with the records that have changed, using gh.")
     parser.add_argument("--remote", default="origin")
     name = push_records(parser.parse_args(arguments).remote)
     if not name:
-        print("no record differs")
+        print("no record has changed")
         return 0
     if subprocess.run(["gh", "pr", "view", name], cwd=ROOT, capture_output=True).returncode == 0:
         return 0  # it shows what was pushed

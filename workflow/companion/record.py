@@ -134,9 +134,9 @@ def options(about: str = __doc__.splitlines()[0]) -> argparse.ArgumentParser:
     """What is asked of a record, or of all."""
     parser = argparse.ArgumentParser(description=about)
     add = parser.add_argument
-    add("--profile", default="paper", help="paper, overnight (reduced, for two cores), or a smaller one to try it")
+    add("--profile", default="paper", help="paper, overnight (reduced, for two cores), or a smaller one for a test")
     add("--set", default="", dest="overrides", help="parameters: 'n_seeds=4 n_steps=500'")
-    add("--piece", default="", help="one part of the work only, such as one table, where a chapter is made in parts")
+    add("--piece", default="", help="only one part of the work, such as one table, if the record is made in parts")
     add("--save-every", type=float, default=unfinished.SECONDS_BETWEEN, help="seconds between checkpoints")
     add("--threads", default=None, help="CPU threads; all for one per core; by default torch chooses")
     add("--folder", type=Path, default=records.PAPER_RESULTS, help="folder for the records")

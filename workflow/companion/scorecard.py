@@ -12,6 +12,7 @@ from html import escape
 from typing import Any
 
 from narrowlib.claims import IN_PART, NOT_REPRODUCED, NOT_SEEN, REPRODUCED, SEEN, UNDECIDED, json_value
+from narrowlib.texts import counted
 
 NOT_YET = "not yet run"
 DECIDED = {REPRODUCED: "#2e7d32", IN_PART: "#9a6700", NOT_REPRODUCED: "#b3261e"}  # with the colour of the badge
@@ -120,17 +121,13 @@ def sentence(card: Mapping[str, Any]) -> str:
         return "This book judges no claim of the paper."
     told = [f"{count} {verdict}" for verdict, count in card["counts"].items() if count]
     n_claims, n_decided = len(card["claims"]), sum(card["counts"][verdict] for verdict in DECIDED)
-    decided = f"Of {_counted(n_claims, 'claim')}: {', '.join(told)}. Records decide {n_decided}."
+    decided = f"Of {counted(n_claims, 'claim')}: {', '.join(told)}. Records decide {n_decided}."
     if n_decided == n_claims:
         return decided
     return (
         f"{decided} For the others, the scorecard states what their records lack, or whether their pages show the "
         f"direction (profile *{card['profile']}*)."
     )
-
-
-def _counted(n: int, what: str) -> str:
-    return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
 def summary(card: Mapping[str, Any]) -> str:

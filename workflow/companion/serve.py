@@ -10,7 +10,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from companion import build, parameters, plainly, site
 
 HOST = "127.0.0.1"
-_REASONS = {errno.EADDRINUSE: "which another program uses", errno.EACCES: "which only an administrator may use"}
+_REASONS = {errno.EADDRINUSE: "which another program uses", errno.EACCES: "which only an administrator can use"}
 
 
 class PortError(plainly.Refusal):

@@ -63,7 +63,7 @@ def render(*more: str, output: str = ".") -> int:
 
 
 def main(_: list[str]) -> int:
-    with one_at_a_time("site", "another process makes the site; waiting for it"):
+    with one_at_a_time("site", "another process is building the site; waiting for it"):
         plan = read_plan()
         key = key_of(plan)
         is_finished = KEY.is_file() and is_whole()
@@ -77,8 +77,8 @@ def main(_: list[str]) -> int:
         except ValueError as error:  # what a page asks for or mentions, and is not there
             raise NotRenderedError(f"the book cannot be laid out: {error}") from error
         if render("-n", "-W", "--keep-going", "-q"):
-            raise NotRenderedError("a page has a warning, see above")
+            raise NotRenderedError("a page has a warning; see above")
         if broken := finish.finish():
-            raise NotRenderedError("\n".join(f"a link leads nowhere: {link}" for link in broken))
+            raise NotRenderedError("\n".join(f"a link has no target: {link}" for link in broken))
         chapters.write_if_changed(KEY, key)
     return 0

@@ -64,7 +64,7 @@ def read(path: Path) -> Any:
     if path.is_symlink():
         raise ValueError("a link or a special file is not a notebook")
     if path.is_dir():
-        raise ValueError("nothing was handed in" if os.access(path, os.R_OK | os.X_OK) else "it may not be looked into")
+        raise ValueError("nothing was handed in" if os.access(path, os.R_OK | os.X_OK) else "it cannot be opened")
     if path.suffix.lower() != ".ipynb":
         raise ValueError(f"a file named *{path.suffix} is not a notebook")
     if not path.is_file():
@@ -119,7 +119,7 @@ def chapter_of(notebook: Any, students: dict[str, Any]) -> str:
     said = notebook.metadata.get("narrowlib")
     said = said.get("chapter") if isinstance(said, dict) else None
     if not shared[best] and said not in list(students):
-        raise ValueError("it holds no exercise that make course wrote")
+        raise ValueError("it holds no exercise of the course")
     return best if shared[best] else said
 
 
@@ -154,7 +154,7 @@ def check_seed(submitted: Any, students: Any) -> None:
     seeds = [about.get("seed") for about in (said, here) if isinstance(about, dict)]
     if len(seeds) == 2 and seeds[0] != seeds[1]:
         told = ["without a seed" if seed is None else f"with SEED={seed}" for seed in seeds]
-        raise ValueError(f"it was handed out {told[0]}, and the course was last made {told[1]}")
+        raise ValueError(f"it was handed out {told[0]}, but the course was last made {told[1]}")
 
 
 def assembled(submitted: Any, students: Any) -> Any:

@@ -75,11 +75,11 @@ def check_variants(source: str, variants: Any) -> None:
         if name not in values:
             raise VariantError(f"variants names {name!r}; its answer cell must begin with a line {name} = literal")
         if other := [value for value in legal if _kind(value) != _kind(values[name])]:
-            raise VariantError(f"{name} is {values[name]!r} and may become {other[0]!r}, which is of another type")
+            raise VariantError(f"{name} is {values[name]!r} and has the variant {other[0]!r} of another type")
         if values[name] not in legal:
             raise VariantError(f"{name} is {values[name]!r}; it must be one of its variants {legal!r}")
         if all(value == values[name] for value in legal):
-            raise VariantError(f"{name} has only the variant {values[name]!r}; it must have two at least")
+            raise VariantError(f"{name} has only the variant {values[name]!r}; it must have at least two")
 
 
 def _kind(value: Any) -> Any:

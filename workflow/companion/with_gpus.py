@@ -42,7 +42,7 @@ def claimed(n_wanted: int, there: list[str], folder: Path, pause: float) -> dict
         When there are fewer.
     """
     if n_wanted > len(there):
-        raise Refusal(f"gpus is {n_wanted}; it must be at most {len(there)}, as many as there are here")
+        raise Refusal(f"gpus is {n_wanted}; it must be at most {len(there)}, the number available")
     folder.mkdir(parents=True, exist_ok=True)
     with suppress(PermissionError):  # of another user, who has done it
         folder.chmod(0o1777)
@@ -84,8 +84,8 @@ def name_gpu(_: list[str]) -> int:
             f"which needs R{CUDA_13_DRIVER} or newer"
         )
     if not torch.cuda.is_available():
-        seen = f", although the driver {driver} is there (is this a CPU build of torch?)" if driver else ""
-        raise Refusal(f"there is no GPU that torch can use{seen}")
+        seen = f", although the driver {driver} is installed (is this a CPU build of torch?)" if driver else ""
+        raise Refusal(f"torch finds no usable GPU{seen}")
     print(torch.cuda.get_device_name(), "torch", torch.__version__, "driver", driver or "unknown")
     print(f"CUDA {needed or 'unknown'}; CUDA 13 needs driver R{CUDA_13_DRIVER} or newer")
     try_compilation()

@@ -10,7 +10,7 @@ import pandas as pd
 
 from narrowlib import intervals
 from narrowlib.chapters.censored import HOLDS, compare, spent
-from narrowlib.chapters.style import counted
+from narrowlib.texts import counted
 
 LEAST_SHARES = 3  # to fit a law to
 PAIRS = {  # what is asked, and the two kinds of runs that answer; the first is expected to learn sooner

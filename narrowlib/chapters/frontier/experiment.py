@@ -119,8 +119,8 @@ class FrontierStudy:
             n_parameters = n_parameters_of_student(self.base, n_heads)
             if n_parameters >= limit:
                 raise ValueError(
-                    f"students holds {n_heads}; with as many heads a network has {n_parameters:,} parameters, and it "
-                    f"must have fewer than its base model, which has {limit:,}"
+                    f"students holds {n_heads}; such a network has {n_parameters:,} parameters, but it must have fewer "
+                    f"than its base model, {limit:,}"
                 )
 
     def model_of(self, run: Run) -> PreTrainedModel:
@@ -207,7 +207,7 @@ def tables(config: Config, *, piece: str = "", progress: bool = True) -> dict[st
     if piece not in pieces(config):
         raise ValueError(f"piece is {piece!r}; it must be one of {', '.join(pieces(config))}")
     if not config.checkpoints:
-        raise ValueError("checkpoints is empty; a piece needs a folder to be kept in")
+        raise ValueError("checkpoints is empty; it must be a folder, to keep a piece in")
     if piece == PREPARATION:
         study.prepare()
     else:

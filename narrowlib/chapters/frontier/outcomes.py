@@ -83,7 +83,7 @@ def frontier(
         raise ValueError(f"target_loss is {target_loss!r}; it must be a finite number of nats")
     curves = records[(records["split"] == split) & records[loss].notna()]
     if curves.empty:
-        raise ValueError(f"records hold no {loss} of the split {split!r}; they must hold the curves to be read")
+        raise ValueError(f"records hold no {loss} of the split {split!r}; they must hold these curves")
     rows = []
     for (method, run), curve in curves.groupby(["method", "run"], sort=False):
         curve = curve.sort_values("tokens")
@@ -264,7 +264,7 @@ def _held_out(records: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
     rows = records[(records["split"] == HELD_OUT) & records["method"].isin(methods)]
     missing = sorted(set(methods) - set(rows["method"]))
     if missing:
-        raise ValueError(f"records hold no held-out loss of {', '.join(missing)}; they must hold one of every method")
+        raise ValueError(f"records hold no held-out loss of {', '.join(missing)}; they must hold one for every method")
     return rows
 
 

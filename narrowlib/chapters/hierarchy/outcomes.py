@@ -11,8 +11,9 @@ from scipy.stats import fisher_exact
 from narrowlib.chapters.censored import LEARNED_BITS
 from narrowlib.chapters.hierarchy.config import CONVERGED_BITS
 from narrowlib.chapters.hierarchy.experiment import converged_runs, final_losses, samples_to_learn
-from narrowlib.chapters.style import counted, short_number
+from narrowlib.chapters.style import short_number
 from narrowlib.intervals import Interval, median, share, sooner
+from narrowlib.texts import counted
 
 DEEP, NARROW = "broad, depth 3", "narrow, depth 3"
 SHALLOW = {"sooner_than_shallow": "broad, depth 2", "sooner_than_wide": "broad, depth 2, wide"}

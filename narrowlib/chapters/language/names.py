@@ -36,7 +36,7 @@ def _model(value: str, info: ValidationInfo) -> str:
 def _source(value: str, info: ValidationInfo) -> str:
     if value == PACKAGES or _ON_HUB.fullmatch(value):
         return value
-    raise _refused(value, info, f"{PACKAGES} or a data set of the hub, OWNER/NAME")
+    raise _refused(value, info, f"{PACKAGES} or a data set on the hub, OWNER/NAME")
 
 
 ModelName = Annotated[str, AfterValidator(_model)]

@@ -9,9 +9,9 @@ from functools import cache
 import pandas as pd
 
 from narrowlib.chapters.censored import FAILS, HOLDS, LEAST_RUNS, UNDECIDED
-from narrowlib.chapters.style import counted
 from narrowlib.claims import load_claims, satisfies
 from narrowlib.intervals import Interval, mean, median
+from narrowlib.texts import counted
 
 OTHER = {HOLDS: "stays away", FAILS: "comes back", UNDECIDED: "undecided"}  # the other composite
 NETWORK = ["width", "steps", "seed"]

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from narrowlib.chapters.mnist.outcomes import PRUNING_METHODS, best_settings
-from narrowlib.chapters.style import counted
 from narrowlib.intervals import Interval, bootstrap, share, share_above
+from narrowlib.texts import counted
 
 _SETTING = ["method", "neurons", "strength", "learning_rate"]
 

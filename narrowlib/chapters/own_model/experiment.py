@@ -86,8 +86,8 @@ def budget_curves(report: Report, *, device: str = "auto", progress: bool = True
     config = RecipeConfig(**report.numbers["made from"]["settings"], device=device)
     if config.rounds > 1 or config.finetune_tokens or config.lasso_tokens or not config.recovery_tokens:
         raise ValueError(
-            f"report is of {config.rounds} rounds with {config.finetune_tokens + config.lasso_tokens} tokens before "
-            f"them and {config.recovery_tokens} after; controls need one round, none before and some after"
+            f"report has rounds {config.rounds}, {config.finetune_tokens + config.lasso_tokens} training tokens before "
+            f"the cut and {config.recovery_tokens} after it; it must have rounds 1, no tokens before and some after"
         )
     language_model = load_causal_lm(config.model, device=device)
     keep, length = texts_of(config)["keep"], {"block_length": config.block_length, "progress": progress}

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import hypergeom
 
-from narrowlib.chapters.style import book_theme, counted, plot_pending
+from narrowlib.chapters.style import book_theme, plot_pending
 from narrowlib.chapters.two_trees.attribution import agreement, neuron_attributions, paired
 from narrowlib.chapters.two_trees.config import OTHER, RECORDED_SPARSITIES, WANTED, NonlocalityConfig
 from narrowlib.chapters.two_trees.config import NonlocalityPage as Config
@@ -29,6 +29,7 @@ from narrowlib.intervals import Interval, bootstrap, mean, share
 from narrowlib.stacks.networks import MLPStack
 from narrowlib.store.kept import Kept
 from narrowlib.store.records import origin, paper_record, provenance
+from narrowlib.texts import counted
 
 THRESHOLDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)  # bits; see `sharing`
 RECORDED_WIDTHS = (32, 64, 128, 256)  # of which the score of every single neuron is recorded

@@ -56,7 +56,7 @@ def test_a_student_that_is_no_smaller_than_its_base_is_refused_before_any_traini
     study = FrontierStudy(CONFIG.replace(students=(1, 4)), progress=False)
     size = sum(parameter.numel() for parameter in new_student(study.base, 4).parameters())
     for work in (study.records, study.prepare):
-        with pytest.raises(ValueError, match=f"students holds 4; with as many heads a network has {size:,} parameters"):
+        with pytest.raises(ValueError, match=f"students holds 4; such a network has {size:,} parameters"):
             work()
 
 
@@ -96,9 +96,9 @@ def test_soft_targets_on_disk_are_those_in_memory_and_train_as_the_teacher_does(
     assert (
         second.query("split == 'train'")["loss"].values != second.query("split == 'train, hard'")["loss"].values
     ).all()
-    with pytest.raises(ValueError, match=r"the temperature 1.0; it must be 2, that of the blocks"):
+    with pytest.raises(ValueError, match=r"the temperature 1.0; it must be that of the blocks, 2"):
         recover(by_targets, on_disk, config, distillation=Distillation(1.0), progress=False)
-    with pytest.raises(ValueError, match="there must be one of both"):
+    with pytest.raises(ValueError, match="only one of them is allowed"):
         recover(by_targets, on_disk, config, teacher=teacher, progress=False)
     for bad, says in (({"n_kept": 62}, "n_kept is 62"), ({"temperature": 0.0}, "temperature is 0.0")):
         with pytest.raises(ValueError, match=says):

@@ -57,7 +57,9 @@ def test_no_text_is_read_more_than_four_times_and_the_largest_skill_makes_up_for
     blocks = small_base.mixed_blocks(tokenizer, CONFIG, found, progress=False)
     times = pd.Series([tuple(row) for row in blocks["input_ids"]]).value_counts()
     assert len(blocks) == 32 and times.max() == MOST_PASSES and (times == MOST_PASSES).sum() == different
-    with pytest.raises(ValueError, match=r"n_tokens is 1000000; the packages hold .* fewer, each of them seen 4 times"):
+    with pytest.raises(
+        ValueError, match=r"n_tokens is 1000000; the packages hold .* fewer, even if each is read 4 times"
+    ):
         text_for(CONFIG.replace(n_tokens=1_000_000), tokenizer)
 
 
@@ -138,7 +140,7 @@ def test_the_name_small_loads_the_record_and_refuses_another_file(tmp_path, monk
     for name in ("model/tokenizer.json", "model/model.safetensors"):
         whole = (folder / name).read_bytes()
         (folder / name).write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-        with pytest.raises(UnavailableError, match=f"'small' cannot be loaded: .*{name} is not the file that was rec"):
+        with pytest.raises(UnavailableError, match=f"'small' cannot be loaded: .*{name} is not the recorded file"):
             load_causal_lm("small", device="cpu")
         (folder / name).write_bytes(whole)
     described = json.loads((folder / "losses.json").read_text())

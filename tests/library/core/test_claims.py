@@ -114,7 +114,7 @@ def test_what_is_made_of_an_assessment_is_a_plain_table():
 
 
 def test_wrong_names_are_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"claims.yaml is not where it should be"):
+    with pytest.raises(FileNotFoundError, match=r"claims.yaml does not exist"):
         load_claims(tmp_path / "claims.yaml")
     (tmp_path / "twice.yaml").write_text("A1: {}\nA1: {}\n")
     with pytest.raises(ValueError, match=r"twice.yaml' cannot be read: it holds 'A1' more than once"):

@@ -91,9 +91,9 @@ def test_names_and_tasks():
         ({"n_task_bits": 5}, "n_task_bits is 5; 2 sub-tasks of 3 bits need at least 6"),
         ({"tasks": []}, "tasks is empty"),
         ({"tasks": [(0, 2)]}, "a task is a set of one or more sub-tasks between 0 and 1"),
-        ({"tasks": [(0, 1), (1, 0)]}, "a task may stand in it only once"),
+        ({"tasks": [(0, 1), (1, 0)]}, "each task may occur only once"),
         ({"subsets": [(0, 1, 2), (2, 3, 4)]}, "the sets must be disjoint"),
-        ({"subsets": [(0, 1, 2), (3, 4, 10)]}, "positions must lie between 0 and 9"),
+        ({"subsets": [(0, 1, 2), (3, 4, 10)]}, "positions must be from 0 to 9"),
         ({"subsets": [(0, 1, 1), (3, 4, 5)]}, "it must hold 2 sets of 3 different positions"),
     ],
 )

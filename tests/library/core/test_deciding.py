@@ -45,7 +45,7 @@ def test_shortfalls_name_both_amounts():
     ("conditions", "told"),
     [
         (None, "it must be a list"),
-        ([{"least": 3}], "what must be a text"),
+        ([{"least": 3}], "has no what; it must be a text"),
         ([{"what": "runs", "least": "3"}], "it must be a number"),
         ([{"what": "runs", "least": 3}], "must be measured by one of"),
         ([{"what": "runs", "least": 3, "most": "a", "setting": "b"}], "must be measured by one of"),

@@ -82,13 +82,13 @@ def test_every_run_ranks_its_own():
     ("scores", "options", "says"),
     [
         ({"a": torch.tensor([1.0, float("nan")])}, {}, "'a' hold 1 NaN"),
-        ({"a": [1.0, 2.0]}, {}, "'a' are \\[1.0, 2.0\\]; they must be a tensor with a number for every unit"),
+        ({"a": [1.0, 2.0]}, {}, "'a' are \\[1.0, 2.0\\]; they must be a tensor with one number per unit"),
         ({"a": torch.tensor(1.0)}, {}, "'a' are .*; they must be a tensor"),
         ({"a": torch.tensor([1j])}, {}, "'a' are .*; they must be a tensor"),
         ({"a": torch.ones(2)}, {"n_kept": 1}, "exactly one of them"),
         ({"a": torch.ones(2)}, {"sparsity": None}, "exactly one of them"),
         ({"a": torch.ones(2)}, {"sparsity": None, "n_kept": 3}, "n_kept is 3; .* from 0 to 2"),
-        ({"a": torch.ones(2)}, {"sparsity": None, "n_kept": {"b": 1}}, "must be of the groups"),
+        ({"a": torch.ones(2)}, {"sparsity": None, "n_kept": {"b": 1}}, "must name the groups"),
     ],
 )
 def test_bad_scores_are_refused(scores, options, says):

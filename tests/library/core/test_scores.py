@@ -137,7 +137,7 @@ def test_agreement():
     assert power.pearson < 0.999 and power.pearson_log == pytest.approx(1) and power.spearman == pytest.approx(1)
     assert agreement(x, -x + 100).spearman == pytest.approx(-1)
     assert math.isnan(agreement(x, torch.ones(4)).pearson)
-    with pytest.raises(ValueError, match="attribution has 4 units and ablation 3"):
+    with pytest.raises(ValueError, match="attribution has 4 units, ablation 3"):
         agreement(x, x[:3])
-    with pytest.raises(ValueError, match="they must agree"):
+    with pytest.raises(ValueError, match="they must be the same"):
         agreement({"a": x}, {"b": x})

@@ -46,7 +46,7 @@ def test_another_encoding_is_refused_by_its_line(tmp_path, data, line):
         ("a:\n  b: {c: 1, c: 2}\n", r"it holds 'c' more than once \(line 2\)"),
         ("a: 1\nb:\n\tc: 2\n", r"cannot start any token \(line 3\)"),
         ("a: 1\nb: [\n", r"\(line 3\)"),
-        ("a: !!int 010\n", r"it holds the tag !!int; values have no tags here \(line 1\)"),
+        ("a: !!int 010\n", r"it holds the tag !!int; tags are not allowed \(line 1\)"),
         ("x: &x {a: 1}\ny:\n  <<: *x\n", r"it merges by <<.*\(line 3\)"),
         ("a: 1\nb: \x07\n", r"it holds the character '\\x07' \(line 2\)"),
         ("a: 1\n---\nb: 2\n", r"expected a single document.*\(line 2\)"),

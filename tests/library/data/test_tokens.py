@@ -245,7 +245,7 @@ def test_the_token_between_documents(tokenizer):
     [
         ({"skill": "latin"}, "skill is 'latin'; it must be one of python, english, c, javascript"),
         ({"split": "test"}, "split is 'test'; it must be one of train, held-out"),
-        ({"source": "pile"}, "source is 'pile'; it must be 'packages' or a data set of the hub"),
+        ({"source": "pile"}, "source is 'pile'; it must be 'packages' or a data set on the hub"),
         ({"n_tokens": 8}, "n_tokens is 8; it must be at least block_length, 16"),
         ({"n_tokens": float("nan")}, "n_tokens is nan; it must be a whole number"),
         ({"block_length": "16"}, "block_length is '16'; it must be a whole number"),
@@ -315,7 +315,7 @@ def test_a_hub_out_of_reach_is_one_sentence(tokenizer, fetched, monkeypatch):
         raise ConnectionError("no route to host\nand much more")
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    with pytest.raises(UnavailableError, match=re.escape("(no route to host); source='packages' needs no hub")):
+    with pytest.raises(UnavailableError, match=re.escape("(no route to host); source='packages' needs no network")):
         code_blocks(tokenizer, n_tokens=400, block_length=LENGTH, source="codeparrot/github-code", progress=False)
 
 

@@ -181,7 +181,7 @@ def test_a_folder_that_holds_something_is_left_alone(tmp_path):
     (tmp_path / "note").write_text("mine")
     model = tiny_llama()
     for folder in (tmp_path, tmp_path / "note"):
-        with pytest.raises(ValueError, match="must be a new or an empty folder"):
+        with pytest.raises(ValueError, match="must be a new or empty folder"):
             export_vanilla(LanguageModel(model, tiny_tokenizer(), "tiny"), {}, folder)
     assert (tmp_path / "note").read_text() == "mine"
 

@@ -107,9 +107,9 @@ def test_templates_by_name_are_in_it_and_no_token_beyond_the_embedding(tmp_path)
 @pytest.mark.parametrize(
     ("family", "tokenizer", "says"),
     [
-        ("granite", word_pieces, "gguf is written of the families llama, mistral, qwen2, qwen3; the model is of 'gra"),
-        ("qwen3, biases", word_pieces, "gguf is not written of qwen3 with biases"),
-        ("llama, tied", tiny_tokenizer, "gguf is written with byte-level BPE tokenizers that split texts as GPT-2"),
+        ("granite", word_pieces, "the model is of the family 'granite'; gguf supports llama, mistral, qwen2, qwen3"),
+        ("qwen3, biases", word_pieces, "the model is a qwen3 with biases"),
+        ("llama, tied", tiny_tokenizer, "it must be a byte-level BPE tokenizer that splits text as GPT-2"),
     ],
 )
 def test_what_cannot_be_written_is_refused(family, tokenizer, says, tmp_path):

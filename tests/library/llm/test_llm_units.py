@@ -113,8 +113,8 @@ def test_stored_counts_the_zeros_that_fill_up():
             lambda model: n_parameters_of(model, {f"layers.{i}": torch.tensor([False]) for i in range(3)}),
             "remove all of 3 layers",
         ),
-        (lambda model: check_family("gpt2"), r"family 'gpt2'; supported are the families Llama .*, Mistral, .*Gemma 2"),
-        (lambda model: check_family("qwen3_moe"), r"family 'qwen3_moe'; supported are the families Llama"),
+        (lambda model: check_family("gpt2"), r"family 'gpt2'; it must be one of Llama .*, Mistral, .*Gemma 2"),
+        (lambda model: check_family("qwen3_moe"), r"family 'qwen3_moe'; it must be one of Llama"),
     ],
 )
 def test_bad_input_is_refused(ask, says):

@@ -138,7 +138,7 @@ def test_files_as_tools_write_them(tmp_path, name, content, holds):
     assert found >= set(holds) and (len(found) == len(holds) or name == "late.csv")
 
 
-BINARY = "the file is binary; it must be UTF-8 text, of another encoding, or parquet named so"
+BINARY = "the file is binary; it must be text, or parquet with the suffix .parquet"
 CELLS = pa.StringArray.from_buffers(2, pa.array([0, 1, 3], pa.int32()).buffers()[1], pa.py_buffer(b"a\xff\xfe"))
 
 
@@ -147,37 +147,37 @@ CELLS = pa.StringArray.from_buffers(2, pa.array([0, 1, 3], pa.int32()).buffers()
     [
         ("rows.jsonl", b'"a"\n\n{"text": "\\ud800"}\n', r"line 3 of rows.jsonl holds the code point '\ud800'"),
         ("rows.jsonl", b'"\\udc00 alone"\n', r"line 1 of rows.jsonl holds the code point '\udc00'"),
-        ("rows.jsonl", b'"a"\n' + b"[" * 100_000, "line 2 of rows.jsonl is no JSON"),
-        ("rows.jsonl", b'"a"\n' + b"1" * 5_000, "line 2 of rows.jsonl is no JSON"),
-        ("rows.json", b"[" * 100_000, "rows.json is no JSON"),
-        ("rows.parquet", pa.table({"text": CELLS}), "rows.parquet is no parquet file that can be read"),
+        ("rows.jsonl", b'"a"\n' + b"[" * 100_000, "line 2 of rows.jsonl is not JSON"),
+        ("rows.jsonl", b'"a"\n' + b"1" * 5_000, "line 2 of rows.jsonl is not JSON"),
+        ("rows.json", b"[" * 100_000, "rows.json is not JSON"),
+        ("rows.parquet", pa.table({"text": CELLS}), "rows.parquet is not a readable parquet file"),
         (
             "rows.jsonl",
             '"Gr\u00fc\u00dfe"\n'.encode() + b'"one \xff byte"\n',
-            "line 2 is not UTF-8, as the other lines are",
+            "line 2 is not UTF-8, unlike the other lines",
         ),
         ("page.txt", "Gr\u00fc\u00dfe\n\n".encode() * 9 + b"half of \xc3", "line 19 is not UTF-8"),
         ("page.txt", "wide\ntext".encode("utf-16") + b"x", "line 2 is not UTF-16"),
-        ("page.txt", "wide".encode("utf-16-le"), "the file is binary; it must be UTF-8 text"),
+        ("page.txt", "wide".encode("utf-16-le"), "the file is binary; it must be text"),
         ("rows.csv", "text\none, two\n", "line 2 of rows.csv has more cells than columns"),
         ("rows.csv", 'id;text\n\n1;"two\nlines"\n2;a;b\n', "line 5 of rows.csv has more cells than columns"),
-        ("rows.csv", 'text,id\na,1\n\n"b,2\nc,3\n', "the row at line 4 of rows.csv is no CSV, its quotes"),
+        ("rows.csv", 'text,id\na,1\n\n"b,2\nc,3\n', "the row at line 4 of rows.csv is not CSV, its quotes"),
         (
             "rows.tsv",
             'text\tid\na\t1\n"b\t2\nc\t"3"\n',
-            "the row at line 3 of rows.tsv is no CSV, its quotes",
+            "the row at line 3 of rows.tsv is not CSV, its quotes",
         ),
         (
             "rows.csv",
             "text,id\na,1\nb\0,2\n",
             f"{BINARY}; line 3 holds a NUL",
         ),
-        ("rows.csv", "text,id\n", "rows.csv holds no row"),
-        ("rows.jsonl", "\n \n", "rows.jsonl holds no row"),
-        ("rows.parquet", pa.table({"text": pa.array([], pa.string())}), "rows.parquet holds no row"),
+        ("rows.csv", "text,id\n", "rows.csv holds no rows"),
+        ("rows.jsonl", "\n \n", "rows.jsonl holds no rows"),
+        ("rows.parquet", pa.table({"text": pa.array([], pa.string())}), "rows.parquet holds no rows"),
         ("page.ipynb", json.dumps({"cells": [{"cell_type": "code", "source": "\ud800"}]}), "page.ipynb holds the code"),
-        ("page.ipynb", json.dumps({"cells": [{"cell_type": "code", "source": [5]}]}), "page.ipynb is no notebook"),
-        ("page.ipynb", b"[" * 100_000, "page.ipynb is no notebook"),
+        ("page.ipynb", json.dumps({"cells": [{"cell_type": "code", "source": [5]}]}), "page.ipynb is not a notebook"),
+        ("page.ipynb", b"[" * 100_000, "page.ipynb is not a notebook"),
         ("rows.jsonl", '"a"\n{"instruction": 5, "output": "x"}', "line 2 of rows.jsonl: messages must each hold role"),
         (
             "rows.jsonl",
@@ -260,10 +260,10 @@ NASTY = {  # what a folder may hold: content, and why it is left out, "" where i
     "src/kept.log": ("a log that is wanted", ""),
     "other.log": ("x", "named in .gitignore"),
     "nothing.py": ("", "empty"),
-    "copy.py": (CODE.format("a"), "equal to another"),
-    "bad.parquet": ("no", "cannot be read: it is no parquet file"),
-    "bad.jsonl": ('{"text": "w"}\n{"te', "cannot be read: line 2 of it is no JSON"),
-    "bad.gz": ("no", "cannot be read: it is no gzip file"),
+    "copy.py": (CODE.format("a"), "duplicate"),
+    "bad.parquet": ("no", "cannot be read: it is not a readable parquet file"),
+    "bad.jsonl": ('{"text": "w"}\n{"te', "cannot be read: line 2 of it is not JSON"),
+    "bad.gz": ("no", "cannot be read: it is not a gzip file"),
     "tests/t.py": ("x", "by include and exclude"),
     "tests/keep.py": ("kept though in tests", ""),
 }
@@ -381,7 +381,7 @@ def test_what_one_source_holds_back_no_other_is_trained_on(tmp_path):
 )
 def test_what_is_no_name_is_refused_in_a_sentence(name):
     assert weighted(name) == (name.strip(), 1)
-    with pytest.raises(ValueError, match=r"keep is '.*which is not there"):
+    with pytest.raises(ValueError, match=r"keep is '.*which does not exist"):
         open_texts("keep", name)
 
 
@@ -448,14 +448,14 @@ ASKED = [*turns("q"), *turns("a", role="assistant")]
             {"instruction": "c", "input": "d", "output": "e", "history": [["a", "b"]]},
             [("user", "a"), ("assistant", "b"), ("user", "c\n\nd"), ("assistant", "e")],
         ),
-        ({"messages": ASKED, "tools": [{"name": "f"}]}, "chats of more than text"),
-        ({"conversations": [*ASKED, {"from": "function_call", "value": "{}"}]}, "chats of more than text"),
+        ({"messages": ASKED, "tools": [{"name": "f"}]}, "chats with more than text"),
+        ({"conversations": [*ASKED, {"from": "function_call", "value": "{}"}]}, "chats with more than text"),
         ({"messages": turns("a", role="system")}, "chats without an answer"),
         ({"messages": turns("a", "")}, "chats without an answer"),
         ({"messages": [], "text": "plain"}, "plain"),
-        ({"messages": turns([text("a"), IMAGE])}, "chats of more than text"),
-        ({"messages": [*turns("a"), CALL, *turns("3", role="tool")]}, "chats of more than text"),
-        ({"messages": turns("a", None)}, "chats of more than text"),
+        ({"messages": turns([text("a"), IMAGE])}, "chats with more than text"),
+        ({"messages": [*turns("a"), CALL, *turns("3", role="tool")]}, "chats with more than text"),
+        ({"messages": turns("a", None)}, "chats with more than text"),
         ({"messages": turns("", " ")}, "rows without text"),
         ({"messages": []}, "rows without text"),
         ({"conversations": None}, "rows without text"),
@@ -464,7 +464,7 @@ ASKED = [*turns("q"), *turns("a", role="assistant")]
 )
 def test_chats_of_other_forms(tmp_path, row, found):
     (tmp_path / "chats.jsonl").write_text("\n".join(map(json.dumps, [row, *CHATS])))
-    if isinstance(found, list) or found == "chats of more than text":
+    if isinstance(found, list) or found == "chats with more than text":
         (tmp_path / "chats.json").write_text(json.dumps(row))  # one chat alone
     if row.get("messages") or row.get("conversations"):  # a table of nothing has no types
         pq.write_table(pa.Table.from_pylist([row]), tmp_path / "chats.parquet")
@@ -533,7 +533,7 @@ def test_a_chat_that_the_template_refuses_is_named(tmp_path, monkeypatch, templa
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = template
     texts = open_texts("keep", str(tmp_path / "chats.jsonl"))
-    with pytest.raises(ValueError, match=r"the chat chats\.jsonl:\d does not fit the template of the model: "):
+    with pytest.raises(ValueError, match=r"the chat chats\.jsonl:\d does not fit the chat template of the model: "):
         texts.blocks(tokenizer, "train", at_most=100, block_length=2, progress=False)
 
 

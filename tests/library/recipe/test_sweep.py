@@ -72,4 +72,4 @@ def test_a_folder_of_something_else_is_left_alone(arguments, tmp_path, capsys):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("")
     assert main([*arguments, "--sparsities", "25% 50%"]) == 2
-    assert "which holds something else" in capsys.readouterr().err
+    assert "which holds other files" in capsys.readouterr().err

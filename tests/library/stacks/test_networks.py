@@ -46,7 +46,7 @@ def test_initial_weights_fill_the_range_of_their_layer():
 
 @pytest.mark.parametrize(
     ("sizes", "seeds", "says"),
-    [((4,), (0,), "two or more widths"), ((4, 0, 2), (0,), "at least 1"), ((4, 2), (), "one generator per run")],
+    [((4,), (0,), "at least two widths"), ((4, 0, 2), (0,), "at least 1"), ((4, 2), (), "one generator per run")],
 )
 def test_bad_shapes_are_refused(sizes, seeds, says):
     with pytest.raises(ValueError, match=says):

@@ -40,7 +40,7 @@ def test_equal_records_are_equal_files(record, tmp_path):
     [
         ("curves.json", None, "incomplete: .*curves.json is missing"),
         ("curves.parquet", None, "incomplete: .*curves.parquet is missing"),
-        ("curves.parquet", lambda content: content[:-7], "is not the table that"),
+        ("curves.parquet", lambda content: content[:-7], "is not the table described in"),
         ("curves.json", lambda content: b"{", "is damaged"),
         ("curves.json", lambda content: b"{}", "is damaged"),
     ],

@@ -205,7 +205,7 @@ def plot_networks(states: Mapping[str, pd.DataFrame]) -> Figure:
     figure, axes = plt.subplots(len(states), 2, figsize=(9.4, 3.3 * len(states)), **shape)
     for (drawn, mapped), (title, edges) in zip(axes, states.items(), strict=True):
         plot_network(edges, ax=drawn).set_title(title, fontsize=10)
-        draw_first_weights(edges, mapped).set_title("first-layer weights, absolute", fontsize=10)
+        draw_first_weights(edges, mapped).set_title("magnitude of input weights", fontsize=10)
     return figure
 
 
