@@ -288,8 +288,8 @@ def test_the_teachers_notebook_gets_full_marks(notebooks, tmp_path, monkeypatch)
 
 
 BROKEN = {
-    "the label of exercise 'One' is ''; it must be one of its own": "```{exercise} One\nText\n```",
-    "is 'ex a:b'; it must be one of its own, of letters": "```{exercise} One\n:label: ex a:b\nText\n```",
+    "the label of exercise 'One' is ''; it must be unique": "```{exercise} One\nText\n```",
+    "is 'ex a:b'; it must be unique, of letters": "```{exercise} One\n:label: ex a:b\nText\n```",
     "has no solution": "```{exercise} One\n:label: a\nText\n```",
     "belongs to no exercise": "```{solution} b\nText\n```",
     "is not between a question and its answer": "```{admonition} First hint\n:class: dropdown hint\nText\n```",
