@@ -21,7 +21,8 @@ Function = TypeVar("Function", bound=Callable)
 _COMPILERS = {"cpu": ("CXX", "g++", "clang++"), "cuda": ("CC", "gcc", "clang")}
 FUSED_FROM = 1_024  # tokens of a block: below, torch's fused attention in bfloat16 is slower on a CPU than the formula
 N_VERSIONS = 64  # of one layer's code: batches of other shapes, training and evaluation
-_compiled_for: tuple | None = None  # names, shapes, types and device of the parameters of the model before
+N_SHAPES = 8  # of models whose code is kept
+_compiled_for: set[tuple] = set()  # names, shapes, types and device of their parameters
 
 
 @contextmanager
@@ -57,7 +58,7 @@ def compiled_layers(model: nn.Module, compiled: bool = True) -> Iterator[Callabl
         return
     check_compiler(next(model.parameters()).device)
     layers = model.model.layers
-    _forget_other_shapes(model)
+    _forget_too_many_shapes(model)
     try:
         for layer in layers:
             layer.compile(dynamic=False)
@@ -94,13 +95,13 @@ def written_attention(model: nn.Module, n_tokens: int, precision: str) -> Iterat
         model.set_attn_implementation(was)
 
 
-def _forget_other_shapes(model: nn.Module) -> None:
-    """Code for the last model serves the next one of its shapes; that for others would count against a limit."""
-    global _compiled_for
+def _forget_too_many_shapes(model: nn.Module) -> None:
+    """Code for a model serves the next ones of its shapes; that for too many others would count against a limit."""
     shapes = tuple((name, p.shape, p.dtype, p.device) for name, p in model.named_parameters())
-    if shapes != _compiled_for:
+    if shapes not in _compiled_for and len(_compiled_for) >= N_SHAPES:
         torch.compiler.reset()
-        _compiled_for = shapes
+        _compiled_for.clear()
+    _compiled_for.add(shapes)
 
 
 def check_compiler(device: torch.device) -> None:

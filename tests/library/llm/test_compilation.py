@@ -6,7 +6,7 @@ import time
 import pandas as pd
 import pytest
 import torch
-from tiny_llamas import tiny_llama
+from tiny_llamas import tiny_llama, token_ids
 from train_tiny_llm import CONFIG, blocks_of, labelled
 
 from narrowlib.llm.compilation import check_compiler, compiled_layers, written_attention
@@ -63,6 +63,17 @@ def test_compiled_training_is_training(precision, near):
     assert after - before == 5  # layer and loss, for training and evaluation, and the loss of the teacher
     assert again == after  # another model of these shapes
     assert all(layer._compiled_call_impl is None for layer in models[1].model.layers)
+
+
+@needs_compiler
+def test_code_serves_again_after_a_model_of_other_shapes():
+    counts, seen = torch._dynamo.utils.counters["stats"], []
+    for intermediate_size in (24, 16, 24):
+        model = tiny_llama(intermediate_size=intermediate_size)
+        with torch.no_grad(), compiled_layers(model):
+            model(token_ids())
+        seen.append(counts["unique_graphs"])
+    assert seen[0] < seen[1] == seen[2]
 
 
 class LowRank(torch.nn.Module):
