@@ -74,7 +74,7 @@ def main(arguments: list[str]) -> int:
     add("--profile", default=PAPER, help="profile of the records; smoke to try out the queue")
     add("--device", default="cuda", help="cuda, or cpu to try out the queue")
     add("--folder", type=Path, default=FOLDER, help="folder for the output to bring back")
-    add("--launcher", default=shlex.quote(sys.executable), help="command that runs Python")
+    add("--launcher", default=shlex.quote(sys.executable), help="Python; or tests/library/pretend_gpu.py to try it out")
     asked = parser.parse_args(arguments)
     if not 0 < asked.minutes < float("inf"):
         raise Refusal(f"MINUTES is {asked.minutes}; it must be a number above 0")
