@@ -398,7 +398,11 @@
       figure.classList.toggle("moves", !isStill);
       made.controls.forEach((control) => (control.disabled = isStill));
     });
-    new ResizeObserver(made.draw).observe(holder);
+    let width = 0; // words that take another line change the height only, and what is pointed at stays
+    new ResizeObserver(([{ contentRect }]) => {
+      if (contentRect.width !== width) made.draw();
+      width = contentRect.width;
+    }).observe(holder);
     made.draw();
   };
 
