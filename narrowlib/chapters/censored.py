@@ -76,11 +76,16 @@ def _ratio_of_rows(both: np.ndarray) -> np.ndarray:
 def said(answer: pd.Series) -> str:
     """A row of a table of comparisons as a sentence: its verdict, the ratio with its interval, and the counts."""
     all_learned = [answer[f"learned_{one}"] == answer[f"n_{one}"] for one in ("first", "second")]
-    bound = {(True, False): "at least ", (False, True): "at most "}.get(tuple(map(bool, all_learned)), "")
+    takes = {
+        (True, True): "takes {:.1f} times as many samples",
+        (True, False): "takes at least {:.1f} times as many samples",
+        (False, True): "takes at most {:.1f} times as many samples",
+        (False, False): "spends {:.1f} times as many samples",
+    }[tuple(map(bool, all_learned))].format(answer["ratio"])
     learned = [f"{answer[f'learned_{one}']} of {answer[f'n_{one}']}" for one in ("first", "second")]
     interval = "" if math.isnan(answer["low"]) else f" (95% interval {answer['low']:.1f} to {answer['high']:.1f})"
+    question = f"{answer.name[0].upper()}{answer.name[1:]}"
     return (
-        f"{answer.name[0].upper()}{answer.name[1:]}: {answer['verdict']}. The latter takes {bound}"
-        f"{answer['ratio']:.1f} times as many samples{interval}; {learned[0]} runs learn within the budget, against "
-        f"{learned[1]}."
+        f"{question}: {answer['verdict']}. The latter {takes}{interval}; within the budget, {learned[0]} runs learn, "
+        f"against {learned[1]}."
     )

@@ -149,7 +149,8 @@ def breadth_said(law: Mapping[str, float]) -> list[str]:
     best = f"The fewest samples are spent with {law['best_share']:.0%} atomic samples."
     n_shares, low, high = law["n_shares"], -law["high"], -law["low"]
     if n_shares < LEAST_SHARES:
-        return [best, f"No power law can be fitted: every run learned at only {counted(n_shares, 'share')}."]
+        some = f"at only {counted(n_shares, 'share')}" if n_shares else "at no share"
+        return [best, f"No power law can be fitted: every run learned {some}."]
     interval = "no interval from one run" if math.isnan(low) else f"95% interval {low:.2f} to {high:.2f}"
     return [
         best,

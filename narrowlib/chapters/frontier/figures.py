@@ -17,11 +17,11 @@ from narrowlib.chapters.style import GREY, METHODS, PALETTE, current_axes, in_or
 
 _AXES = {  # words, and by what a column is multiplied
     "n_parameters": ("parameters", 1),
-    "tokens": ("training tokens to the target loss", 1),
+    "tokens": ("training tokens to target", 1),
     "flops_per_token": ("operations per token of the final model", 1),
-    "training_flops": ("training operations to the target loss", 1),
+    "training_flops": ("training operations to target", 1),
     "seconds_per_token": ("microseconds per token of the final model", 1e6),
-    "seconds": ("training seconds to the target loss", 1),
+    "seconds": ("training seconds to target", 1),
 }
 MOST_PANELS = 4
 
@@ -205,7 +205,7 @@ def plot_scaling(points: pd.DataFrame, *, paper: str, ax: Axes | None = None) ->
         _short_ticks(axis)
     ax.set(
         xlabel="training tokens per remaining parameter",
-        ylabel="held-out loss above that of the\nwhole model (nats per token)",
+        ylabel="excess held-out loss over the\nwhole model (nats per token)",
     )
     label_ends(ax, [(ax.get_xlim()[1], *rest) for _, *rest in ends], size=8.5)
     return ax

@@ -86,8 +86,8 @@ def head_start_said(shares: pd.DataFrame) -> list[str]:
         f"Neurons taken at random from the teacher have {_with_interval(blind)} of the head start: this much is "
         f"inherited.{added}",
         f"The largest share is that of {first}: {_with_interval(table.loc[first])}.",
-        f"Random weights with the teacher's norms have {_with_interval(norms)}: the scale of the weights {told} what "
-        "is inherited.",
+        f"Random weights with the teacher's norms have {_with_interval(norms)} of it: the scale of the weights {told} "
+        "what is inherited.",
     ]
 
 

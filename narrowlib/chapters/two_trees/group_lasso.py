@@ -101,7 +101,7 @@ def regained_said(curves: pd.DataFrame) -> str:
     """In how many networks of `lasso_curves` the other composite comes back after group lasso, in a sentence."""
     rule, regained = load_claims()["G2"]["quantities"]["other_accuracy"]["holds"], _regained(curves)
     back = regained[[not satisfies(value, rule) for value in regained]].sort_values()
-    told = f"; in {len(back)} it comes back, to {', '.join(back.map('{:.2f}'.format))}" if len(back) else ""
+    told = f"; in {len(back)} it comes back, to {', '.join(back.map('{:.3g}'.format))}" if len(back) else ""
     n_kept_away = len(regained) - len(back)
     return (
         f"After group lasso, the accuracy on the other composite remains {rule} after recovery in {n_kept_away} of "

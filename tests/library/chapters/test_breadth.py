@@ -98,7 +98,7 @@ def test_an_effect_holds_its_opposite_does_not_and_few_runs_decide_nothing():
     assert "at least" in said(pd.Series(found, name="learned sooner here than there"))
     assert "at most" in said(pd.Series(compare(slow, fast), name="learned sooner there than here"))
     both = said(pd.Series(compare(slow, slow), name="learned sooner here than there"))
-    assert "takes 1.0 times" in both  # where neither kind always learns, the ratio is no bound
+    assert "spends 1.0 times" in both  # where neither kind always learns, the ratio is no bound
     assert "nan" not in said(pd.Series(compare(fast[:1], fast[:1]), name="learned sooner here than there"))
 
 
