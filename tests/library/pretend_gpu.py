@@ -13,11 +13,13 @@ import ctypes
 import functools
 import hashlib
 import importlib.util
+import math
 import os
 import runpy
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -149,6 +151,22 @@ class Generator(torch._C.Generator):
         return self.where
 
 
+class Event:
+    """A moment of the stream, which here is the host's."""
+
+    def __init__(self, **_):
+        self.at = math.nan
+
+    def record(self):
+        self.at = time.perf_counter()
+
+    def synchronize(self):
+        torch.cuda.synchronize()
+
+    def elapsed_time(self, later):
+        return 1000 * (later.at - self.at)
+
+
 class GPU(TorchDispatchMode):
     """The mode under which device cuda is there.
 
@@ -204,8 +222,8 @@ class GPU(TorchDispatchMode):
             "torch.cuda.max_memory_reserved": lambda *_: 0, "torch.cuda.memory_allocated": lambda *_: 0,
             "torch.cuda.reset_peak_memory_stats": lambda *_: None, "torch.cuda.max_memory_allocated": lambda *_: 1,
             "torch.cuda.is_current_stream_capturing": lambda: self.tape is not None,
-            "torch.cuda.CUDAGraph": Graph, "torch.cuda.graph": functools.partial(_capture, self),
-            "torch.Generator": Generator, "torch.Tensor.pin_memory": lambda tensor, *_: tensor,
+            "torch.cuda.Event": Event, "torch.cuda.CUDAGraph": Graph,
+            "torch.cuda.graph": functools.partial(_capture, self), "torch.Generator": Generator, "torch.Tensor.pin_memory": lambda tensor, *_: tensor,
             "torch.accelerator.current_stream": lambda *_: stream,
             "torch.accelerator.current_accelerator": lambda *_, **__: torch.device("cuda"),
         }  # fmt: skip
