@@ -80,7 +80,7 @@ def card_of(*cells, profile="quick"):
 @pytest.mark.parametrize(
     ("value", "record", "says"),
     [
-        (0.7, RUN, "share | of runs: **0.7** [0.6, 0.8] here, 0.7 in the paper (from a record)"),
+        (0.7, RUN, "share | of runs: **0.7** [0.6,\N{NO-BREAK SPACE}0.8] here, 0.7 in the paper (from a record)"),
         (0.45, RUN, "here, 0.7 in the paper (from a record; rule for the whole interval: ≥ 0.5)"),
         (0.45, TOO_FEW, "in the paper (from a record; the record lacks runs: 1 of 2)"),
         (0.7, None, "in the paper (from this page's run)"),

@@ -223,7 +223,8 @@ class GPU(TorchDispatchMode):
             "torch.cuda.reset_peak_memory_stats": lambda *_: None, "torch.cuda.max_memory_allocated": lambda *_: 1,
             "torch.cuda.is_current_stream_capturing": lambda: self.tape is not None,
             "torch.cuda.Event": Event, "torch.cuda.CUDAGraph": Graph,
-            "torch.cuda.graph": functools.partial(_capture, self), "torch.Generator": Generator, "torch.Tensor.pin_memory": lambda tensor, *_: tensor,
+            "torch.cuda.graph": functools.partial(_capture, self), "torch.Generator": Generator,
+            "torch.Tensor.pin_memory": lambda tensor, *_: tensor,
             "torch.accelerator.current_stream": lambda *_: stream,
             "torch.accelerator.current_accelerator": lambda *_, **__: torch.device("cuda"),
         }  # fmt: skip

@@ -44,7 +44,7 @@ def test_chapter_begins_with_its_picture_and_verdicts(visit, claims, chapter):
     for chip, row in zip(chips, own, strict=True):
         assert chip.locator("a").first.inner_text() == f"{row['claim']} {heroes.told(row['verdict'])}"
         assert heroes.kind(row["verdict"]) in chip.get_attribute("class").split()
-        assert re.search(r": (-?[\d.e+-]+|none)( \[\S+, \S+\])? here", chip.inner_text())
+        assert re.search(r": (-?[\d.e+-]+|none)( \[\S+,\s\S+\])? here", chip.inner_text())
     for width, height, screens in ((1440, 900, 1), (400, 800, 2)):
         tab.set_viewport_size({"width": width, "height": height})
         box = tab.locator(".hero img:visible").first.bounding_box()

@@ -118,7 +118,7 @@ def sentence(row: Mapping[str, Any]) -> str:
         return ""
     quantity, found = next((one for one in known if not one[1]["holds"]), known[0])
     low, here, high = (scorecard.shown(found[name]) for name in ("low", "ours", "high"))
-    interval = "" if found["low"] is None else f" [{low}, {high}]"
+    interval = "" if found["low"] is None else f" [{low},\N{NO-BREAK SPACE}{high}]"
     compared = "" if quantity["paper"] is None else f", {scorecard.shown(quantity['paper'])} in the paper"
     about = [SCALES.get(row["decided_at"], "from this page's run")]
     if row["reasons"]:
