@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -137,9 +138,10 @@ def test_without_a_repository_the_first_cell_says_what_to_do(monkeypatch):
 def test_branch_holds_every_chapter_and_what_binder_installs(known_repository):
     files = notebooks.branch_files({})
     assert {f"book/{chapter}.ipynb" for chapter in chapters.names()} < set(files)
-    lines = files["binder/requirements.txt"].splitlines()
-    assert lines[0] == f"--extra-index-url {notebooks.CPU_TORCH}" and lines[1].endswith("/constraints.txt")
-    assert lines[2].startswith("narrowlib[llm,mnist,recipe] @ https://github.com/owner/book/archive/")
+    assert "uv" in files["binder/requirements.txt"].splitlines()
+    *options, requirement = shlex.split(files["binder/postBuild"].splitlines()[-1])
+    assert options[-1].endswith("/constraints.txt") and options[options.index("--torch-backend") + 1] == "cpu"
+    assert requirement.startswith("narrowlib[llm,mnist,recipe] @ https://github.com/owner/book/archive/")
 
 
 def test_other_values_replace_defaults_and_nothing_else():

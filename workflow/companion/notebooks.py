@@ -26,7 +26,11 @@ from narrowlib.store.provenance import git_state
 FOLDER = chapters.BUILD / "notebooks"
 PACKAGE = "narrowlib"
 NOT_OF_CHAPTERS = ("book", "pdf", "test", "bench", "lint", "course", "cluster", "evaluate")  # the last only on request
-CPU_TORCH = "https://download.pytorch.org/whl/cpu"
+BINDER = """#!/usr/bin/env bash
+# Binder has no GPU: torch without CUDA, in the versions of the book.
+set -euo pipefail
+uv pip install --python "$(command -v python)" --torch-backend cpu --constraint "{lock}" "{requirement}"
+"""
 IS_THERE = """# Installs, or asks for, $missing and what this notebook needs, where something is missing.
 import subprocess
 import sys
@@ -215,8 +219,8 @@ def branch_files(executed: Mapping[str, str]) -> dict[str, str]:
             notebook = executed_notebook(chapter, collect.woven(chapter, result))
             files[f"executed/{chapter}.ipynb"] = as_text(notebook)
     if chapters.repository():
-        lines = (f"--extra-index-url {CPU_TORCH}", f"--constraint {_lock()}", _requirement(needed), "ipykernel", "")
-        files["binder/requirements.txt"] = "\n".join(lines)
+        files["binder/requirements.txt"] = "ipykernel\nuv\n"
+        files["binder/postBuild"] = BINDER.format(lock=_lock(), requirement=_requirement(needed))
         files["binder/runtime.txt"] = "python-3.11\n"
     return files
 
