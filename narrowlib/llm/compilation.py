@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
 import sysconfig
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from typing import TypeVar
 
 import torch
 from torch import nn
+from torch._inductor.runtime.cache_dir_utils import cache_dir
 
 from narrowlib.devices import is_bfloat16
 
@@ -102,6 +104,15 @@ def _forget_too_many_shapes(model: nn.Module) -> None:
         torch.compiler.reset()
         _compiled_for.clear()
     _compiled_for.add(shapes)
+
+
+def is_removed(error: Exception) -> bool:
+    """Whether an error of compiled code named a file that a killed run left half-written; it is gone then."""
+    found = re.search(r"(/\S+\.so): (file too short|invalid ELF header)", str(error))
+    if found is None or not Path(found[1]).resolve().is_relative_to(Path(cache_dir()).resolve()):
+        return False
+    Path(found[1]).unlink(missing_ok=True)
+    return True
 
 
 def check_compiler(device: torch.device) -> None:

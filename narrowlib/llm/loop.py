@@ -15,10 +15,12 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import Tensor, nn
+from torch._inductor.exc import InductorError
 from tqdm.auto import tqdm
 from transformers import get_scheduler
 
 from narrowlib.devices import is_bfloat16, moved
+from narrowlib.llm.compilation import is_removed
 from narrowlib.llm.costs import Clock
 from narrowlib.llm.distillation import TOP_LOG_P, TOP_TOKENS, Distillation, as_arrays
 from narrowlib.llm.losses import block_weights, next_token_loss
@@ -100,13 +102,13 @@ class Loop:
         self._hold()
         self._tell(start)
         if not start:
-            self._evaluate(0)
+            self._whole(self._evaluate, 0)
         is_shown = self.progress and self.accelerator.is_main_process
         each = config.batch_size * len(self.blocks[0]["input_ids"])  # tokens of a step
         shown = {"total": config.n_steps * each, "initial": start * each, "unit": "token", "unit_scale": True}
         with tqdm(desc="train", **shown, disable=not is_shown) as bar:
             for step in range(start + 1, config.n_steps + 1):
-                self._step(step - 1)
+                self._whole(self._step, step - 1)
                 bar.update(each)
                 is_last = step == config.n_steps
                 if config.compiled and step == start + 1:
@@ -115,7 +117,7 @@ class Loop:
                 if is_last or step % config.record_every == 0:
                     bar.set_postfix(loss=f"{self._record(step):.3f}", refresh=False)
                 if is_last or step % (config.evaluate_every or config.record_every) == 0:
-                    self._evaluate(step)
+                    self._whole(self._evaluate, step)
                 if not is_last and step % config.checkpoint_every == 0:
                     self._save(checkpoint, step)
         if best is not None and self.best_loss < math.inf:
@@ -124,6 +126,16 @@ class Loop:
         for kept in filter(None, (checkpoint, best)):
             kept.remove()
         return self.rows
+
+    def _whole(self, do: Callable[[int], None], step: int) -> None:
+        """A step or an evaluation, from its beginning when it meets compiled code that a killed run left unfinished."""
+        while True:
+            try:
+                return do(step)
+            except InductorError as error:
+                if not is_removed(error):
+                    raise
+                self.optimizer.zero_grad()
 
     def _step(self, step: int) -> None:
         """One step of the optimiser; nothing in it waits for the device."""

@@ -9,7 +9,7 @@ import torch
 from tiny_llamas import tiny_llama, token_ids
 from train_tiny_llm import CONFIG, blocks_of, labelled
 
-from narrowlib.llm.compilation import check_compiler, compiled_layers, written_attention
+from narrowlib.llm.compilation import check_compiler, compiled_layers, is_removed, written_attention
 from narrowlib.llm.distillation import soft_targets
 from narrowlib.llm.training import recover
 from narrowlib.llm.units import llama_units
@@ -129,6 +129,17 @@ def test_attention_is_written_out_where_that_is_faster(length, precision, how):
         assert model.config._attn_implementation == how
         raise KeyError
     assert model.config._attn_implementation == "sdpa"
+
+
+def test_what_a_killed_compilation_left_is_removed_and_nothing_else(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    left, other = tmp_path / "cache" / "ab" / "c.so", tmp_path / "c.so"
+    for path in (left, other):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+    assert not is_removed(ValueError(f"{left} is what went wrong")) and left.exists()
+    assert not is_removed(ImportError(f"{other}: file too short")) and other.exists()
+    assert is_removed(ImportError(f"{left}: file too short")) and not left.exists()
 
 
 @needs_compiler
