@@ -68,7 +68,12 @@ def plot_skills(curves: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
 
 
 def plot_recovery(
-    recovery: pd.DataFrame, *, base: float | None = None, needed: float | None = None, ax: Axes | None = None
+    recovery: pd.DataFrame,
+    *,
+    base: float | None = None,
+    needed: float | None = None,
+    named: bool = True,
+    ax: Axes | None = None,
 ) -> Axes:
     """Loss of pruned language models while they are trained, a line per score and pair of sparsities.
 
@@ -81,6 +86,8 @@ def plot_recovery(
         Loss of the whole model, drawn as a line.
     needed : float, optional
         Tokens per parameter that a decision needs: what was not run of them is shaded.
+    named : bool
+        Whether lines are named where they end; several panels are better served by one legend.
     """
     ax = current_axes(ax)
     keep_data(ax, recovery[["variant", "neuron_sparsity", "residual_sparsity", "tokens", "loss"]])
@@ -92,11 +99,11 @@ def plot_recovery(
             rows = rows.sort_values("tokens")
             colour = PALETTE[LOUD.get(variant, 7)]
             marker = "os^Dv<>P"[number % 8]
-            ax.plot(rows["tokens"].map(places), rows["loss"], color=colour, marker=marker, markersize=4)
             label = variant + (f", {neurons:.0%}" if several else "")
             label += f"/{residual:.0%}" if several and residual else ""
+            ax.plot(rows["tokens"].map(places), rows["loss"], color=colour, marker=marker, markersize=4, label=label)
             ends.append((rows["tokens"].map(places).iloc[-1], rows["loss"].iloc[-1], label, colour))
-    _finish_recovery(ax, base, ends)
+    _finish_recovery(ax, base, ends if named else [])
     return ax
 
 
@@ -153,7 +160,12 @@ def _crossing(rows: pd.DataFrame, height: float) -> float:
 
 
 def plot_lasso_recovery(
-    recovery: pd.DataFrame, *, base: float | None = None, needed: float | None = None, ax: Axes | None = None
+    recovery: pd.DataFrame,
+    *,
+    base: float | None = None,
+    needed: float | None = None,
+    named: bool = True,
+    ax: Axes | None = None,
 ) -> Axes:
     """Loss of pruned language models while they are trained, a line per strength of the group lasso before the cut.
 
