@@ -149,7 +149,7 @@ def test_open_claims_come_with_the_values_against_them():
     text = scorecard.open_claims(card(0.6, 0.5))
     assert (
         "**direction not seen** (quick)" in text
-        and "ratio: 0.5 (fails); the rule is `>\u00a01`, the paper's value none" in text
+        and "ratio: 0.5 (fails); rule: `>\u00a01`; the paper's value: none" in text
     )
     assert "share of runs" not in text and "B1 <claim-b1>" in text
     whole = card(0.6, 2)

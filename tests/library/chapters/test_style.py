@@ -103,7 +103,13 @@ def test_words_at_ends_stay_apart_and_near(side):
 @pytest.mark.parametrize("limits", [(60, 900), (2e4, 3e5), (3e6, 8e8)])
 @pytest.mark.parametrize("n_panels", [1, 4])
 def test_numbers_on_a_logarithmic_axis_do_not_touch(limits, n_panels):
-    figure, axes = plt.subplots(1, n_panels, figsize=(7, 3), layout="constrained", squeeze=False)
+    with plt.rc_context():  # the theme stays in this test
+        figures.book_theme()
+        _numbers_do_not_touch(limits, n_panels)
+
+
+def _numbers_do_not_touch(limits, n_panels):
+    figure, axes = plt.subplots(1, n_panels, figsize=(10, 3), layout="constrained", squeeze=False)
     for ax in axes.flat:
         ax.set(xscale="log", xlim=limits)
         figures.plain_ticks(ax.xaxis)

@@ -167,7 +167,7 @@ def test_a_gpu_takes_triton_and_headers(tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     monkeypatch.setattr(sysconfig, "get_paths", lambda: {"include": str(tmp_path)})
-    with pytest.raises(ValueError, match=r"headers of Python \(Python\.h; .*, but none were found"):
+    with pytest.raises(ValueError, match=r"headers of Python \(Python\.h, .*, but none were found"):
         check_compiler(torch.device("cuda"))
     (tmp_path / "Python.h").touch()
     with pytest.raises(ValueError, match="package triton"):

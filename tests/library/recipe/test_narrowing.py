@@ -459,7 +459,7 @@ def test_a_changed_learning_rate_repeats_only_recovery(work, tmp_path, monkeypat
             monkeypatch.setattr(cut, "masks_for", None)
         more = ["--sparsity", "0.4", "--dtype", "bfloat16"] if number == 2 else ["--sparsity", "0.4"]
         assert main(flags(work, *more, "--learning-rate", rate, "--out", str(tmp_path / str(number)))) == 0
-        lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("taken from")]
+        lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("reused from")]
         assert number == 0 or lines == [f"reused from an earlier run: {reused}"]
     assert weights(tmp_path / "0") != weights(tmp_path / "1")
 
