@@ -160,12 +160,7 @@ def _crossing(rows: pd.DataFrame, height: float) -> float:
 
 
 def plot_lasso_recovery(
-    recovery: pd.DataFrame,
-    *,
-    base: float | None = None,
-    needed: float | None = None,
-    named: bool = True,
-    ax: Axes | None = None,
+    recovery: pd.DataFrame, *, base: float | None = None, needed: float | None = None, ax: Axes | None = None
 ) -> Axes:
     """Loss of pruned language models while they are trained, a line per strength of the group lasso before the cut.
 
