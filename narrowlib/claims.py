@@ -17,6 +17,7 @@ from narrowlib.settings import read_yaml
 _PACKAGE = Path(__file__).resolve().parent
 _PLACES = (_PACKAGE.parent / "book" / "claims.yaml", _PACKAGE / "_book" / "claims.yaml")  # checkout, wheel
 _COMPARE = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
+RECORDS = "records"  # where alone a quantity is measured that a page has no time for
 READ = ("pixels", "outputs", "table", "scripts")  # how a value of the paper was read
 REPRODUCED, IN_PART, NOT_REPRODUCED = "reproduced", "in part", "not reproduced"  # of a record that decides
 UNDECIDED = "undecided at this scale"  # of a record that does not
@@ -96,6 +97,8 @@ def _check_quantity(about: Any, where: str) -> None:
             raise ValueError(f"{name} of {where} is {value!r}; it must be a number, or .nan for none")
     if about.get("read", READ[0]) not in READ:
         raise ValueError(f"read of {where} is {about['read']!r}; it must be one of {', '.join(READ)}")
+    if about.get("only", RECORDS) != RECORDS:
+        raise ValueError(f"only of {where} is {about['only']!r}; it must be {RECORDS}, or absent")
     try:
         _parsed(about.get("holds", ""))
     except ValueError as error:
@@ -117,7 +120,8 @@ def assess(
         Id of the claim, ``"H2"``.
     ours : mapping
         For every quantity that the claim names, no more and no less, its value with an interval, see
-        `narrowlib.intervals`.  A number alone has no interval.
+        `narrowlib.intervals`.  A number alone has no interval.  The run of a page may leave out what only records
+        measure.
     record : Record, optional
         The record that the values come from, see `narrowlib.store.records.paper_record`; without one they are of this
         run.
@@ -139,9 +143,11 @@ def assess(
     claims = load_claims() if claims is None else claims
     if claim not in claims:
         raise ValueError(f"claim is {claim!r}; it must be one of {', '.join(claims)}")
-    quantities = claims[claim]["quantities"]
-    if set(ours) != set(quantities):
-        raise ValueError(f"ours holds {sorted(ours)}; claim {claim} is about {sorted(quantities)}")
+    named = claims[claim]["quantities"]
+    optional = {name for name, about in named.items() if record is None and about.get("only") == RECORDS}
+    if not set(named) - optional <= set(ours) <= set(named):
+        raise ValueError(f"ours holds {sorted(ours)}; claim {claim} is about {sorted(named)}")
+    quantities = {name: about for name, about in named.items() if name in ours}
     rows = [_row(about, ours[name]) for name, about in quantities.items()]
     reasons = []
     if record is not None:

@@ -96,14 +96,14 @@ def _joint(records: list[dict[str, Any]]) -> str:
 
 
 def _quantity(name: str, about: Mapping[str, Any], page: Any, records: list[dict[str, Any]]) -> dict[str, Any]:
-    keys = ("what", "paper", "read", "count", "source", "interval", "holds", "tolerance")
+    keys = ("what", "paper", "read", "count", "source", "interval", "holds", "tolerance", "only")
     told = {key: json_value(about.get(key)) for key in keys}
     told["rule"] = told.pop("holds")
     of_records = [{"name": record["record"]["name"], **record["quantities"][name]} for record in records]
     return {
         "name": name,
         **told,
-        "page": dict(page["quantities"][name]) if page else None,
+        "page": (page or {"quantities": {}})["quantities"].get(name),
         "paper_scale": of_records[0] if records else None,
         "records": of_records,
     }
@@ -151,7 +151,7 @@ def table(card: Mapping[str, Any]) -> str:
                 cell(quantity["what"]),
                 f"`{quantity['rule']}`",
                 _papers(quantity),
-                _ours(quantity["page"]),
+                _ours(quantity["page"], f"{quantity['only']} only" if quantity["only"] else "not yet run"),
                 "<br>".join(map(_ours, quantity["records"])) or "none",
                 _verdict(row) if first else "",
             ]
@@ -287,9 +287,9 @@ def _papers(quantity: Mapping[str, Any]) -> str:
     return told + (" (in pixels)" if quantity["read"] == "pixels" else "")
 
 
-def _ours(found: Mapping[str, Any] | None) -> str:
+def _ours(found: Mapping[str, Any] | None, without: str = "not yet run") -> str:
     if found is None:
-        return "not yet run"
+        return without
     if found["ours"] is None:
         return "not measured"
     bounds = "" if found["low"] is None else f" [{shown(found['low'])}, {shown(found['high'])}]"

@@ -68,6 +68,17 @@ def test_a_page_shows_a_direction():
     assert reasons(h2()) == [] and h2()["paper"].tolist() == [0.675, 0.0]
 
 
+def test_what_only_records_measure_is_asked_of_no_page():
+    quantity = {"what": "share", "paper": math.nan, "holds": "> 0.5", "tolerance": math.nan}
+    claims = {"X1": {"quantities": {"there": quantity, "costly": quantity | {"only": "records"}}}}
+    there, both = {"there": 0.9}, dict.fromkeys(("there", "costly"), Interval(0.9, 0.8, 1.0))
+    assert verdict(assess("X1", there, claims=claims)) == "direction seen"
+    assert verdict(assess("X1", both | {"costly": 0.1}, claims=claims)) == "direction not seen"
+    assert verdict(assess("X1", both, record=ENOUGH, claims=claims)) == "reproduced"
+    with pytest.raises(ValueError, match="claim X1 is about"):
+        assess("X1", there, record=ENOUGH, claims=claims)
+
+
 def test_near():
     assert is_near(Interval(math.nan), 0.5, 1.0) is False  # nothing measured is not near
     assert is_near(Interval(0.5), math.nan, math.nan) is None  # the paper has no value
