@@ -26,7 +26,7 @@ from torch import Tensor
 from narrowlib.store.digests import closure_of, described, digest_of, module_of, sources
 from narrowlib.store.files import lock_of, replacing, sha256_of, visible_files
 from narrowlib.store.records import are_several, is_first_process
-from narrowlib.store.unfinished import Checkpoint, counted, on_their_own
+from narrowlib.store.unfinished import CLOCKS, Checkpoint, Clock, counted, on_their_own
 
 SECONDS_STALE = 7 * 86_400.0  # results of other code and other settings are removed when older
 ABOUT = "kept.json"
@@ -65,7 +65,7 @@ class Kept:
 
     @property
     def seconds(self) -> float:
-        """Seconds that the results returned so far took, including calls that were killed."""
+        """Seconds that the results returned so far took, including calls that were killed and results within them."""
         return sum(self._seconds.values())
 
     def keep(self, name: str, compute: Callable[[], T], *, inputs: Any = None) -> T:
@@ -127,10 +127,16 @@ class Kept:
             raise RuntimeError(f"the checkpoint {name!r} is asked for while no result is being computed")
         return Checkpoint(self._unfinished[-1] / f"{_slug(name)}.safetensors")
 
-    def _done(
+    def _done(self, *asked: Any) -> tuple[Path, dict[str, Any]]:
+        """The folder of a result, which is there then, and what is written about it; see `_found`."""
+        with (CLOCKS[-1] if CLOCKS else Clock()).elsewhere() as parts:
+            path, about = self._found(*asked)
+            parts[path] = about["seconds"]
+        return path, about
+
+    def _found(
         self, name: str, function: Callable[..., Any], work: Callable[[Path], Any], inputs: Any
     ) -> tuple[Path, dict[str, Any]]:
-        """The folder of a result, which is there then, and what is written about it."""
         modules = closure_of(function)
         code = digest_of(modules, torch.__version__, inputs)[:12]
         path = self.folder / module_of(function) / _slug(name)
@@ -161,10 +167,11 @@ class Kept:
                 if not is_first_process():
                     work(Path(stack.enter_context(tempfile.TemporaryDirectory())))
                     return
-                seconds = stack.enter_context(counted(unfinished / "seconds"))
+                clock = stack.enter_context(counted(unfinished / "seconds"))
                 temporary = stack.enter_context(replacing(path))
                 temporary.mkdir()
-                about = {**made_from, "result": work(temporary), "files": _checksums(temporary), "seconds": seconds()}
+                about = {**made_from, "result": work(temporary), "files": _checksums(temporary)}
+                about["seconds"] = clock.seconds
                 (temporary / ABOUT).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
             _prune(path)
         finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -115,21 +115,49 @@ class Checkpoint:
             self.path.unlink(missing_ok=True)
 
 
+class Clock:
+    """Seconds spent on a result in all calls; those of the results it is made of count once, however they came."""
+
+    def __init__(self, earlier: float = 0.0) -> None:
+        self._own, self._since = earlier, time.monotonic()
+        self._is_elsewhere = False
+        self.parts: dict[Path, float] = {}
+
+    @property
+    def own(self) -> float:
+        """Seconds without those of the parts."""
+        return self._own if self._is_elsewhere else self._own + time.monotonic() - self._since
+
+    @property
+    def seconds(self) -> float:
+        """Seconds with those of the parts."""
+        return self.own + sum(self.parts.values())
+
+    @contextmanager
+    def elsewhere(self) -> Iterator[dict[Path, float]]:
+        """Stand still while a part is made or read; yields the seconds of all parts."""
+        self._own, self._is_elsewhere = self.own, True
+        try:
+            yield self.parts
+        finally:
+            self._since, self._is_elsewhere = time.monotonic(), False
+
+
+CLOCKS: list[Clock] = []  # of the results that are being made, the outermost first
+
+
 @contextmanager
-def counted(path: Path) -> Iterator[Callable[[], float]]:
-    """Seconds until now, including those of earlier calls from the file, which is updated every few seconds."""
+def counted(path: Path) -> Iterator[Clock]:
+    """A clock that goes on from the file of earlier calls, which is updated every few seconds."""
     try:
         earlier = float(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         earlier = 0.0
-    started, is_over = time.monotonic(), threading.Event()
-
-    def seconds() -> float:
-        return earlier + time.monotonic() - started
+    clock, is_over = Clock(earlier), threading.Event()
 
     def leave() -> None:
         with suppress(OSError), replacing(path) as temporary:
-            temporary.write_text(f"{seconds()}", encoding="utf-8")
+            temporary.write_text(f"{clock.own}", encoding="utf-8")
 
     def leave_now_and_then() -> None:
         while not is_over.wait(SECONDS_UNTOLD):
@@ -137,12 +165,14 @@ def counted(path: Path) -> Iterator[Callable[[], float]]:
 
     thread = threading.Thread(target=leave_now_and_then, daemon=True)
     thread.start()
+    CLOCKS.append(clock)
     try:
-        yield seconds
+        yield clock
     except BaseException:
         leave()
         raise
     finally:
+        CLOCKS.pop()
         is_over.set()
         thread.join()
 

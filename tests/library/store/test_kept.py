@@ -411,27 +411,30 @@ def test_time_counts_all_calls(tmp_path, monkeypatch):
     now = [100.0]
     monkeypatch.setattr(unfinished.time, "monotonic", lambda: now[0])
 
-    def run(seconds, error=None):
+    def run(seconds, error=None, name="outer"):
         def compute():
             now[0] += seconds
-            inner = store.keep("inner", partial(spend, 2))
+            inner = Kept(tmp_path, {}).keep("inner", partial(spend, 2, error is KilledError))
             if error:
                 raise error
             return inner
 
-        def spend(seconds):
+        def spend(seconds, is_killed):
             now[0] += seconds
+            if is_killed:
+                raise KilledError
             return {}
 
         store = Kept(tmp_path, {})
-        store.keep("outer", compute)
+        store.keep(name, compute)
         return store.seconds
 
     for error in (KilledError, ValueError):
         with pytest.raises(error):
             run(5, error)
-    assert run(7) == 5 + 2 + 5 + 7  # the inner result took its time once
-    assert run(100) == 19  # and what was kept tells the time that it took
+    assert run(7) == 5 + 2 + 5 + 2 + 7  # the inner result was killed once, and made once
+    assert run(100) == 21  # and what was kept tells the time that it took
+    assert run(3, name="another") == 3 + 4  # of a result that another call had made as well
 
 
 SLOW = """
