@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -36,6 +37,20 @@ def _writable(value: str, info: ValidationInfo) -> str:
 
 # Empty for none.  The first cell of a page refuses what could only fail later.
 Folder = Annotated[str, AfterValidator(_writable)]
+
+
+def chosen_pieces(names: Iterable[str], piece: str) -> list[str]:
+    """The tables of a record that are asked for: all of them, or the one of a piece of the work.
+
+    Raises
+    ------
+    ValueError
+        For an unknown piece.
+    """
+    known = list(names)
+    if piece and piece not in known:
+        raise ValueError(f"piece is {piece!r}; it must be one of {', '.join(known)}")
+    return [piece] if piece else known
 
 
 class Page(Settings):

@@ -20,6 +20,6 @@ from narrowlib.chapters.hierarchy.outcomes import (
     order_said,
     outcome,
 )
-from narrowlib.chapters.style import book_theme
+from narrowlib.chapters.style import book_theme, plot_pending
 from narrowlib.claims import assess, assess_all, load_claims, reasons, verdict
 from narrowlib.store.records import origin, paper_record, provenance

@@ -56,6 +56,21 @@ class HierarchyConfig(Settings):
         return CMSP(self.n_subtasks, self.subset_size, self.n_task_bits, broad_tasks(self.n_subtasks))
 
     @property
+    def easier(self) -> HierarchyConfig:
+        """The same on an easier task and for four times the runs, of which more learn the composite.
+
+        One bit fewer per sub-task, half as many bits in total, batches of a quarter and a third of the steps.
+        """
+        subset_size = max(1, self.subset_size - 1)
+        return self.replace(
+            subset_size=subset_size,
+            n_task_bits=max(self.n_task_bits // 2, self.n_subtasks * subset_size),
+            batch_size=-(-self.batch_size // 4),
+            n_steps=-(-self.n_steps // 3),
+            n_seeds=min(4 * self.n_seeds, 1_000),
+        )
+
+    @property
     def settings(self) -> tuple[Setting, ...]:
         """The four kinds of runs that the claims compare."""
         broad = self.problem

@@ -13,6 +13,7 @@ from scipy.stats import binomtest, fisher_exact
 
 from narrowlib.chapters.censored import LEARNED_BITS
 from narrowlib.chapters.hierarchy.config import CONVERGED_BITS, Config, HierarchyConfig, Setting
+from narrowlib.chapters.pages import chosen_pieces
 from narrowlib.cmsp import CMSPSampler
 from narrowlib.devices import pick_device, pick_dtype
 from narrowlib.stacks.cohort import runs_per_chunk
@@ -60,10 +61,29 @@ def learning_curves(
     -----
     Source: Michaud, Parker-Sartori and Tegmark (2025), Fig 2 and 7.
     """
+    return _curves(config, config.settings, device, checkpoints, progress)
+
+
+def depth_curves(
+    config: HierarchyConfig, *, device: str = "auto", checkpoints: str | Path = "", progress: bool = True
+) -> pd.DataFrame:
+    """Loss on the composite under broad data for the three shapes of networks, on the easier task of ``config``.
+
+    Parameters, and columns of the result, are those of `learning_curves`.
+    """
+    easier = config.easier
+    broad = [setting for setting in easier.settings if setting.problem.n_tasks > 1]
+    curves = _curves(easier, broad, device, checkpoints, progress)
+    return curves[curves["kind"] == "composite"].reset_index(drop=True)
+
+
+def _curves(
+    config: HierarchyConfig, settings: Sequence[Setting], device: str, checkpoints: str | Path, progress: bool
+) -> pd.DataFrame:
     where = pick_device(device)
     store = Kept(checkpoints, config, device=where)
     frames = []
-    for setting in config.settings:
+    for setting in settings:
         chunks = []
         for seeds in _chunks(setting, config, where):
             name = re.sub(r"\W+", "-", f"{setting.name}-{seeds[0]}-{seeds[-1]}")
@@ -72,10 +92,17 @@ def learning_curves(
     return pd.concat(frames, ignore_index=True)
 
 
-def tables(config: Config, *, progress: bool = True) -> dict[str, pd.DataFrame]:
-    """The tables that the book records of a run, see `learning_curves`."""
-    where = {"device": config.device, "checkpoints": config.checkpoints}
-    return {"learning-curves": learning_curves(config.experiment, **where, progress=progress)}
+def tables(config: Config, *, piece: str = "", progress: bool = True) -> dict[str, pd.DataFrame]:
+    """The tables that the book records of a run, or the one of ``piece``.
+
+    Returns
+    -------
+    dict of str to DataFrame
+        ``learning-curves``, see `learning_curves`, and ``depth-curves``, see `depth_curves`.
+    """
+    asked = {"device": config.device, "checkpoints": config.checkpoints, "progress": progress}
+    makers = {"learning-curves": learning_curves, "depth-curves": depth_curves}
+    return {name: makers[name](config.experiment, **asked) for name in chosen_pieces(makers, piece)}
 
 
 def _chunks(setting: Setting, config: HierarchyConfig, device: torch.device) -> Iterator[range]:

@@ -100,28 +100,37 @@ def breadth_said(curves: pd.DataFrame) -> str:
     )
 
 
-def depth_said(curves: pd.DataFrame, papers: pd.DataFrame) -> str:
-    """What the record shows on depth: its log-rank statistics, and the power of a record of this size.
+def depth_said(curves: pd.DataFrame, papers: pd.DataFrame | None = None) -> str:
+    """What curves show on depth: log-rank statistics, and the power of so many runs at the paper's task.
 
     Parameters
     ----------
     curves : DataFrame
-    papers : DataFrame
-        The paper's counts, see `narrowlib.chapters.hierarchy.experiment.counted_runs`.
+    papers : DataFrame, optional
+        The paper's counts, see `narrowlib.chapters.hierarchy.experiment.counted_runs`; without them, how many runs of
+        either shape learn the composite is told instead.
     """
-    found, theirs = depth_outcome(curves), papers.set_index("setting")
-    n_runs, n_theirs = curves[curves["setting"] == DEEP]["seed"].nunique(), int(theirs.loc[DEEP, "n_seeds"])
-    parts = []
+    found, learned = depth_outcome(curves), composite_times(curves).groupby("setting")["step"]
+    n_runs, parts = len(learned.get_group(DEEP)), []
     for name, setting in SHALLOW.items():
-        chances = (theirs.loc[DEEP, "share"], theirs.loc[setting, "share"])
-        told, told_theirs = (chance_to_tell(n, chances) for n in (n_runs, n_theirs))
         value = found[name]
-        parts.append(
+        part = (
             f"Depth 3 against {setting.removeprefix('broad, ')}: log-rank statistic {value.value:.1f} "
-            f"[{value.low:.1f}, {value.high:.1f}]. At the paper's convergence rates, {chances[0]:.0%} and "
-            f"{chances[1]:.0%}, {told:.0%} of records with {counted(n_runs, 'run')} of each setting would detect the "
-            f"difference, and {told_theirs:.0%} of those with {n_theirs}."
+            f"[{value.low:.1f}, {value.high:.1f}]."
         )
+        if papers is None:
+            deep, shallow = (learned.count()[each] for each in (DEEP, setting))
+            part += f" {deep} and {shallow} of {counted(n_runs, 'run')} learn the composite."
+        else:
+            theirs = papers.set_index("setting")
+            n_theirs, chances = int(theirs.loc[DEEP, "n_seeds"]), tuple(theirs.loc[[DEEP, setting], "share"])
+            told, told_theirs = (chance_to_tell(n, chances) for n in (n_runs, n_theirs))
+            part += (
+                f" At the paper's convergence rates, {chances[0]:.0%} and {chances[1]:.0%}, {told:.0%} of records with "
+                f"{counted(n_runs, 'run')} of each setting would detect the difference, and {told_theirs:.0%} of those "
+                f"with {n_theirs}."
+            )
+        parts.append(part)
     return "\n".join(parts)
 
 

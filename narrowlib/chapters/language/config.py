@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field, model_validator
 
 from narrowlib.chapters.language.names import ModelName, Source
-from narrowlib.chapters.pages import Page
+from narrowlib.chapters.pages import Page, chosen_pieces
 from narrowlib.data.tokens import PACKAGES, skill_blocks
 from narrowlib.llm.models import DEFAULT_NAME, SMALL_NAME
 from narrowlib.llm.settings import PAPER_GROUP_LASSO, PAPER_RECOVERY, LLMTrainingConfig, micro_batch
@@ -60,9 +60,7 @@ def kept_tables(
     ValueError
         For an unknown piece.
     """
-    if piece and piece not in computed:
-        raise ValueError(f"piece is {piece!r}; it must be one of {', '.join(computed)}")
-    names = [piece] if piece else computed
+    names = chosen_pieces(computed, piece)
     return {record_name(name, model): store.keep(name, computed[name], inputs=inputs) for name in names}
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from narrowlib.chapters.hierarchy import experiment as hierarchy
-from narrowlib.chapters.hierarchy.config import HierarchyConfig, matched_width
+from narrowlib.chapters.hierarchy.config import Config, HierarchyConfig, matched_width
 from narrowlib.chapters.hierarchy.experiment import (
     compare_counts,
     converged_runs,
@@ -15,6 +15,7 @@ from narrowlib.chapters.hierarchy.experiment import (
     final_losses,
     learning_curves,
     samples_to_learn,
+    tables,
 )
 from narrowlib.chapters.hierarchy.outcomes import breadth_said, chance_to_tell, composite_times, depth_said, order_said
 
@@ -49,6 +50,20 @@ def test_table_has_one_row_per_setting_seed_record_and_task(curves):
     assert narrow["n_composite_samples"].max() == 3 * broad["n_composite_samples"].max()
     assert curves["loss"].between(0, 5).all()
     assert set(curves.loc[curves["task"] == "{0,1}", "kind"]) == {"composite"}
+
+
+def test_depth_is_asked_again_on_an_easier_task_with_more_runs():
+    config = Config(**TINY.to_parameters(), device="cpu")
+    (curves,) = tables(config, piece="depth-curves", progress=False).values()
+    assert set(curves["task"]) == {"{0,1}"} and set(curves["data"]) == {"broad"} and curves["depth"].nunique() == 2
+    assert curves.groupby("setting")["seed"].nunique().tolist() == [12, 12, 12]
+    easier = HierarchyConfig().easier
+    assert (easier.subset_size, easier.n_task_bits, easier.n_seeds) == (3, 32, 160)
+    assert TINY.easier.n_task_bits == 3 and TINY.replace(subset_size=3).easier.n_task_bits == 4  # room for all bits
+    said = depth_said(curves).splitlines()
+    assert len(said) == 2 and all("of 12 runs learn the composite." in line for line in said)
+    with pytest.raises(ValueError, match="piece is 'depth'; it must be one of learning-curves, depth-curves"):
+        tables(config, piece="depth")
 
 
 def test_runs_that_have_learned_everything_leave_and_count_as_converged():
