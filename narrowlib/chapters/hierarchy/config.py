@@ -59,9 +59,9 @@ class HierarchyConfig(Settings):
     def easier(self) -> HierarchyConfig:
         """The same on an easier task and for four times the runs, of which more learn the composite.
 
-        One bit fewer per sub-task, half as many bits in total, batches of a quarter and a third of the steps.
+        Half as many bits per sub-task and in total, batches of a quarter and a third of the steps.
         """
-        subset_size = max(1, self.subset_size - 1)
+        subset_size = max(1, self.subset_size // 2)
         return self.replace(
             subset_size=subset_size,
             n_task_bits=max(self.n_task_bits // 2, self.n_subtasks * subset_size),

@@ -58,8 +58,8 @@ def test_depth_is_asked_again_on_an_easier_task_with_more_runs():
     assert set(curves["task"]) == {"{0,1}"} and set(curves["data"]) == {"broad"} and curves["depth"].nunique() == 2
     assert curves.groupby("setting")["seed"].nunique().tolist() == [12, 12, 12]
     easier = HierarchyConfig().easier
-    assert (easier.subset_size, easier.n_task_bits, easier.n_seeds) == (3, 32, 160)
-    assert TINY.easier.n_task_bits == 3 and TINY.replace(subset_size=3).easier.n_task_bits == 4  # room for all bits
+    assert (easier.subset_size, easier.n_task_bits, easier.n_seeds) == (2, 32, 160)
+    assert TINY.easier.n_task_bits == 3 and TINY.replace(subset_size=1, n_task_bits=2).easier.n_task_bits == 2
     said = depth_said(curves).splitlines()
     assert len(said) == 2 and all("of 12 runs learn the composite." in line for line in said)
     with pytest.raises(ValueError, match="piece is 'depth'; it must be one of learning-curves, depth-curves"):
