@@ -131,3 +131,17 @@ def test_a_cell_that_ends_in_plot_shows_one_figure():
     assert [output.output_type for output in cell.outputs] == ["stream", "display_data"]
     assert more.outputs[0].data["text/html"] == "<table>" and more.metadata["tags"] == ["remove-input"]
     assert stage._what_else(cell) == []
+
+
+def test_code_without_output_stands_in_the_box_of_the_next_cell():
+    def code(name, tags=(), text=None):
+        outputs = [nbformat.v4.new_output("stream", text=text)] if text else []
+        return nbformat.v4.new_code_cell(name, id=name, metadata={"tags": list(tags)}, outputs=outputs)
+
+    prose = nbformat.v4.new_markdown_cell("words", id="words")
+    cells = [code("a", ["parameters"]), code("b"), code("c", text="1"), code("d"), prose]
+    cells += [code("e"), code("f", ["exercise"]), code("g"), code("h")]
+    joined = stage._joined(cells)
+    assert [cell.source for cell in joined] == ["a\n\nb\n\nc", "d", "words", "e", "f", "g\n\nh"]
+    assert joined[0].outputs and "parameters" in joined[0].metadata["tags"]
+    assert joined[4].metadata["tags"] == ["exercise"]

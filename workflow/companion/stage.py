@@ -91,7 +91,7 @@ class Book:
         others = heroes.pairs(name, self.card, self.named)
         first = heroes.of(name, self.card, self.named)
         cells: list[Any] = []
-        for cell in collect.stripped(self.notebooks[name]).cells:
+        for cell in _joined(collect.stripped(self.notebooks[name]).cells):
             if cell.cell_type == "markdown":
                 cell.source = scorecard.mentioned(cell.source, self.card)
             if not cells:
@@ -99,14 +99,13 @@ class Book:
             cells.append(cell)
             if cell.cell_type != "code":
                 continue
-            fold(cell)
             figure = cell.metadata.get("mystnb", {}).get("figure", {}).get("name")
             is_declaring = "parameters" in cell.metadata.get("tags", [])
             more = {
+                "library": api.used(cell.source),
                 "parameters": offered.parameter_table(name) if is_declaring else "",
                 "interactive": moving.get(figure, ""),
                 "files": links.get(figure, ""),
-                "library": api.used(cell.source),
             }
             after = [_prose(text, f"{cell.id}-{what}") for what, text in more.items() if text]
             record = others.get(figure)
@@ -147,6 +146,27 @@ def fold(cell: Any) -> None:
     tags = cell.metadata.get("tags", [])
     if not OPEN & set(tags) and not cell.metadata.get("open"):
         cell.metadata["tags"] = [*tags, "hide-input"]
+
+
+def _joined(cells: list[Any]) -> list[Any]:
+    """The cells of a page, code folded; that of a cell without output stands with the next one's, in one box."""
+    joined: list[Any] = []
+    for cell in cells:
+        if cell.cell_type == "code":
+            fold(cell)
+            before = joined[-1] if joined else cell
+            if before is not cell and _is_bare(before) and "hide-input" in cell.metadata.get("tags", []):
+                joined.pop()
+                cell.source = f"{before.source}\n\n{cell.source}"
+                cell.metadata["tags"] = [*before.metadata["tags"], *cell.metadata["tags"]]
+        joined.append(cell)
+    return joined
+
+
+def _is_bare(cell: Any) -> bool:
+    """Whether a page shows nothing of a cell but its folded code."""
+    is_folded = cell.cell_type == "code" and "hide-input" in cell.metadata.get("tags", [])
+    return is_folded and not any(output.get("data", True) for output in cell.outputs)
 
 
 def _lighten(cell: Any, ending: str, content: bytes) -> None:
