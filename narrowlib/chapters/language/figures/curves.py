@@ -131,7 +131,7 @@ def plot_lasso_curves(curves: pd.DataFrame, *, flat: float, ax: Axes | None = No
         Rise below which a curve counts as flat, nats per token.
     """
     ax = current_axes(ax)
-    kept, ends = [], []
+    kept, above, beside = [], [], []
     for strength, rows in _by_strength(curves):
         rows = rows.sort_values("sparsity")
         rows = rows.assign(rise=rows["loss"] - rows["loss"].iloc[0])
@@ -141,13 +141,16 @@ def plot_lasso_curves(curves: pd.DataFrame, *, flat: float, ax: Axes | None = No
         leaves = _crossing(rows, flat)
         ax.plot([leaves], [flat], "o", color=colour, markersize=6, zorder=4)
         out = _crossing(rows, _HIGHEST)
-        ends.append((out if out == out else rows["sparsity"].iloc[-1], _HIGHEST, _label(strength), colour))
+        if out == out:
+            above.append((out, _HIGHEST, _label(strength), colour))
+        else:
+            beside.append((rows["sparsity"].iloc[-1], rows["rise"].iloc[-1], _label(strength), colour))
     keep_data(ax, pd.concat(kept)[["strength", "sparsity", "loss", "rise", "standard_error"]])
     ax.axhline(flat, color=GREY, linewidth=1.0, linestyle=(0, (1, 1.5)))
-    place = {"xytext": (0, 3), "textcoords": "offset points", "ha": "right", "va": "bottom", "fontsize": 8}
-    ax.annotate(f"flat below {flat:g} nats", (0.995, flat), xycoords=("axes fraction", "data"), color=GREY, **place)
+    beside.append((ax.get_xlim()[1], flat, f"flat below\n{flat:g} nats", GREY))
     ax.set(ylim=(-0.08, _HIGHEST), xlabel="share of neurons removed", ylabel="rise in held-out loss\n(nats per token)")
-    label_ends(ax, ends, side="top")
+    label_ends(ax, above, side="top")
+    label_ends(ax, beside)
     return ax
 
 
