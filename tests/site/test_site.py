@@ -39,7 +39,7 @@ def test_page_loads_fits_and_keeps_no_one_out(visit, axe, page, scheme, width):
     assert tab.problems == []
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
     assert tab.evaluate("document.documentElement.dataset.theme") == scheme
-    pictures = tab.evaluate("[...document.querySelectorAll('figure img')].map(image => image.naturalWidth)")
+    pictures = tab.locator("figure img:visible").evaluate_all("all => all.map(image => image.naturalWidth)")
     assert all(pictures)
     if page != "search":
         found = tab.evaluate(OVERLAPS)

@@ -2,12 +2,14 @@
 
 The theme has a script of 1.4 MB that turns ``<i class="fa-solid fa-bars">`` into a drawing, and a font of all icons.
 Here the drawings that the pages use become a style sheet, and the font keeps the signs that the style sheets ask for.
+Of pictures, equal ones are loaded once, and those that are not shown at first are loaded when they are.
 """
 
 from __future__ import annotations
 
 import io
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import quote
 
@@ -26,6 +28,10 @@ _NAME = re.compile(r"\bfa-([a-z0-9-]+)")
 _DRAWING = re.compile(
     r'(?<=[{,])"?(?P<name>[a-z0-9-]+)"?:\[(?P<width>\d+),(?P<height>\d+),\[(?P<others>[^\]]*)\],"(?P<sign>[0-9a-f]+)","(?P<path>[^"]+)"'
 )
+_PICTURE = re.compile(r"(?<=/_images/)[\w.-]+")
+_MOVING = re.compile(r'data-figure="([^"]+)"')
+_FIGURE = re.compile(r'(<figure\b[^>]*\bid="(?P<name>[^"]+)"[^>]*>\s*<img )(?!loading)')
+_SECOND_RUN = re.compile(r'(</div>\s*<div class="run">(?:(?!<div class="run).)*?<img )(?!loading)', re.S)
 RULES = """.fa-solid,.fas,.fa-brands,.fab,.fa-regular,.far{background:currentColor;display:inline-block;height:1em;
 mask:var(--icon) center/contain no-repeat;vertical-align:-.125em;width:1.25em}
 .fa-solid::before,.fas::before,.fa-brands::before,.fab::before,.fa-regular::before,.far::before{content:none!important}
@@ -70,14 +76,29 @@ def subset(font: Path, signs: set[int]) -> bytes:
     return written.getvalue()
 
 
+def twins(pictures: Iterable[Path]) -> dict[str, str]:
+    """Names of pictures, each with the first name that has the same content."""
+    first: dict[bytes, str] = {}
+    return {path.name: first.setdefault(path.read_bytes().strip(), path.name) for path in sorted(pictures)}
+
+
+def later(text: str) -> str:
+    """A page whose pictures below a figure that moves, and in a second tab, are loaded only when they are shown."""
+    moving = set(_MOVING.findall(text))
+    text = _FIGURE.sub(lambda found: found[1] + 'loading="lazy" ' * (found["name"] in moving), text)
+    return _SECOND_RUN.sub(r'\1loading="lazy" ', text)
+
+
 def lighten(site: Path) -> None:
     """Have every page of a site load only what it shows."""
     script = site / SCRIPT
     pages = [path for path in site.rglob("*.html") if "_static" not in path.relative_to(site).parts]
     names: set[str] = set()
+    same = twins((site / "_images").glob("*.*"))
     for path in pages:
         text = path.read_text(encoding="utf-8")
         names |= {name for told in _CLASS.findall(text) for name in _NAME.findall(told)}
+        text = later(_PICTURE.sub(lambda found: same.get(found[0], found[0]), text))
         text = _LINK.sub(rf'<link rel="stylesheet" href="\g<up>{SHEET}" />', text)
         chapters.write_if_changed(path, text if path.name == "search.html" else _SEARCH.sub("", text))
     if not script.is_file():
