@@ -165,10 +165,12 @@ def test_the_figure_itself_is_a_press_away_and_alone_on_paper(moved):
     image, drawing = figure.locator("img"), figure.locator("svg.chart")
     assert drawing.is_visible() and not image.is_visible()
     figure.get_by_role("button", name="the figure as printed").click()
-    assert image.is_visible() and not drawing.is_visible()
+    image.wait_for()  # it is loaded now
+    assert not drawing.is_visible()
     tab.reload(wait_until="networkidle")
     tab.emulate_media(media="print")
-    assert image.is_visible() and not drawing.is_visible()
+    image.wait_for()
+    assert not drawing.is_visible()
 
 
 @pytest.mark.parametrize("name", ASKED)
