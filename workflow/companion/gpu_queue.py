@@ -50,8 +50,9 @@ def queue(folder: Path, profile: str, device: str) -> Iterator[Step]:
     known = recorded()
     for chapter in known:
         yield record("smoke", chapter, "smoke")
+    smoke = ("--smoke",) if profile == "smoke" else ()
     for name in BENCHMARKS:
-        yield Step(f"bench {name}", ("-m", "benchmarks", name))
+        yield Step(f"bench {name}", ("-m", "benchmarks", *smoke, name))
     for chapter in sorted(known, key=lambda chapter: "model" in known[chapter].Config.model_fields):
         yield record("record", chapter, profile)
 
