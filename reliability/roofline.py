@@ -216,9 +216,11 @@ def _of_digits(what: str, method: MethodConfig, n_times: int = 1) -> Iterator[Pa
 
 def _hierarchy() -> Iterator[Part]:
     config = of_paper("hierarchy")
-    for each in config.settings:
-        yield _of_stack(each.name, each.training.n_steps, config.n_seeds, each.problem, [each.sizes],
-                        config.batch_size, config.precision)  # fmt: skip
+    easier = [each for each in config.easier.settings if each.problem.n_tasks > 1]
+    for of, settings in ((config, config.settings), (config.easier, easier)):
+        for each in settings:
+            yield _of_stack(each.name, each.training.n_steps, of.n_seeds, each.problem, [each.sizes],
+                            of.batch_size, of.precision)  # fmt: skip
 
 
 def _nonlocality() -> Iterator[Part]:
