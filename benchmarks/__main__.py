@@ -1,7 +1,8 @@
-"""Run the benchmarks, print a table, and write ``_build/bench.json``: ``python -m benchmarks [name ...]``."""
+"""Run the benchmarks, print a table, and write ``_build/bench.json``: ``python -m benchmarks [--smoke] [name ...]``."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from dataclasses import asdict
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from benchmarks import harness
 from benchmarks.cmsp_train import cmsp_train, cmsp_train_flops, cmsp_train_narrow, cmsp_train_runs
 from benchmarks.group_lasso_overhead import group_lasso_overhead
 from benchmarks.llm_scores import llm_ablation, llm_attribution
@@ -42,9 +44,14 @@ def benchmark_of(name: str) -> str | None:
     return max(fitting, key=len, default=None)
 
 
-def main(names: list[str]) -> int:
+def main(arguments: list[str]) -> int:
     """Run the named benchmarks, or all."""
-    found = {name: benchmark_of(name) for name in names}
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0].split(":")[0])
+    parser.add_argument("names", nargs="*", help=f"some of {', '.join(BENCHMARKS)}; all if none is given")
+    parser.add_argument("--smoke", action="store_true", help="small sizes, to see that they run; speeds mean nothing")
+    asked = parser.parse_args(arguments)
+    harness.is_smoke = asked.smoke
+    found = {name: benchmark_of(name) for name in asked.names}
     unknown = [name for name, benchmark in found.items() if benchmark is None]
     if unknown:
         print(f"ONLY is {unknown[0]!r}; it must be one of {', '.join(BENCHMARKS)}", file=sys.stderr)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from narrowlib.llm.models import load_causal_lm
+from benchmarks import harness
+from narrowlib.llm.models import DEFAULT_NAME, LanguageModel, load_causal_lm
+from narrowlib.llm.tiny import NAME as TINY_NAME
 from narrowlib.store.provenance import provenance
 
 
-def default_model(device: torch.device, dtype: torch.dtype = torch.float32) -> nn.Module:
-    """The default model, in evaluation mode; where it cannot be had, an error says why in a sentence."""
-    return load_causal_lm(dtype=dtype, device=device.type).model
+def default_model(device: torch.device, dtype: torch.dtype = torch.float32) -> LanguageModel:
+    """The default model, or the tiny one for a trial; where it cannot be had, an error says why in a sentence."""
+    return load_causal_lm(TINY_NAME if harness.is_smoke else DEFAULT_NAME, dtype=dtype, device=device.type)
 
 
 def random_blocks(model: nn.Module, shape: tuple[int, int], *, seed: int = 0) -> Tensor:

@@ -13,7 +13,7 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from benchmarks.harness import Row, measure_side_by_side
+from benchmarks.harness import Row, measure_side_by_side, size_of
 from benchmarks.language_model import default_model, name_of, random_blocks
 from narrowlib.devices import pick_device
 from narrowlib.llm.ablation import ablation_losses
@@ -22,8 +22,8 @@ from narrowlib.llm.units import llama_units
 from narrowlib.pruning import ablated
 from narrowlib.units import UnitGroup, unit_sums
 
-N_TOKENS = {"cpu": (1, 128), "cuda": (8, 1024)}  # sequences and their length
-NEURONS_PER_LAYER = {"cpu": 2, "cuda": 8}
+N_TOKENS = {"cpu": (1, 128), "cuda": (8, 1024), "smoke": (2, 16)}  # sequences and their length
+NEURONS_PER_LAYER = {"cpu": 2, "cuda": 8, "smoke": 1}
 BASELINE_LAYERS = 3  # the lowest, the middle and the highest: the baseline takes as long in each
 REPEATS = 3
 MIB = 2**20
@@ -36,10 +36,10 @@ def llm_ablation() -> list[Row]:
     of the model for each neuron.
     """
     device = pick_device("auto")
-    model = default_model(device)
-    groups, ids = llama_units(model, "neurons"), random_blocks(model, N_TOKENS[device.type])
+    model = default_model(device).model
+    groups, ids = llama_units(model, "neurons"), random_blocks(model, N_TOKENS[size_of(device)])
     drawn = torch.Generator().manual_seed(0)
-    units = {g.name: torch.randint(g.n_units, (NEURONS_PER_LAYER[device.type],), generator=drawn) for g in groups}
+    units = {g.name: torch.randint(g.n_units, (NEURONS_PER_LAYER[size_of(device)],), generator=drawn) for g in groups}
     sampled = [(group, int(units[group.name][0])) for group in groups[:: (len(groups) - 1) // (BASELINE_LAYERS - 1)]]
     ours = partial(ablation_losses, model, groups, [ids], units, progress=False)
     n_ours, rows = sum(map(len, units.values())), []
@@ -59,9 +59,9 @@ def llm_attribution() -> list[Row]:
     The last column is how many times faster ours is: at least 1.33 for at most 0.75 of the time.
     """
     device = pick_device("auto")
-    model = default_model(device)
+    model = default_model(device).model
     groups = llama_units(model, "neurons")
-    batches = [random_blocks(model, N_TOKENS[device.type], seed=seed) for seed in range(2)]
+    batches = [random_blocks(model, N_TOKENS[size_of(device)], seed=seed) for seed in range(2)]
     measured = measure_side_by_side(
         lambda: score_units(model, groups, batches, progress=False),
         lambda: attribution_by_weights(model, groups, batches),

@@ -5,17 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from benchmarks.harness import Row, measure_side_by_side
+from benchmarks.harness import Row, measure_side_by_side, size_of
 from benchmarks.language_model import default_model, name_of, random_blocks
 from narrowlib.devices import pick_device
 from narrowlib.llm.costs import flops_per_token
 from narrowlib.llm.export import round_hidden_size, sliced
+from narrowlib.llm.losses import one_text_per_block
 from narrowlib.llm.units import llama_units, units_named
 from narrowlib.pruning import ablated, keep_masks
 from narrowlib.scores import random_scores
 
 SPARSITIES = ((0.5, 0.5), (0.8, 0.5))  # of neurons and of residual dimensions, as in the paper
-N_TOKENS = {"cpu": (2, 256), "cuda": (16, 1024)}  # sequences and their length
+N_TOKENS = {"cpu": (2, 256), "cuda": (16, 1024), "smoke": (2, 16)}  # sequences and their length
 DTYPES = {"cpu": torch.float32, "cuda": torch.bfloat16}
 REPEATS = 5
 
@@ -27,8 +28,8 @@ def llm_sliced() -> list[Row]:
     the baseline the promised one.
     """
     device = pick_device("auto")
-    model, generator = default_model(device, DTYPES[device.type]), torch.Generator().manual_seed(0)
-    tokens = random_blocks(model, N_TOKENS[device.type])
+    model, generator = default_model(device, DTYPES[device.type]).model, torch.Generator().manual_seed(0)
+    tokens = random_blocks(model, N_TOKENS[size_of(device)])
     return [row for neurons, residual in SPARSITIES for row in _rows(model, tokens, neurons, residual, generator)]
 
 
@@ -42,7 +43,7 @@ def _rows(
     masks |= keep_masks(stream, 1 - n_kept / model.config.hidden_size)
     masks = {name: mask.to(tokens.device) for name, mask in masks.items()}
     narrowed = sliced(model, masks)
-    with ablated(model, units_named(model, masks), masks):
+    with one_text_per_block(), ablated(model, units_named(model, masks), masks):
         ours, baseline, ratio = measure_side_by_side(
             lambda: narrowed(tokens, use_cache=False), lambda: model(tokens, use_cache=False), repeats=REPEATS
         )

@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from benchmarks.harness import Row, measure_side_by_side, seconds_of
+from benchmarks.harness import Row, measure_side_by_side, seconds_of, size_of
 from benchmarks.language_model import default_model, random_blocks
 from narrowlib.devices import pick_device, prepare_torchvision
 from narrowlib.llm.costs import flops_per_token
@@ -28,11 +28,12 @@ SMALL = {  # on a CPU: the width of the default model, with fewer layers and wor
     "num_key_value_heads": 3,
     "tie_word_embeddings": True,
 }
-BLOCK_LENGTH = {"cpu": 128, "cuda": 1_024}
-BATCH_SIZE, MICRO_BATCH_SIZE = {"cpu": 4, "cuda": 64}, {"cpu": 4, "cuda": 16}
-N_WARMUP, N_STEPS = {"cpu": 2, "cuda": 5}, {"cpu": 6, "cuda": 20}  # steps before the clock starts, and on it
-PRECISION = {"cpu": "float32", "cuda": "bfloat16"}
-MATRIX = {"cpu": 1_024, "cuda": 8_192}
+BLOCK_LENGTH = {"cpu": 128, "cuda": 1_024, "smoke": 16}
+BATCH_SIZE, MICRO_BATCH_SIZE = {"cpu": 4, "cuda": 64, "smoke": 4}, {"cpu": 4, "cuda": 16, "smoke": 2}
+N_WARMUP = {"cpu": 2, "cuda": 5, "smoke": 1}  # steps before the clock starts
+N_STEPS = {"cpu": 6, "cuda": 20, "smoke": 2}  # and on it
+PRECISION = {"cpu": "float32", "cuda": "bfloat16", "smoke": "bfloat16"}
+MATRIX = {"cpu": 1_024, "cuda": 8_192, "smoke": 64}
 BACKWARD = 3  # operations of a step in those of its forward pass
 REPEATS = 3
 # On a model that accelerate wrapped for bfloat16.  With the last one on it, the next training would not be wrapped.
@@ -46,8 +47,8 @@ def llm_train() -> list[Row]:
     of the model itself.  The first steps, in which ours is compiled, are not counted.
     """
     device = pick_device("auto")
-    kind = device.type
-    model = _model(device)
+    kind = size_of(device)
+    model = _model(device, kind)
     blocks = _blocks(model, kind)
     ours, stock, ratio = measure_side_by_side(
         partial(_ours, model, blocks, kind), partial(_stock, model, blocks, kind), repeats=REPEATS, seconds=_own_seconds
@@ -62,9 +63,9 @@ def llm_train() -> list[Row]:
     ]
 
 
-def _model(device: torch.device) -> nn.Module:
-    if device.type == "cuda":
-        return default_model(device)
+def _model(device: torch.device, kind: str) -> nn.Module:
+    if kind != "cpu":
+        return default_model(device).model
     prepare_torchvision()
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -92,7 +93,7 @@ def _ours(model: nn.Module, blocks, kind: str) -> float:
         batch_size=BATCH_SIZE[kind],
         micro_batch_size=MICRO_BATCH_SIZE[kind],
         precision=PRECISION[kind],
-        compiled=True,
+        compiled=kind != "smoke",
         record_every=N_WARMUP[kind],
     )
     seconds = recover(model, blocks, config, tells_costs=True, progress=False)["seconds"]
@@ -101,6 +102,7 @@ def _ours(model: nn.Module, blocks, kind: str) -> float:
 
 def _stock(model: nn.Module, blocks, kind: str) -> float:
     """The Trainer of transformers as it is, with the labels that make the model compute its own loss."""
+    from accelerate.state import AcceleratorState
     from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
     times = []
@@ -108,7 +110,7 @@ def _stock(model: nn.Module, blocks, kind: str) -> float:
     class Clock(TrainerCallback):
         def on_step_end(self, args, state, control, **_) -> None:
             if state.global_step in (N_WARMUP[kind], args.max_steps):
-                if kind == "cuda":
+                if model.device.type == "cuda":
                     torch.cuda.synchronize()
                 times.append(time.perf_counter())
 
@@ -120,7 +122,7 @@ def _stock(model: nn.Module, blocks, kind: str) -> float:
             per_device_train_batch_size=MICRO_BATCH_SIZE[kind],
             gradient_accumulation_steps=BATCH_SIZE[kind] // MICRO_BATCH_SIZE[kind],
             bf16=PRECISION[kind] == "bfloat16",
-            use_cpu=kind == "cpu",
+            use_cpu=model.device.type == "cpu",
             report_to="none",
             save_strategy="no",
             logging_strategy="no",
@@ -130,6 +132,7 @@ def _stock(model: nn.Module, blocks, kind: str) -> float:
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(Clock())
         trainer.train()
+    AcceleratorState._reset_state()  # it is one for the process, and holds the precision
     for leftover in ACCELERATE_LEAVES:
         vars(model).pop(leftover, None)
     return times[1] - times[0]

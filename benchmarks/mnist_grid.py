@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.harness import Row, measure_side_by_side
-from narrowlib.chapters.mnist.config import EVEN, Config, MnistConfig
+from benchmarks.harness import Row, measure_side_by_side, size_of
+from narrowlib.chapters.mnist.config import EVEN, N_CLASSES, Config, MnistConfig
 from narrowlib.chapters.mnist.lasso import shrink
 from narrowlib.data.digits import Digits, mnist_digits
 from narrowlib.devices import pick_device
@@ -18,10 +18,10 @@ from narrowlib.stacks.networks import MLPStack
 from narrowlib.stacks.training import make_generators
 from narrowlib.store.provenance import provenance
 
-SIZES = (784, 1200, 1200, 10)
+WIDTH = {"cpu": 1_200, "cuda": 1_200, "smoke": 16}
 BATCH_SIZE, MAX_NORM = 16, 1.0
-CPU_STEPS, GPU_STEPS = 50, 300  # of every run of the grid
-CPU_STRENGTHS, CPU_RATES, CPU_REPEATS = (4e-3, 8e-3), (1e-3, 3e-3), 1
+N_STEPS = {"cpu": 50, "cuda": 300, "smoke": 40}  # of every run of the grid
+SOME_STRENGTHS, SOME_RATES, SOME_REPEATS = (4e-3, 8e-3), (1e-3, 3e-3), 1
 BASELINE_RUNS = 1  # of them; the others would take as long
 N_TEST = 16  # test digits: steps are measured, not looks at accuracy, which the baseline does without
 REPEATS = 5
@@ -33,7 +33,8 @@ def mnist_grid() -> list[Row]:
     config = grid(device)
     even = mnist_digits(device).only(EVEN)
     even = replace(even, test_images=even.test_images[:N_TEST], test_labels=even.test_labels[:N_TEST])
-    start = MLPStack(SIZES, make_generators((0,), device))
+    width = WIDTH[size_of(device)]
+    start = MLPStack((even.train_images.shape[1], width, width, N_CLASSES), make_generators((0,), device))
     lasso, n_steps = config.lasso, config.lasso.method.max_points // BATCH_SIZE
     cases = list(product(lasso.strengths, lasso.method.learning_rates, range(lasso.method.n_repeats)))
     strength, rate, _ = cases[0]
@@ -49,11 +50,12 @@ def mnist_grid() -> list[Row]:
 
 def grid(device: torch.device) -> MnistConfig:
     """Settings for a fixed number of steps: no target is small enough to end a run."""
-    config = Config(lasso_neurons=2)
-    if device.type == "cuda":
-        return config.replace(max_points=GPU_STEPS * BATCH_SIZE).comparison
-    some = {"lasso_rates": CPU_RATES, "lasso_strengths": CPU_STRENGTHS, "n_repeats": CPU_REPEATS}
-    return config.replace(**some, max_points=CPU_STEPS * BATCH_SIZE).comparison
+    of = size_of(device)
+    config = Config(lasso_neurons=2, max_points=N_STEPS[of] * BATCH_SIZE)
+    if of == "cuda":
+        return config.comparison
+    some = {"lasso_rates": SOME_RATES, "lasso_strengths": SOME_STRENGTHS, "n_repeats": SOME_REPEATS}
+    return config.replace(**some).comparison
 
 
 class Pictures(Dataset):
@@ -74,7 +76,7 @@ def shrink_by_hand(
 ) -> None:
     """The baseline: one network of torch's layers, the penalty by autograd, batches from a DataLoader."""
     layers: list[nn.Module] = []
-    for fan_in, fan_out in pairwise(SIZES):
+    for fan_in, fan_out in pairwise(start.sizes):
         layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
     network = nn.Sequential(*layers[:-1]).to(device)
     linear = [layer for layer in network if isinstance(layer, nn.Linear)]

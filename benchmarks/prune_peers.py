@@ -20,14 +20,13 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from benchmarks.harness import Row, seconds_of
-from benchmarks.language_model import name_of
+from benchmarks.harness import Row, seconds_of, size_of
+from benchmarks.language_model import default_model, name_of
 from benchmarks.llm_scores import MIB, peak_bytes
 from narrowlib.data.tokens import skill_blocks
 from narrowlib.devices import pick_device
 from narrowlib.llm.export import round_hidden_size, sliced
 from narrowlib.llm.losses import block_losses, next_token_loss
-from narrowlib.llm.models import load_causal_lm
 from narrowlib.llm.refit import refit
 from narrowlib.llm.scores import score_units
 from narrowlib.llm.units import llama_units
@@ -36,7 +35,8 @@ from narrowlib.recipe.settings import RecipeConfig
 
 SKILLS = ("python", "english")
 CUTS = (("neurons", 0.25), ("neurons", 0.5), ("neurons", 0.75), ("residual", 0.2))
-LENGTH, CALIBRATED, SELECTED, READ = 512, 16, 8, 16  # tokens of a block, and blocks
+LENGTH = {"cpu": 512, "cuda": 512, "smoke": 16}  # tokens of a block
+CALIBRATED, SELECTED, READ = 16, 8, 16  # blocks
 AT_ONCE = 4
 
 Scores = dict[str, Tensor]
@@ -49,15 +49,15 @@ def prune_peers() -> list[Row]:
     are of scores, cut and refit together, at half of the neurons.
     """
     device = pick_device("auto")
-    loaded = load_causal_lm(dtype=torch.float32, device=device.type)
+    loaded = default_model(device)
     return [row for skill in SKILLS for row in _of_skill(loaded.model, loaded.tokenizer, skill)]
 
 
 def _of_skill(model: nn.Module, tokenizer: object, skill: str) -> Iterator[Row]:
-    n_train = CALIBRATED + SELECTED + READ
+    n_train, length = CALIBRATED + SELECTED + READ, LENGTH[size_of(model.device)]
     blocks = {
         split: torch.as_tensor(
-            skill_blocks(tokenizer, skill, n_tokens=n * LENGTH, split=split, block_length=LENGTH, progress=False)[:][
+            skill_blocks(tokenizer, skill, n_tokens=n * length, split=split, block_length=length, progress=False)[:][
                 "input_ids"
             ]
         ).to(model.device)

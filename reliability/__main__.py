@@ -50,16 +50,14 @@ def run(name: str, chapters: list[str], n_kills: int) -> list[dict[str, object]]
         from reliability.precision import precision
 
         return precision()
-    if name == "roofline":
-        from reliability.roofline import roofline
-
-        return roofline()
     from reliability.kills import kills
     from reliability.long_run import long_run
+    from reliability.roofline import roofline
     from reliability.sameness import sameness
 
     chapters = chapters or page.chapters_of(name)
-    return {"kills": partial(kills, n_kills=n_kills), "sameness": sameness, "long-run": long_run}[name](chapters)
+    checks = {"sameness": sameness, "long-run": long_run, "roofline": roofline}
+    return (checks | {"kills": partial(kills, n_kills=n_kills)})[name](chapters)
 
 
 def merged(before: dict | None, rows: list[dict[str, object]]) -> list[dict[str, object]]:

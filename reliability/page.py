@@ -35,7 +35,7 @@ def chapters_of(check: str) -> list[str]:
 
     if check == "long-run":
         return record.chapters.names()
-    return list(record.recorded()) if check in ("kills", "sameness") else []
+    return list(record.recorded()) if check in ("kills", "sameness", "roofline") else []
 
 
 def not_run(check: str, about: dict[str, Any]) -> list[str]:

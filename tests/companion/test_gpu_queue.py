@@ -1,10 +1,14 @@
 """The queue of a GPU: in order, within the time, and on from what is finished."""
 
 import json
+import os
+import signal
 import sys
+import time
 
+import psutil
 import pytest
-from companion import gpu_queue
+from companion import gpu_queue, plainly, with_gpus
 from companion.gpu_queue import Step, run
 
 FINE, BAD, LONG = "print('fine')", "raise SystemExit(3)", "import time; time.sleep(600)"
@@ -31,6 +35,48 @@ def test_what_takes_too_long_is_stopped_and_told(tmp_path, monkeypatch, capsys):
     assert run(steps(long=LONG, short=FINE), tmp_path, 60, [sys.executable]) == 0
     assert "left: long; the same command continues" in capsys.readouterr().out
     assert json.loads((tmp_path / "queue.json").read_text())["ended"] == {"long": "stopped", "short": "done"}
+
+
+def is_running(process):
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def wait_for(happened):
+    until = time.monotonic() + 120
+    while not happened():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL])
+@pytest.mark.parametrize("command", ["gpu-queue", "with-gpus"])
+def test_a_command_and_what_it_started_end_with_the_process_that_runs_it(tmp_path, command, number):
+    told = tmp_path / "told"
+    program = f"""
+import os, signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)  # slow to end
+os.fork()
+open({str(told)!r}, "a").write(f"{{os.getpid()}}\\n")
+time.sleep(600)
+"""
+    started = os.fork()
+    if not started:
+        take = {
+            "gpu-queue": lambda: run(steps(long=program), tmp_path, 60, [sys.executable]),
+            "with-gpus": lambda: with_gpus.main(["1", sys.executable, "-c", program]),
+        }
+        try:
+            plainly.run(take[command])
+        finally:
+            os._exit(1)
+    wait_for(lambda: told.is_file() and len(told.read_text().splitlines()) == 2)
+    its = [psutil.Process(int(line)) for line in told.read_text().splitlines()]
+    os.kill(started, number)
+    os.waitpid(started, 0)
+    wait_for(lambda: not any(map(is_running, its)))
 
 
 @pytest.mark.parametrize(

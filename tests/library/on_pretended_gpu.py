@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import shutil
 from collections import Counter
 from contextlib import ExitStack, suppress
 from typing import ClassVar
@@ -16,7 +17,7 @@ from plain_networks import PROBLEM, SIZES
 from pretend_gpu import GPU
 from tiny_llamas import tiny_llama, tiny_tokenizer, token_ids
 from tqdm import tqdm
-from train_tiny_llm import CONFIG, blocks_of
+from train_tiny_llm import CONFIG, Killed, blocks_of, killed_after
 
 from narrowlib import cmsp, penalties
 from narrowlib.chapters.mnist.config import Config as MnistPage
@@ -104,7 +105,9 @@ def test_who_leaves_and_who_goes_on(gpu, tmp_path, monkeypatch):
     monkeypatch.setattr(unfinished, "SECONDS_BETWEEN", 0)
     with mock.patch.object(Checkpoint, "save", killed), suppress(KeyboardInterrupt):
         train("cuda", 30, every=5, checkpoint=Checkpoint(tmp_path / "run"))
-    assert (tmp_path / "run").is_file()
+    shutil.copy(tmp_path / "run", tmp_path / "of another device")
+    with mock.patch.object(Cohort, "restore", side_effect=AssertionError("it must start anew")):
+        train("cpu", 30, 5, checkpoint=Checkpoint(tmp_path / "of another device"))
     assert torch.equal(train("cuda", 30, every=5, checkpoint=Checkpoint(tmp_path / "run")), whole)
 
 
@@ -179,6 +182,19 @@ def test_language_models_are_trained(gpu):
         pd.testing.assert_series_equal(ours["loss"], theirs["loss"], rtol=1e-3)
 
 
+def test_a_language_model_goes_on_where_its_own_device_left_off(gpu, tmp_path):
+    config, cpu = TWO_STEPS.replace(checkpoint_every=1), tiny_llama("llama, tied")
+    groups, n_steps = llama_units(cpu, "neurons"), []
+    for device, killed_at, left in (("cuda", 2, "left"), ("cpu", 0, "copy"), ("cuda", 0, "left")):
+        how = {"groups": groups, "strength": 0.05, "checkpoint": tmp_path / left, "progress": False}
+        with suppress(Killed), killed_after(killed_at) as steps:
+            train_group_lasso(copy.deepcopy(cpu).to(device), blocks_of(), config, **how)
+        n_steps.append(len(steps))
+        if killed_at:
+            shutil.copytree(tmp_path / "left", tmp_path / "copy")
+    assert n_steps == [2, 2, 1]
+
+
 class Bar(tqdm):
     """A progress bar that notes how often the host has waited by every update."""
 
@@ -226,6 +242,20 @@ def shrunk(device):
     shrink(config, teacher, on(device), [(1e-3, 1e-3, 0)] * 2, progress=False)
 
 
+def untrained(device):
+    return MLPStack((SMALL.problem.n_inputs, 8, 8, 2), make_generators(range(2), device))
+
+
+def norms_noted(device):
+    lasso = GroupLassoConfig(n_steps=40, batch_size=8, method="proximal")
+    lasso_training.regularise(untrained(device), SMALL, lasso, progress=False)
+
+
+def weights_noted(device):
+    lasso = GroupLassoConfig(batch_size=8)
+    lasso_training.regularised_after(untrained(device), SMALL, lasso, [10, 25, 40], progress=False)
+
+
 def on(device):
     """The drawn digits on a device."""
     return Digits(**{name: tensor.to(device) for name, tensor in vars(DIGITS).items()})
@@ -266,12 +296,14 @@ def answered(model, groups):
     answer_facts(model, tiny_tokenizer(), some, batch_size=1, progress=False)
 
 
-CASES = {  # of every loop that shows a bar: how many records there are between the first and the last update
+CASES = {  # of loops that show a bar, and penalties in them: how many records are between the first and last update
     "stacks.training: steps": (3, lambda device: train(device, 40, 5)),
     "stacks.training: who leaves": (5, leaving),
     "stacks.training: to a goal": (5, to_goal),
     "chapters.mnist.methods: the teacher": (2, teach),
-    "chapters.mnist.lasso: a look and a cut each": (2 * 11, shrunk),
+    "chapters.mnist.lasso: a look after a cut": (11, shrunk),
+    "chapters.two_trees.lasso_training: norms": (4, norms_noted),
+    "chapters.two_trees.lasso_training: weights": (4, weights_noted),
     "llm.loop: steps, and what is held out": (2 * 2, taught),
     "llm.losses: of blocks": (0, of_model(lambda model, _: block_losses(model, blocks_of(6), batch_size=2))),
     "llm.scores: every variant": (0, of_model(scored)),
@@ -281,19 +313,23 @@ CASES = {  # of every loop that shows a bar: how many records there are between 
     "llm.refit: four systems a layer": (2 * 4, of_model(refitted)),
 }
 MOST_CAPTURES = {"stacks.training: who leaves": 2}  # one more for those that go on
-LOOPS = build_graph("narrowlib", include_external_packages=True).find_modules_that_directly_import("tqdm")
+GRAPH = build_graph("narrowlib", include_external_packages=True)
+LOOPS, PENALISED = ({name.partition(".")[2] for name in GRAPH.find_modules_that_directly_import(imported)}
+                    for imported in ("tqdm", "narrowlib.penalties"))  # fmt: skip
 ON_THE_HOST = {"data.tokens", "llm.models", "recipe.steps"}  # they read text and files, or call other loops
+ONCE = {"chapters.ranking.experiment", "chapters.two_trees.group_lasso"}  # they take norms of what is trained
 
 
 def test_every_loop_is_counted():
-    assert {name.partition(":")[0] for name in CASES} | ON_THE_HOST == {name.partition(".")[2] for name in LOOPS}
+    assert {name.partition(":")[0] for name in CASES} | ON_THE_HOST | ONCE == LOOPS | PENALISED
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_host_waits_at_most_once_a_record(gpu, monkeypatch, name):
     """The least of a loop of any length: nothing between two records of it waits."""
     n_records, run = CASES[name]
-    monkeypatch.setattr(f"narrowlib.{name.partition(':')[0]}.tqdm", Bar)
+    module = name.partition(":")[0]
+    monkeypatch.setattr(f"narrowlib.{module if module in LOOPS else 'stacks.training'}.tqdm", Bar)
     monkeypatch.setattr(Bar, "noted", [])
     run("cuda")
     assert len(Bar.noted) > 2 or name.startswith("llm.scores"), "too few updates to tell"

@@ -75,7 +75,6 @@ _load_guard()
 
 import torch  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
-from torch.utils._pytree import tree_iter, tree_map  # noqa: E402
 
 aten = torch.ops.aten
 CUDA = torch.device("cuda", 0)
@@ -89,6 +88,8 @@ _SIZES_FROM_VALUES = {
 
 class OnGPU(torch.Tensor):
     """A tensor of the device cuda:0; ``elem`` holds its numbers."""
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
 
     @staticmethod
     def __new__(cls, elem):
@@ -240,7 +241,7 @@ class GPU(TorchDispatchMode):
         kwargs = dict(kwargs or {})
         if kwargs.get("pin_memory"):
             kwargs["pin_memory"] = False
-        tensors = [each for each in tree_iter((args, kwargs)) if isinstance(each, torch.Tensor)]
+        tensors = [each for each in _leaves((args, *kwargs.values())) if isinstance(each, torch.Tensor)]
         ours = [each for each in tensors if isinstance(each, OnGPU)]
         asked = kwargs.get("device")
         is_move = func in (aten._to_copy.default, aten.copy_.default)
@@ -252,8 +253,7 @@ class GPU(TorchDispatchMode):
         self._check(func, args, kwargs, tensors, ours, to_gpu, is_move)
         if to_gpu and "device" in kwargs:
             kwargs["device"] = torch.device("cpu")
-        bare_args, bare_kwargs = tree_map(_bare, (args, kwargs))
-        found = self._do(func, bare_args, bare_kwargs)
+        found = self._do(func, _mapped(_bare, args), {name: _mapped(_bare, each) for name, each in kwargs.items()})
         if func is aten.copy_.default:
             return args[0]
         if func is aten._local_scalar_dense.default:
@@ -262,16 +262,16 @@ class GPU(TorchDispatchMode):
         if goes_home:
             return found
         written = {id(_bare(each)): each for each in _mutated(func, args, kwargs)}  # what was written to is returned
-        return tree_map(_wrapped(written), found)
+        return _mapped(_wrapped(written), found)
 
     def _check(self, func, args, kwargs, tensors, ours, to_gpu, is_move):
-        for each in tree_iter((args, kwargs)):
-            if isinstance(each, torch._C.Generator):
-                where = Generator.places.get(each._cdata, torch.device("cpu")).type
-                if where != "cuda":
-                    raise RuntimeError(f"Expected a 'cuda' device type for generator but found {where!r}: {func}")
-                if self.tape is not None:
-                    raise RuntimeError("a generator that is not registered with the graph is used while capturing")
+        generator = kwargs.get("generator")
+        if generator is not None:
+            where = Generator.places.get(generator._cdata, torch.device("cpu")).type
+            if where != "cuda":
+                raise RuntimeError(f"Expected a 'cuda' device type for generator but found {where!r}: {func}")
+            if self.tape is not None:
+                raise RuntimeError("a generator that is not registered with the graph is used while capturing")
         elsewhere = [each for each in tensors if not (isinstance(each, OnGPU) or each.is_meta)]
         if is_move:
             source, target = (args[1], args[0]) if func is aten.copy_.default else (args[0], None)
@@ -293,8 +293,8 @@ class GPU(TorchDispatchMode):
             elsewhere = [each for each in elsewhere if not any(each is index for index in indices) and each.ndim]
         if func in _SIZES_FROM_VALUES and ours:
             self._wait(str(func))
-        is_pointwise = torch.Tag.pointwise in func.tags or func in (aten.where.self,)
         for each in elsewhere:
+            is_pointwise = torch.Tag.pointwise in func.tags or func in (aten.where.self,)
             if each.ndim == 0 and (is_pointwise or func in (aten.fill_.Tensor, aten.masked_fill_.Tensor)):
                 continue
             raise RuntimeError(
@@ -345,7 +345,7 @@ class Graph:
             for func, args, kwargs, found, is_mutating in self.tape:
                 again = func(*args, **kwargs)
                 if not is_mutating:
-                    for old, new in zip(tree_iter(found), tree_iter(again)):
+                    for old, new in zip(_leaves([found]), _leaves([again])):
                         if isinstance(old, torch.Tensor):
                             old.copy_(new)
 
@@ -386,11 +386,29 @@ def _is_view(func):
     return bool(aliases) and not is_mutable and all(each is not None for each in aliases)
 
 
+@functools.cache
+def _written_to(func):
+    """Places and names of the arguments that an operation writes to."""
+    found = ((number, argument.name, argument.alias_info) for number, argument in enumerate(func._schema.arguments))
+    return [(number, name) for number, name, alias in found if alias is not None and alias.is_write]
+
+
 def _mutated(func, args, kwargs):
-    for number, argument in enumerate(func._schema.arguments):
-        if argument.alias_info is not None and argument.alias_info.is_write:
-            value = args[number] if number < len(args) else kwargs.get(argument.name)
-            yield from (each for each in tree_iter(value) if isinstance(each, torch.Tensor))
+    for number, name in _written_to(func):
+        value = args[number] if number < len(args) else kwargs.get(name)
+        yield from (each for each in _leaves([value]) if isinstance(each, torch.Tensor))
+
+
+def _leaves(values):
+    for each in values:
+        if isinstance(each, (list, tuple)):
+            yield from _leaves(each)
+        else:
+            yield each
+
+
+def _mapped(change, value):
+    return type(value)([_mapped(change, each) for each in value]) if type(value) in (list, tuple) else change(value)
 
 
 def main(arguments: list[str]) -> int:

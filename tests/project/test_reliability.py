@@ -35,9 +35,17 @@ def test_a_chapter_without_a_row_is_named(check):
     assert f"Not run yet for {', '.join(left)}." in filled
 
 
-def test_every_record_has_a_roofline_but_those_that_train_to_a_goal():
-    rows = {row["chapter"] for row in FOUND["roofline"]["rows"]}
-    assert rows | set(roofline.TO_A_GOAL) == set(page.chapters_of("kills")) and not rows & set(roofline.TO_A_GOAL)
+def test_every_record_has_a_roofline():
+    assert set(roofline.CHAPTERS) == set(page.chapters_of("roofline"))
+
+
+def test_rows_of_the_roofline_are_sums_over_parts_and_the_share_is_of_the_largest():
+    problem = CMSP(2, 2, 8, broad_tasks(2))
+    small, large = (roofline._of_stack("a", 3, 2, problem, [(10, n, n, 2)], 8, "float32") for n in (8, 64))
+    row = roofline._row("chapter", [small, large])
+    assert row["10^15 operations"] == pytest.approx(3e-15 * (small.step + large.step).operations)
+    assert row["steps"] == 6 and 0 < row["hours, H100"] < row["hours, T4"] and 0 < row["CPU, share of its peak"] < 2
+    assert roofline.counted(large.ready()).operations == pytest.approx(large.step.operations)  # of both runs
 
 
 def test_every_check_has_its_table():

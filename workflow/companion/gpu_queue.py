@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
-import signal
 import subprocess
 import sys
 import time
@@ -22,7 +20,7 @@ from pathlib import Path
 
 from companion import chapters
 from companion.parameters import PAPER, profile_names
-from companion.plainly import Refusal
+from companion.plainly import Refusal, group_of
 from companion.record import recorded
 from narrowlib.store.digests import digest_of, sources
 
@@ -52,8 +50,9 @@ def queue(folder: Path, profile: str, device: str) -> Iterator[Step]:
     known = recorded()
     for chapter in known:
         yield record("smoke", chapter, "smoke")
+    smoke = ("--smoke",) if profile == "smoke" else ()
     for name in BENCHMARKS:
-        yield Step(f"bench {name}", ("-m", "benchmarks", name))
+        yield Step(f"bench {name}", ("-m", "benchmarks", *smoke, name))
     for chapter in sorted(known, key=lambda chapter: "model" in known[chapter].Config.model_fields):
         yield record("record", chapter, profile)
 
@@ -114,18 +113,14 @@ def run(steps: list[Step], folder: Path, seconds: float, launcher: list[str]) ->
 
 def _taken(command: list[str], log: Path, seconds: float) -> str:
     """How a process of its own ended: done, failed, or stopped when its time was over."""
-    with log.open("w+", encoding="utf-8", errors="replace") as out:
-        process = subprocess.Popen(
-            command, stdout=out, stderr=subprocess.STDOUT, cwd=chapters.ROOT, start_new_session=True
-        )
+    with (
+        log.open("w+", encoding="utf-8", errors="replace") as out,
+        group_of(command, stdout=out, stderr=subprocess.STDOUT, cwd=chapters.ROOT) as process,
+    ):
         try:
             outcome = "failed" if process.wait(seconds) else "done"
-        except subprocess.TimeoutExpired:
+        except subprocess.TimeoutExpired:  # it is killed; its checkpoints are whole
             outcome = "stopped"
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)  # its checkpoints are whole
-                process.wait()
     log.write_text(log.read_text(encoding="utf-8", errors="replace")[-LOG_CHARACTERS:], encoding="utf-8")
     return outcome
 

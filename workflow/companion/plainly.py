@@ -5,10 +5,18 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 NO_MEMORY = ("can't allocate memory", "out of memory", "bad_alloc")  # torch raises RuntimeError for it
+# A shell becomes the command; beside it waits one that kills the group when nobody holds the other end of its stdin.
+_GUARDED = """
+exec 3<&0
+{ trap "" TERM INT HUP; cat <&3 >/dev/null; kill -9 -$$; } &
+exec "$@" 3<&- </dev/null
+"""
 
 
 class Refusal(ValueError):
@@ -54,6 +62,18 @@ def run(main: Callable[[], int]) -> int:
         return 143 if isinstance(error, Terminated) else 130
     finally:
         signal.signal(signal.SIGTERM, earlier)
+
+
+@contextlib.contextmanager
+def group_of(command: list[str], **options: Any) -> Iterator[subprocess.Popen]:
+    """A command in a process group of its own, killed at the end of ``with`` or of this process, SIGKILL included."""
+    guarded = ["sh", "-c", _GUARDED, "sh", *command]
+    process = subprocess.Popen(guarded, stdin=subprocess.PIPE, start_new_session=True, **options)
+    try:
+        yield process
+    finally:
+        process.stdin.close()
+        process.wait()
 
 
 def sentence(error: Exception) -> str | None:

@@ -10,12 +10,13 @@ import os
 import subprocess
 import tempfile
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from companion.plainly import Refusal
+from companion.plainly import Refusal, group_of
 from narrowlib.store.files import lock_of
 
 VARIABLE = "CUDA_VISIBLE_DEVICES"
@@ -65,12 +66,17 @@ def claimed(n_wanted: int, there: list[str], folder: Path, pause: float) -> dict
 def main(arguments: list[str]) -> int:
     n_wanted, command, there = int(arguments[0]), arguments[1:], gpus()
     if not there or (VARIABLE in os.environ and len(there) == n_wanted):  # on a CPU, or given to this job
-        return subprocess.call(command)
+        return _exit_code(command)
     with ExitStack() as stack:
         held = claimed(n_wanted, there, LOCKS, PAUSE)
         for lock in held.values():
             stack.callback(lock.release)
-        return subprocess.call(command, env=os.environ | {VARIABLE: ",".join(held)})
+        return _exit_code(command, os.environ | {VARIABLE: ",".join(held)})
+
+
+def _exit_code(command: list[str], env: Mapping[str, str] | None = None) -> int:
+    with group_of(command, env=env) as process:  # a GPU whose lock is gone computes no more
+        return process.wait()
 
 
 def name_gpu(_: list[str]) -> int:

@@ -189,21 +189,23 @@ class _Shrinking:
         self.cohort = step.cohort(stack, even.train_images, loss, rates, seeds, penalty=self._penalty)
         self.is_left = {group.name: torch.ones(len(cases), group.n_units, dtype=torch.bool, device=self.device)
                         for group in teacher.units}  # fmt: skip
-        self.counts = [[group.n_units for _ in cases] for group in teacher.units]  # of what is left, by layer
         self.targets = [sorted(config.lasso.method.neurons, reverse=True) for _ in cases]
 
     def run(self, bar: tqdm):
         """Yield a `Shrunk` for every run and target, and a row for every run and look."""
         method, cohort = self.config.lasso.method, self.cohort
         n_between = even_goal(self.config, method, self.even).steps_between(method.step)
+        found = self._look()
         while cohort.runs:
-            yield from self._look()
+            yield from self._rows(found)
             if cohort.stack is not self.stack:  # a graph goes on reading these tensors
                 self.stack = cohort.stack
                 strength = torch.tensor([self.cases[run][0] for run in cohort.runs], device=self.device)
                 self.penalised = without_biases(self.stack), dict(self.stack.named_parameters()), strength
             cohort.run(n_between)
-            yield from self._cut()
+            self._cut()
+            found = self._look()
+            yield from self._arrived()
             is_over = self._n_points() + n_between * method.step.batch_size > method.max_points
             is_done = [is_over or not self.targets[run] for run in cohort.runs]
             bar.update(sum(is_done))
@@ -211,7 +213,7 @@ class _Shrinking:
                 cohort.leave(is_done)
                 going_on = [not done for done in is_done]
                 self.is_left = {name: mask[going_on] for name, mask in self.is_left.items()}
-                self.counts = [list(compress(layer, going_on)) for layer in self.counts]
+                found, *self.counts = (list(compress(each, going_on)) for each in (found, *self.counts))
             self._narrow()
 
     def _penalty(self) -> None:
@@ -220,12 +222,18 @@ class _Shrinking:
     def _n_points(self) -> int:
         return self.cohort.n_steps * self.config.lasso.method.step.batch_size
 
-    def _look(self):
-        found = accuracies(self.cohort.stack, self.even.test_images, self.even.test_labels).tolist()
+    def _look(self) -> list[float]:
+        """Accuracies; they and the numbers of neurons left, by layer, are read from the device at once."""
+        accuracy = accuracies(self.cohort.stack, self.even.test_images, self.even.test_labels)
+        *self.counts, found = torch.stack([*(mask.sum(1) for mask in self.is_left.values()), accuracy]).tolist()
+        self.counts = [list(map(int, layer)) for layer in self.counts]
+        return found
+
+    def _rows(self, found: Sequence[float]):
         for run, accuracy, *count in zip(self.cohort.runs, found, *self.counts, strict=True):
             yield (*self.cases[run], self._n_points(), sum(count), accuracy)
 
-    def _cut(self):
+    def _cut(self) -> None:
         """Drop neurons of small norm, but never the last one of a layer."""
         cohort = self.cohort
         parameters = {name: parameter.detach() for name, parameter in cohort.stack.named_parameters()}
@@ -234,10 +242,11 @@ class _Shrinking:
             self.is_left[name] = (norms >= self.config.lasso.dropped_below) | (norms == norms.amax(1, keepdim=True))
         for tensors in cohort.state.values():  # without moments, a neuron of zeros stays one
             apply_masks(cohort.stack.units, tensors, self.is_left)
-        self.counts = torch.stack([mask.sum(1) for mask in self.is_left.values()]).tolist()
-        for place, (run, *count) in enumerate(zip(list(cohort.runs), *self.counts, strict=True)):
+
+    def _arrived(self):
+        for place, (run, *count) in enumerate(zip(list(self.cohort.runs), *self.counts, strict=True)):
             while self.targets[run] and sum(count) <= self.targets[run][0]:
-                yield Shrunk(run, self.targets[run].pop(0), cohort.n_steps, self._state_of(place))
+                yield Shrunk(run, self.targets[run].pop(0), self.cohort.n_steps, self._state_of(place))
 
     def _state_of(self, place: int) -> dict[str, dict[str, Tensor]]:
         masks = {name: mask[place : place + 1] for name, mask in self.is_left.items()}
