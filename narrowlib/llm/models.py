@@ -125,6 +125,7 @@ def check_model(name: str, *, block_length: int = 0) -> tuple[str | Path, PreTra
     source = _source_of(name)
     described, _ = _read(name, transformers.PreTrainedConfig.get_config_dict, source)
     check_family(described.get("model_type"))
+    _check_quantised(described.get("quantization_config"))
     if name not in OWN and Path(source).is_dir():  # a damaged one of its own is made again
         _read(name, check_files, source)
     config = _read(name, transformers.AutoConfig.from_pretrained, source, trust_remote_code=False)
@@ -187,6 +188,13 @@ def origin_of(name: str) -> dict[str, str]:
             said = ModelCard.load(card).data
     found = {"base_model": said.get("base_model") if is_here else name, "license": said.get("license")}
     return {what: value for what, value in found.items() if isinstance(value, str)}
+
+
+def _check_quantised(config: Any) -> None:
+    """Refuse weights in another form than that of their layers, with a ValueError."""
+    if config is not None:
+        method = config.get("quant_method") if isinstance(config, dict) else config
+        raise ValueError(f"the model is quantised (quant_method {method!r}); use the model that it was made from")
 
 
 def _check_block_length(config: PreTrainedConfig, block_length: int) -> None:
