@@ -175,18 +175,39 @@ class Mixture:
         return concatenate_datasets(each).select(sorted(range(len(places)), key=places.__getitem__))
 
 
+def check_sources(config: RecipeConfig) -> None:
+    """Refuse names of nothing, before anything is fetched or read; raises what `open_texts` raises for them."""
+    for argument, source, _ in _sources(config):
+        _check_source(argument, source)
+
+
+def _sources(config: RecipeConfig) -> list[tuple[str, str, float]]:
+    """All sources that are named, each with its argument and weight."""
+    return [
+        (argument, source, weight)
+        for argument in ("keep", "lose")
+        for source, weight in map(weighted, getattr(config, argument).splitlines())
+        if source
+    ]
+
+
+def _check_source(argument: str, source: str) -> None:
+    if _is_there(source) or source in (STANDARD_INPUT, *SKILLS):
+        return
+    if not _HUB_NAME.fullmatch(source) or at_home(source).suffix:
+        raise ValueError(
+            f"{argument} is {source!r}, which does not exist; it must be a file, a folder, a data set on the hub "
+            f"(OWNER/NAME), or one of {', '.join(SKILLS)}"
+        )
+
+
 def texts_of(config: RecipeConfig) -> dict[str, Texts | Mixture]:
     """The documents to keep, and those that may be lost where there are any; raises what `open_texts` raises."""
     options = {"column": config.column, "held_out_share": config.held_out_share, "seed": config.seed}
     options |= {
         name: [*filter(None, _UNESCAPED_SPACES.split(getattr(config, name)))] for name in ("include", "exclude")
     }
-    opened = [
-        (open_texts(name, source, **options), weight)
-        for name, named in (("keep", config.keep), ("lose", config.lose))
-        for source, weight in map(weighted, named.splitlines())
-        if source
-    ]
+    opened = [(open_texts(name, source, **options), weight) for name, source, weight in _sources(config)]
     apart = _apart([text for text, _ in opened])
     found: dict[str, Texts | Mixture] = {}
     for name in ("keep", "lose"):
@@ -289,19 +310,14 @@ def open_texts(
     ValueError
         When there is nothing of this name, or no documents that can be read in it.
     """
-    path = at_home(source)
+    _check_source(argument, source)
     if _is_there(source) or source == STANDARD_INPUT:
-        return _of_files(argument, source, partial(read, path, column=column, include=include, exclude=exclude),
-                         held_out_share, seed)  # fmt: skip
+        read_all = partial(read, at_home(source), column=column, include=include, exclude=exclude)
+        return _of_files(argument, source, read_all, held_out_share, seed)
     if source in SKILLS:
         documents = partial(_parted, partial(package_documents, source, seed=seed))
-    elif _HUB_NAME.fullmatch(source) and not path.suffix:
-        documents = partial(_parted, partial(hub_documents, source, "python"))
     else:
-        raise ValueError(
-            f"{argument} is {source!r}, which does not exist; it must be a file, a folder, a data set on the hub "
-            f"(OWNER/NAME), or one of {', '.join(SKILLS)}"
-        )
+        documents = partial(_parted, partial(hub_documents, source, "python"))
     return Texts(argument, source, f"{source} {seed} {SELECTED}", documents)
 
 

@@ -6,8 +6,8 @@
 - A txt file that is named alone is cut at blank lines into documents of at least `TXT_CHARACTERS`; without blank lines
   each line is a document.  Of a notebook the cells are taken, not their output.
 - Of a folder, files are left out that are hidden or backups, that ``.gitignore`` names, that tools write (lock files,
-  minified or generated code), that are not text, or that seem to hold a secret.  A file that cannot be read is left
-  out too.
+  drawings, minified or generated code), that are not text, or that seem to hold a secret.  A file or folder that cannot
+  be read is left out too, and links to folders are not followed.
 """
 
 from __future__ import annotations
