@@ -77,10 +77,9 @@ def as_transformers_makes_it(family, **options):
     return cls(cls.config_class(**copy.deepcopy({**SIZES, **own, **options}))).eval()
 
 
-def tiny_llama(family="llama, tied", *, seed=0, dtype=torch.float32, **options):
-    """A random model: norm weights off 1, biases off 0, logits of scale 10."""
+def plain_llama(family, *, seed=0, **options):
+    """A random model as transformers has it: norm weights off 1, biases off 0, logits of scale 10."""
     from narrowlib.devices import prepare_torchvision
-    from narrowlib.llm.families import family_of, unfused
 
     prepare_torchvision()
     model = as_transformers_makes_it(family, **options)
@@ -89,7 +88,14 @@ def tiny_llama(family="llama, tied", *, seed=0, dtype=torch.float32, **options):
         for name, parameter in model.named_parameters():
             draw = torch.randn(parameter.shape, generator=generator)
             parameter.copy_(1 + 0.5 * draw if "norm" in name else 0.3 * draw)
-    model = unfused(model)
+    return model
+
+
+def tiny_llama(family="llama, tied", *, seed=0, dtype=torch.float32, **options):
+    """A random model as the library loads it."""
+    from narrowlib.llm.families import family_of, unfused
+
+    model = unfused(plain_llama(family, seed=seed, **options))
     if dtype == torch.float64:  # the norms of transformers round to float32 on the way
         for module in model.modules():
             if "RMSNorm" in type(module).__name__:

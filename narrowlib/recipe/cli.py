@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
+import re
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -153,7 +154,10 @@ def _init(values: dict[str, Any], file: Path) -> None:
         value = f"{row.name}: {example[row.name]}" if row.name in example else f"# {row.name}: {default}".rstrip()
         lines += textwrap.wrap(about_setting(row), 110, initial_indent="# ", subsequent_indent="# ")
         lines += [value]
-    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    try:
+        file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ValueError(f"file is {str(file)!r}, which cannot be written: {error.strerror}") from error
     _print(str(file))
 
 
@@ -167,7 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         given, unknown = parser.parse_known_args(arguments)
         if unknown:
-            flags = [f"--{name.replace('_', '-')}" for name in RecipeConfig.model_fields]
+            flags = re.findall(r"--[a-z][a-z-]+", given.parser.format_help())
             near = difflib.get_close_matches(unknown[0], flags, n=1)
             word = unknown[0] if unknown[0].isprintable() and unknown[0].strip() else repr(unknown[0])
             given.parser.error(f"{word} is not an option here" + (f"; did you mean {near[0]}?" if near else ""))

@@ -16,7 +16,7 @@ from narrowlib.llm.models import LanguageModel, check_model, load_causal_lm
 from narrowlib.llm.scores import score_units
 from narrowlib.llm.units import llama_units, n_parameters_of
 from narrowlib.pruning import count_removed, keep_masks
-from narrowlib.recipe.intake import texts_of
+from narrowlib.recipe.intake import check_sources, texts_of
 from narrowlib.recipe.settings import RecipeConfig
 from narrowlib.store.unfinished import not_finite
 
@@ -225,6 +225,7 @@ def score_table(config: RecipeConfig, *, progress: bool = True) -> pd.DataFrame:
     DataFrame
         One row per unit: ``kind``, ``group``, ``unit``, ``score``.
     """
+    check_sources(config)
     check_model(config.model, block_length=config.block_length)
     texts = texts_of(config)["keep"]
     language_model = load_causal_lm(config.model, device=config.device, block_length=config.block_length)

@@ -16,7 +16,7 @@ from narrowlib.llm.losses import next_token_loss
 from narrowlib.llm.models import check_model
 from narrowlib.llm.units import n_parameters_of
 from narrowlib.recipe import cut
-from narrowlib.recipe.intake import Mixture, Texts, blocks_needed, counts_of, texts_of
+from narrowlib.recipe.intake import Mixture, Texts, blocks_needed, check_sources, counts_of, texts_of
 from narrowlib.recipe.measured import losses_of, median_seconds
 from narrowlib.recipe.settings import N_RECORDS, TRAINED_AT_ONCE, RecipeConfig
 
@@ -48,6 +48,7 @@ def estimate(config: RecipeConfig) -> pd.DataFrame:
     ValueError
         As `narrowlib.recipe.narrowing.run`.
     """
+    check_sources(config)
     check_model(config.model, block_length=config.block_length)
     texts = texts_of(config)
     language_model, shares = cut.load_model(config)

@@ -5,11 +5,12 @@ on ``select``; ``held-out`` is only reported.
 
 Of chats, losses count the answers alone; of other documents every token.
 
-What counts as a document is decided in `narrowlib.recipe.reading`.  Of equal documents only the first is taken.  The
-documents are put in the order of the sha256 sums of seed and text; the first of them are held out, as many of the next
-are for choices, so that the split depends on the texts alone.  Where sources overlap, a document that one of them holds
-back is in no earlier split of another.  Skills and data sets of the hub have held-out documents of their own; one in
-`SELECTED` of the others is for choices.  Of a data set of the hub whose rows name files, those of Python are taken.
+What counts as a document is decided in `narrowlib.recipe.reading`.  Of documents that are equal, white space aside,
+only the first is taken.  The documents are put in the order of the sha256 sums of seed and text; the first of them are
+held out, as many of the next are for choices, so that the split depends on the texts alone.  Where sources overlap, a
+document that one of them holds back is in no earlier split of another.  Skills and data sets of the hub have held-out
+documents of their own; one in `SELECTED` of the others is for choices.  Of a data set of the hub whose rows name
+files, those of Python are taken.
 """
 
 from __future__ import annotations
@@ -174,18 +175,39 @@ class Mixture:
         return concatenate_datasets(each).select(sorted(range(len(places)), key=places.__getitem__))
 
 
+def check_sources(config: RecipeConfig) -> None:
+    """Refuse names of nothing, before anything is fetched or read; raises what `open_texts` raises for them."""
+    for argument, source, _ in _sources(config):
+        _check_source(argument, source)
+
+
+def _sources(config: RecipeConfig) -> list[tuple[str, str, float]]:
+    """All sources that are named, each with its argument and weight."""
+    return [
+        (argument, source, weight)
+        for argument in ("keep", "lose")
+        for source, weight in map(weighted, getattr(config, argument).splitlines())
+        if source
+    ]
+
+
+def _check_source(argument: str, source: str) -> None:
+    if _is_there(source) or source in (STANDARD_INPUT, *SKILLS):
+        return
+    if not _HUB_NAME.fullmatch(source) or at_home(source).suffix:
+        raise ValueError(
+            f"{argument} is {source!r}, which does not exist; it must be a file, a folder, a data set on the hub "
+            f"(OWNER/NAME), or one of {', '.join(SKILLS)}"
+        )
+
+
 def texts_of(config: RecipeConfig) -> dict[str, Texts | Mixture]:
     """The documents to keep, and those that may be lost where there are any; raises what `open_texts` raises."""
     options = {"column": config.column, "held_out_share": config.held_out_share, "seed": config.seed}
     options |= {
         name: [*filter(None, _UNESCAPED_SPACES.split(getattr(config, name)))] for name in ("include", "exclude")
     }
-    opened = [
-        (open_texts(name, source, **options), weight)
-        for name, named in (("keep", config.keep), ("lose", config.lose))
-        for source, weight in map(weighted, named.splitlines())
-        if source
-    ]
+    opened = [(open_texts(name, source, **options), weight) for name, source, weight in _sources(config)]
     apart = _apart([text for text, _ in opened])
     found: dict[str, Texts | Mixture] = {}
     for name in ("keep", "lose"):
@@ -223,13 +245,16 @@ def counts_of(blocks: Dataset) -> list[int] | None:
 
 def _apart(texts: Sequence[Texts]) -> list[Texts]:
     """Sources of which none trains on what another one holds back; those that share no such document as they are."""
-    by_split = [{split: text.documents(split) if text.n_documents else () for split in SPLITS} for text in texts]
-    selected, held_out = ({d.text for each in by_split for d in each[split]} for split in SPLITS[1:])
+    by_split = [
+        {split: [(_alike(d), d) for d in text.documents(split)] if text.n_documents else [] for split in SPLITS}
+        for text in texts
+    ]
+    selected, held_out = ({alike for each in by_split for alike, _ in each[split]} for split in SPLITS[1:])
     elsewhere = dict(zip(SPLITS, (selected | held_out, held_out, set()), strict=True))
     apart = []
     for text, documents in zip(texts, by_split, strict=True):
-        left = {split: [d for d in each if d.text not in elsewhere[split]] for split, each in documents.items()}
-        gone = [d for split, each in documents.items() for d in each if d.text in elsewhere[split]]
+        left = {split: [d for alike, d in each if alike not in elsewhere[split]] for split, each in documents.items()}
+        gone = [d for split, each in documents.items() for alike, d in each if alike in elsewhere[split]]
         if gone:
             reasons = {**text.left_out, "held back from another source": [d.name for d in gone]}
             key = _sum(json.dumps([text.key, sorted(_sum(d.text) for d in gone)]))
@@ -285,19 +310,14 @@ def open_texts(
     ValueError
         When there is nothing of this name, or no documents that can be read in it.
     """
-    path = at_home(source)
+    _check_source(argument, source)
     if _is_there(source) or source == STANDARD_INPUT:
-        return _of_files(argument, source, partial(read, path, column=column, include=include, exclude=exclude),
-                         held_out_share, seed)  # fmt: skip
+        read_all = partial(read, at_home(source), column=column, include=include, exclude=exclude)
+        return _of_files(argument, source, read_all, held_out_share, seed)
     if source in SKILLS:
         documents = partial(_parted, partial(package_documents, source, seed=seed))
-    elif _HUB_NAME.fullmatch(source) and not path.suffix:
-        documents = partial(_parted, partial(hub_documents, source, "python"))
     else:
-        raise ValueError(
-            f"{argument} is {source!r}, which does not exist; it must be a file, a folder, a data set on the hub "
-            f"(OWNER/NAME), or one of {', '.join(SKILLS)}"
-        )
+        documents = partial(_parted, partial(hub_documents, source, "python"))
     return Texts(argument, source, f"{source} {seed} {SELECTED}", documents)
 
 
@@ -316,7 +336,8 @@ def _of_files(argument: str, source: str, read_all: Callable[[], Reading], held_
     except OSError as error:
         raise ValueError(f"{argument} is {source!r}, which cannot be read: {error.strerror or error}") from error
     found = reading.documents
-    by_sum = {_sum(f"{seed}/{document.text}"): document for document in reversed(found) if document.text.strip()}
+    distinct = {_alike(document): document for document in reversed(found) if document.text.strip()}
+    by_sum = {_sum(f"{seed}/{document.text}"): document for document in distinct.values()}
     taken = {id(document) for document in by_sum.values()}
     for document in found:
         if id(document) not in taken:
@@ -336,6 +357,11 @@ def _of_files(argument: str, source: str, read_all: Callable[[], Reading], held_
     n_documents = {name: len(each) for name, each in by_split.items()}
     labels = any(document.package == CHAT for document in order)
     return Texts(argument, source, key, by_split.__getitem__, n_documents, reading.left_out, labels=labels)
+
+
+def _alike(document: Document) -> str:
+    """Equal for documents that differ in white space alone."""
+    return _sum("".join(document.text.split()))
 
 
 def _sum(text: str) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,10 @@ from narrowlib.llm.folders import NOT_LOADED
 from narrowlib.recipe.settings import CARD, FIGURE, NUMBERS, PAGE, TABLE
 from narrowlib.store.files import is_stray
 
-_SKIPPED_FOLDERS = {"node_modules", "__pycache__", "venv", "build", "dist"}
+_SKIPPED_FOLDERS = {"node_modules", "bower_components", "site-packages", "__pycache__", "venv", "build", "dist"}
 _WRITTEN_BY_TOOLS = re.compile(
-    r".*\.lock|.*-lock\.(json|yaml)|go\.sum|npm-shrinkwrap\.json|.*\.min\.(js|css)|.*\.map|.*_pb2(_grpc)?\.py|"
-    + "|".join(map(re.escape, (TABLE, FIGURE))),
+    r".*\.lock(b|file)?|.*[.-]lock\.(json|ya?ml)|go\.sum|npm-shrinkwrap\.json|package\.resolved|.*\.min\.(js|css)"
+    r"|.*\.map|.*_pb2(_grpc)?\.pyi?|.*\.svg|" + "|".join(map(re.escape, (TABLE, FIGURE))),
     re.I,
 )
 _OF_MODELS = re.compile(  # beside weights, narrow's own results too
@@ -28,10 +29,16 @@ _PROSE = {".txt", ".md", ".rst", ".tex", ".html", ""}
 _SECRETS = re.compile(
     r"-----BEGIN [A-Z ]*PRIVATE KEY( BLOCK)?-----|\b(AKIA|ASIA)[0-9A-Z]{16}\b|\bgh[pousr]_[A-Za-z0-9]{36}"
     r"|\bgithub_pat_\w{60,}|\bglpat-[\w-]{20}|\bxox[abprs]-[\w-]{10,}|\bAIza[\w-]{35}|\bhf_[A-Za-z0-9]{30,}"
-    r"|\bsk-(?=[\w-]*\d)[\w-]{32,}|(?i:(api|access|secret|private)[_-]?key|secret|password|passwd|token)"
-    r"['\"]?\s*[:=]\s*['\"](?=[^'\"]*\d)(?=[^'\"]*[A-Za-z])[\w+/=-]{20,}['\"]"
+    r"|\bsk-(?=[\w-]*\d)[\w-]{32,}|\b[rs]k_live_\w{20,}|\bnpm_[A-Za-z0-9]{36}|\bpypi-[\w-]{50,}"
+    r"|\bhooks\.slack\.com/services/\w+/\w+/\w{20,}|\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{20,}"
+    r"|\b\w+://[^\s:/@'\"]+:(?=[^\s/@]*\d)[^\s:/@'\"<>{}$]{8,}@"
+    r"|(?i:(api|access|secret|private)[_-]?key|secret|password|passwd|token)['\"]?\s*[:=]\s*"
+    r"(['\"](?=[^'\"]*\d)(?=[^'\"]*[A-Za-z])[\w+/=-]{20,}['\"]|(?=([A-Za-z+/=]*\d){2})(?=\d*[A-Za-z])[A-Za-z0-9+/=]{20,}\s*$)",
+    re.M,
 )
-_SECRET_FILES = re.compile(r".*\.(pem|key|p12|pfx|keystore)|id_(rsa|dsa|ecdsa|ed25519)|credentials(\.json)?", re.I)
+_SECRET_FILES = re.compile(
+    r".*\.(pem|key|p12|pfx|keystore|env|tfstate)|id_(rsa|dsa|ecdsa|ed25519)|credentials(\.json)?", re.I
+)
 
 
 def patterns_of(patterns: Iterable[str]) -> Any:
@@ -44,20 +51,55 @@ def patterns_of(patterns: Iterable[str]) -> Any:
         raise ValueError(f"a pattern has a {error}") from error
 
 
-def ignored_by(folder: Path) -> dict[str, Any]:
-    """Patterns of every ``.gitignore``, by its folder, as git reads them.
+def named(path: Path, folder: Path) -> str:
+    """The name of a file in a folder, in characters that a report can hold."""
+    return os.fsencode(path.relative_to(folder).as_posix()).decode(errors="backslashreplace")
 
-    Lines that are no pattern match nothing, and below a folder that is ignored nothing is taken back.
+
+def files_in(folder: Path, leave: Callable[[str, str], None]) -> Iterator[tuple[Path, str]]:
+    """Files of a folder and their names, without those in folders of which nothing is a document.
+
+    Patterns of every ``.gitignore`` count as git reads them: lines that are no pattern match nothing, and below a
+    folder that is ignored nothing is taken back.  ``leave`` is told the reason and the name of all that is left out.
+
+    Raises
+    ------
+    OSError
+        When the folder itself cannot be read.
     """
-    found: dict[str, Any] = {}
-    for path in sorted(
-        (each for each in folder.rglob(".gitignore") if each.is_file()), key=lambda path: len(path.parts)
-    ):
-        where = path.parent.relative_to(folder).as_posix()
-        if not _is_ignored(f"{where}/", found):
-            lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-            found[where] = patterns_of(line for line in lines if _is_pattern(line))
-    return found
+    ignored: dict[str, Any] = {}
+
+    def unread(error: OSError) -> None:
+        if Path(error.filename) == folder:
+            raise error
+        leave(f"cannot be read: {error.strerror}", f"{named(Path(error.filename), folder)}/")
+
+    for place, folders, files in os.walk(folder, onerror=unread):
+        where = Path(place)
+        if os.path.isfile(where / ".gitignore"):  # noqa: PTH113 (is_file raises where it may not look)
+            lines = (where / ".gitignore").read_text(encoding="utf-8-sig", errors="replace").splitlines()
+            within = where.relative_to(folder).as_posix()
+            ignored[within] = patterns_of(line for line in lines if _is_pattern(line))
+        reasons = {name: _why_not_folder(where / name, named(where / name, folder), ignored) for name in folders}
+        for name in filter(reasons.get, sorted(folders)):
+            leave(reasons[name], f"{named(where / name, folder)}/")
+        folders[:] = sorted(name for name in folders if not reasons[name])
+        for path in sorted(where / name for name in files):
+            name = named(path, folder)
+            if _is_ignored(name, ignored) and not is_stray(Path(name)):
+                leave("named in .gitignore", name)
+            else:
+                yield path, name
+
+
+def _why_not_folder(path: Path, name: str, ignored: dict[str, Any]) -> str:
+    if path.is_symlink():
+        return "link to a folder"
+    if is_stray(Path(path.name)):
+        return "hidden or a backup"
+    if path.name in _SKIPPED_FOLDERS or os.path.isfile(path / "pyvenv.cfg"):  # noqa: PTH113 (as above)
+        return "built or installed"
+    return "named in .gitignore" if _is_ignored(f"{name}/", ignored) else ""
 
 
 def _is_pattern(line: str) -> bool:
@@ -77,22 +119,20 @@ def _is_ignored(name: str, ignored: dict[str, Any]) -> bool:
     return is_ignored
 
 
-def why_not(path: Path, name: str, ignored: dict[str, Any], wanted: Any, unwanted: Any) -> str:
+def why_not(path: Path, name: str, wanted: Any, unwanted: Any) -> str:
     """The reason why a file of a folder is left out, by its name and location; empty if there is none."""
-    parts = name.split("/")
-    if is_stray(Path(name)):
+    last = name.rpartition("/")[2]
+    if is_stray(Path(last)):
         return "hidden or a backup"
-    if _SKIPPED_FOLDERS & set(parts[:-1]):
-        return "built or installed"
+    if not os.path.isfile(path):  # noqa: PTH113 (as above)
+        return "broken link, or no file"
     if unwanted.match_file(name) or (wanted is not None and not wanted.match_file(name)):
         return "by include and exclude"
-    if _is_ignored(name, ignored):
-        return "named in .gitignore"
-    if _WRITTEN_BY_TOOLS.fullmatch(parts[-1]):
+    if _WRITTEN_BY_TOOLS.fullmatch(last):
         return "written by tools"
-    if _OF_MODELS.fullmatch(parts[-1]) and any(any(path.parent.glob(weights)) for weights in _WEIGHTS):
+    if _OF_MODELS.fullmatch(last) and any(any(path.parent.glob(weights)) for weights in _WEIGHTS):
         return "part of a model"
-    if _SECRET_FILES.fullmatch(parts[-1]):
+    if _SECRET_FILES.fullmatch(last):
         return "may hold a secret"
     return "" if path.stat().st_size else "empty"
 

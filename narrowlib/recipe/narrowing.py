@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from narrowlib.llm.models import check_model
 from narrowlib.llm.units import n_parameters_of
 from narrowlib.recipe import cut
 from narrowlib.recipe.estimate import disk_needed
-from narrowlib.recipe.intake import texts_of
+from narrowlib.recipe.intake import check_sources, texts_of
 from narrowlib.recipe.report import Report
 from narrowlib.recipe.settings import RecipeConfig
 from narrowlib.recipe.steps import SHARED, Narrowing
@@ -24,6 +24,7 @@ from narrowlib.store.downloads import UnavailableError, cache_folder
 from narrowlib.store.files import at_home, lock_of, sha256_of, visible_files
 from narrowlib.store.kept import Kept
 
+_FREE = "it must be a new or empty folder"
 _FILES_OF_MODELS = {".safetensors", ".json", ".jinja", ".model", ".txt"}
 
 
@@ -64,17 +65,17 @@ def narrow(
 def run(config: RecipeConfig, out: str | Path, *, progress: bool = True) -> Report:
     """`narrow` with its settings as one value."""
     out = at_home(out).resolve()  # a link would stand in the way of the result
+    found = _result_in(out)
+    check_sources(config)
     check_model(config.model, block_length=config.block_length)
     texts = texts_of(config)
     about = {"settings": config.lasting, "texts": {name: each.key for name, each in texts.items()}}
     about |= _files_of(config.model)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        found = Report.read_if_there(out)
-        if found is not None and found.numbers["made from"] == about:
+    if found is not None:
+        if found.numbers["made from"] == about:
             return found
-        raise ValueError(f"out is {str(out)!r}, which already exists; it must be a new or empty folder")
-    if out.is_mount():
-        raise ValueError(f"out is {str(out)!r}, a mount point; it must be a folder below one")
+        other = ", ".join(_differences(found.numbers["made from"], about))
+        raise ValueError(f"out is {str(out)!r}, which holds the result of a call with other {other}; {_FREE}")
     language_model, shares = cut.load_model(config)
     with _workplace(out) as folder:
         n_small = cut.n_parameters_at(language_model.model, shares, config.multiple_of)
@@ -106,6 +107,26 @@ def _files_of(model: str) -> dict[str, str]:
         return {}
     files = [path for path in visible_files(at_home(model), "*") if path.suffix in _FILES_OF_MODELS]
     return {"model": digest_of({path.name: sha256_of(path) for path in files})}
+
+
+def _result_in(out: Path) -> Report | None:
+    """The report of an earlier call in a folder; a ValueError where something else is in the way."""
+    try:
+        is_taken = out.exists() and (not out.is_dir() or any(out.iterdir()))
+    except OSError as error:
+        raise ValueError(f"out is {str(out)!r}, which cannot be read: {error.strerror}; {_FREE}") from error
+    found = Report.read_if_there(out) if is_taken else None
+    if is_taken and found is None:
+        raise ValueError(f"out is {str(out)!r}, which already exists; {_FREE}")
+    if out.is_mount():
+        raise ValueError(f"out is {str(out)!r}, a mount point; it must be a folder below one")
+    return found
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Settings in which two calls differ; where there is none, what has changed on the disk."""
+    settings = [name for name, value in now["settings"].items() if before["settings"].get(name) != value]
+    return settings or [name for name in ("texts", "model") if before.get(name) != now.get(name)]
 
 
 @contextmanager

@@ -6,14 +6,13 @@
 - A txt file that is named alone is cut at blank lines into documents of at least `TXT_CHARACTERS`; without blank lines
   each line is a document.  Of a notebook the cells are taken, not their output.
 - Of a folder, files are left out that are hidden or backups, that ``.gitignore`` names, that tools write (lock files,
-  minified or generated code), that are not text, or that seem to hold a secret.  A file that cannot be read is left
-  out too.
+  drawings, minified or generated code), that are not text, or that seem to hold a secret.  A file or folder that cannot
+  be read is left out too, and links to folders are not followed.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -22,7 +21,7 @@ from functools import cache
 from pathlib import Path
 
 from narrowlib.data.documents import CHAT, Document
-from narrowlib.recipe.left_out import ignored_by, patterns_of, why_not, why_not_text
+from narrowlib.recipe.left_out import files_in, patterns_of, why_not, why_not_text
 from narrowlib.recipe.rows import (
     LINES,
     SUFFIXES,
@@ -40,6 +39,7 @@ _MARKS = {b"\xff\xfe\0\0": "utf-32", b"\0\0\xfe\xff": "utf-32", b"\xff\xfe": "ut
 _MARKS |= {b"\xef\xbb\xbf": "utf-8-sig"}
 _COMPRESSED = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 _HEAD = 8_192  # bytes by which binary files are known
+_PRINTED = (b"%PDF-", b"%!PS", rb"{\rtf")  # may hold ASCII alone, and yet is no text
 
 
 @dataclass
@@ -79,15 +79,10 @@ def read(path: Path, *, column: str = "", include: Sequence[str] = (), exclude: 
 
 
 def _read_folder(folder: Path, column: str, include: Sequence[str], exclude: Sequence[str], reading: Reading) -> None:
-    n_files = 0
-    ignored, wanted, unwanted = ignored_by(folder), patterns_of(include), patterns_of(exclude)
-    for path in sorted(folder.rglob("*")):
-        if not os.path.isfile(path):  # noqa: PTH113 (is_file raises where a folder may not be looked into)
-            continue
-        n_files += 1
-        name = os.fsencode(path.relative_to(folder).as_posix()).decode(errors="backslashreplace")
+    wanted, unwanted = patterns_of(include), patterns_of(exclude)
+    for path, name in files_in(folder, reading.leave):
         try:
-            reason = why_not(path, name, ignored, wanted if include else None, unwanted)
+            reason = why_not(path, name, wanted if include else None, unwanted)
             found = [] if reason else list(_file(path, column, reading, shown=name))
         except (ValueError, OSError) as error:
             reading.leave(f"cannot be read: {' '.join(str(error).replace(name, 'it').split())}"[:120], name)
@@ -101,7 +96,7 @@ def _read_folder(folder: Path, column: str, include: Sequence[str], exclude: Seq
                 reading.leave(reason, document.name)
             else:
                 reading.documents.append(document)
-    if not n_files:
+    if not reading.documents and not reading.left_out:
         raise ValueError("the folder holds no files")
 
 
@@ -181,7 +176,7 @@ def decoded(content: bytes) -> str | None:
         For a line that is not in the encoding of the others.
     """
     marked = _encoding_marked(content)
-    if marked is None and b"\0" in content:
+    if (marked is None and b"\0" in content) or content.startswith(_PRINTED):
         return None
     encoding = marked or "utf-8"
     try:

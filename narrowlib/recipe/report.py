@@ -115,7 +115,8 @@ class Report:
         losses = [
             f"{self._source(text)} {row['before']:.2f} → {row['after']:.2f}" for text, row in self.losses.iterrows()
         ]
-        return f"{share:.0%} fewer parameters, reads {faster:.1f} times as fast; loss on {', on '.join(losses)}"
+        told = ", ".join(losses)
+        return f"{share:.0%} fewer parameters, reads {faster:.1f} times as fast; loss in nats per token: {told}"
 
     def _source(self, text: str) -> str:
         """The name of a text's source where it is a short one."""

@@ -36,11 +36,11 @@ Rows = list[tuple[str, Any]]  # each with where it stands
 
 def rows_in(text: str, suffix: str, name: str) -> Rows | None:
     """Rows of a text file; None if it does not consist of rows, ValueError if they cannot be separated."""
-    if suffix in LINES:
+    if suffix in LINES and not text.lstrip().startswith("["):  # some tools give the suffix to one list
         return list(_json_lines(text, name))
     if suffix in (".csv", ".tsv"):
         return _csv_rows(text, suffix, name)
-    if suffix == ".json":
+    if suffix in (".json", *LINES):
         try:
             found = json.loads(text)
         except (ValueError, RecursionError) as error:

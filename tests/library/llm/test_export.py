@@ -2,10 +2,12 @@
 
 import copy
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
-from tiny_llamas import TINY, logits_masked, random_masks, tiny_llama, tiny_tokenizer, tiny_tokens
+from tiny_llamas import TINY, logits_masked, plain_llama, random_masks, tiny_llama, tiny_tokenizer, tiny_tokens
 from torch.nn import functional as F
 
 from narrowlib.llm.export import export_vanilla, round_hidden_size, sliced
@@ -59,6 +61,49 @@ def test_masked_equals_sliced_equals_exported(family, make, widths, tmp_path):
     assert n_parameters_of(narrowed) >= n_parameters_of(model, masks)
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name]), name
+
+
+ELSEWHERE = """
+import json, sys
+from pathlib import Path
+
+sys.modules |= {"narrowlib": None, "torchvision": None}  # neither can be imported
+
+import torch
+from transformers import AutoModelForCausalLM
+
+found = {}
+for folder in Path(sys.argv[1]).iterdir():
+    given = torch.load(folder / "given.pt")
+    for dtype in (torch.float32, torch.bfloat16):
+        model, about = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, output_loading_info=True)
+        assert not any(about.values()), (folder.name, about)
+        with torch.no_grad():
+            difference = model(given["tokens"]).logits.float() - given["logits"]
+        found[folder.name] = *found.get(folder.name, ()), difference.abs().mean().item() / given["logits"].std().item()
+print(json.dumps(found))
+"""
+
+
+def test_every_family_is_loaded_by_transformers_alone(tmp_path):
+    """From a folder as transformers saves it to one that another process loads, in which there is no narrowlib."""
+    for family in TINY:
+        model = plain_llama(family)
+        tokens = tiny_tokens(model)
+        model.save_pretrained(tmp_path / "whole" / family)
+        tiny_tokenizer().save_pretrained(tmp_path / "whole" / family)
+        loaded = load_causal_lm(tmp_path / "whole" / family, device="cpu")
+        with torch.no_grad():
+            torch.testing.assert_close(loaded.model(tokens).logits, model(tokens).logits, **SAME)
+        masks = masks_of_all_kinds(loaded.model)
+        folder = export_vanilla(loaded, masks, tmp_path / "narrowed" / family)
+        torch.save({"tokens": tokens, "logits": logits_masked(loaded.model, masks, tokens)}, folder / "given.pt")
+    command = [sys.executable, "-I", "-c", ELSEWHERE, str(tmp_path / "narrowed")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found.keys() == TINY.keys()
+    assert {family for family, (whole, low) in found.items() if whole > 1e-5 or low > 0.1} == set()
 
 
 @pytest.mark.parametrize("part", ["epsilon", "weights"])

@@ -117,6 +117,16 @@ def test_another_family_is_refused(config, tmp_path):
         load_causal_lm(tmp_path)
 
 
+@pytest.mark.parametrize("told", [{"quant_method": "gptq", "bits": 4}, {"quant_method": "no such"}, {}])
+def test_a_quantised_model_is_refused_before_a_weight_is_read(told, tmp_path):
+    saved(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "quantization_config": told}))
+    method = re.escape(repr(told.get("quant_method")))
+    with pytest.raises(ValueError, match=rf"is quantised \(quant_method {method}\); use the model"):
+        check_model(str(tmp_path))
+
+
 @pytest.mark.parametrize("name", ["/nowhere/at/all", "./nowhere", "~/nowhere", "a/b/c", "", "no-owner"])
 def test_what_is_neither_folder_nor_name_is_refused(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

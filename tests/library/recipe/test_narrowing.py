@@ -27,7 +27,7 @@ from transformers import GenerationConfig
 from narrowlib.data import tokens
 from narrowlib.llm.losses import block_losses
 from narrowlib.llm.models import LanguageModel
-from narrowlib.recipe import cut, narrowing, steps
+from narrowlib.recipe import cut, estimate, narrowing, steps
 from narrowlib.recipe.cli import _parser, _print, main
 from narrowlib.recipe.intake import texts_of
 from narrowlib.recipe.measured import samples_of
@@ -135,7 +135,10 @@ def test_card_and_page_hold_any_name(done, tmp_path, name):
     plain = " ".join(name.split())
     assert card.h1.text == f"{plain}, narrowed" and f"licence is that of the original: {plain}. " in card.p.text
     (row,) = [row for row in card("tr") if row.td and row.td.text == f"keep: {plain}"]
-    assert len(row("td")) == 3
+    errors = {(each["when"], each["text"]): each["standard_error"] for each in numbers["losses"]}
+    assert [f"± {errors[when, 'keep']:.3f}" in cell.text for when, cell in zip(("before", "after"), row("td")[1:])] == [
+        True
+    ] * 2
     page = BeautifulSoup((tmp_path / "report.html").read_text(), "html.parser")
     assert page.h1.text == f"A narrowed {name}" and f"The model was made from {name}. " in page.text
 
@@ -145,8 +148,9 @@ def test_the_same_call_again_changes_nothing(work, done, capsys):
     again = narrow(**given(work, lose=str(work / "lose"), out=work / "done", **BOTH))
     assert again.numbers == done.numbers
     assert (weights(done.folder), (done.folder / "report.json").read_bytes()) == before
-    assert main(flags(work, "--sparsity", "0.3", "--out", str(done.folder))) == 2
-    assert "which already exists; it must be a new or empty folder" in capsys.readouterr().err
+    other = flags(work, "--lose", str(work / "lose"), "--sparsity", "0.3", "--out", str(done.folder))
+    assert main(other) == 2
+    assert "a call with other units, sparsity; it must be a new or empty folder" in capsys.readouterr().err
     assert weights(done.folder) == before[0]
 
 
@@ -433,7 +437,7 @@ def test_a_folder_that_holds_another_model_now_is_not_the_same_call(work, tmp_pa
     (folder / "README.md").write_text("a card")
     call()
     (folder / "chat_template.jinja").write_text("{{ messages }}")
-    with pytest.raises(ValueError, match="which already exists"):
+    with pytest.raises(ValueError, match="the result of a call with other model"):
         call()
 
 
@@ -657,6 +661,12 @@ BAD = {
     "two targets": (None, None, ["--target-parameters", "9"], "sparsity and target_parameters are both given"),
     "method": (None, None, ["--method", "magic"], "method is 'magic'; it must be one of signed"),
     "unknown model": (None, None, ["--model", "./nowhere"], "'./nowhere' is neither a folder nor a name on the"),
+    "flag of another command": (
+        None,
+        None,
+        ["--sparsities", "0.5"],
+        "--sparsities is not an option here; did you mean",
+    ),
     "unknown flag": (None, None, ["--sparsty", "0.5"], "--sparsty is not an option here; did you mean --sparsity?"),
     "unwritable": (None, None, ["--out", "/proc/narrow"], "out is '/proc/narrow', which cannot be written"),
 }
@@ -704,6 +714,23 @@ def test_two_processes_do_not_work_on_one_folder(work, tmp_path, capsys):
     with FileLock(tmp_path / ".out.unfinished.lock"):
         assert main(flags(work, "--out", str(tmp_path / "out"), "--sparsity", "0.5")) == 2
     assert "another process is writing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["run", "run --dry-run", "scores"])
+def test_names_of_nothing_are_refused_before_a_model_is_made_or_fetched(tmp_path, monkeypatch, capsys, command):
+    monkeypatch.chdir(tmp_path)
+    for module in (narrowing, estimate, cut):
+        monkeypatch.setattr(module, "check_model", None)
+    Path("taken").mkdir()
+    Path("taken", "a.txt").write_text("a")
+    sparsity = [] if command == "scores" else ["--sparsity", "0.5"]
+    cases = {"keep is 'nothing', which does not exist": ["--keep", "nothing", "--out", "x.csv"]}
+    if command == "run":
+        cases["taken', which already exists; it must be a new or empty"] = ["--keep", "python", "--out", "taken"]
+    for says, given in cases.items():
+        assert main([*command.split(), *sparsity, *given]) == 2
+        assert says in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
 
 @pytest.mark.parametrize(
