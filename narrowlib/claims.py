@@ -1,7 +1,5 @@
 """The paper's claims, and whether our results agree, by the rules of ``book/claims.yaml``."""
 
-from __future__ import annotations
-
 import math
 import operator
 from collections.abc import Mapping, Sequence

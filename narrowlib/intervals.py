@@ -1,7 +1,5 @@
 """Intervals that claims are decided on: by bootstrap over runs, blocks or facts; of shares; and the log-rank test."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Callable

@@ -15,8 +15,6 @@ It is built from keywords, from the parameters of a notebook (`Settings.from_par
 (`read_yaml`) or from flags (`add_flags`), with the same checks and the same sentences.
 """
 
-from __future__ import annotations
-
 import argparse
 import ast
 import contextlib

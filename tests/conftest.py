@@ -1,7 +1,5 @@
 """What several files of tests stand on.  Under pytest-xdist the processes share one book."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from pathlib import Path

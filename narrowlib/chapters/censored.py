@@ -1,7 +1,5 @@
 """Compare times to reach a goal between two kinds of runs, including runs that never reach it."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -3,8 +3,6 @@
 On one device or, under ``torchrun``, on several; a run that was killed goes on from its last checkpoint.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager

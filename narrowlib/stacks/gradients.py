@@ -4,8 +4,6 @@ What autograd would do, written out for ReLU networks: no graph, no allocation i
 bfloat16 where that is asked for.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

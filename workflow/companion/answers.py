@@ -4,8 +4,6 @@ Nothing here knows a check or a solution, and only numbers, texts and lists of t
 to its process, to Python or to the file of answers, it can only change its own answers.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import numbers

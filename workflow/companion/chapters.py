@@ -3,8 +3,6 @@
 Everything that the workflow knows about a chapter is here; the other scripts act on it.
 """
 
-from __future__ import annotations
-
 import ast
 import hashlib
 import json

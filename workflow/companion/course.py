@@ -5,8 +5,6 @@ same without the text between the markers.  Both are made from the chapter's sou
 first.  With a seed, given values and the chapter's parameter ``seed`` differ from the book's, see `companion.variants`.
 """
 
-from __future__ import annotations
-
 import argparse
 import copy
 import os

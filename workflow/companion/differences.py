@@ -1,7 +1,5 @@
 """Where the book departs from the paper: ``book/differences.yaml``, as lists and as departures of records."""
 
-from __future__ import annotations
-
 from functools import cache
 from typing import Any
 

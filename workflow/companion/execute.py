@@ -5,8 +5,6 @@ has run.  A failing cell leaves the partial notebook in ``_build/failed``.  The 
 ``narrowlib`` how it was made.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import logging

@@ -5,8 +5,6 @@ enters a process that a student's code controls: a notebook runs in its own proc
 plain answers return from it, and the kernel that ran the teacher's notebook checks them.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import copy

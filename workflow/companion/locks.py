@@ -1,7 +1,5 @@
 """One process at a time: locks that wait, say so, and are gone with the process that held them."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager

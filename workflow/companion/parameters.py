@@ -5,8 +5,6 @@ again, whoever runs it.  The parameters cell alone says names, types and the qui
 read it.
 """
 
-from __future__ import annotations
-
 import ast
 import os
 import shlex

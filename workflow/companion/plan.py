@@ -1,7 +1,5 @@
 """What a profile's book consists of: which executed notebook each chapter needs, and the sums of all sources."""
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

@@ -3,8 +3,6 @@
 The jobs that run this may write to the repository, so it needs nothing but the standard library and ghp-import.
 """
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 import os

@@ -1,7 +1,5 @@
 """What students handed in: its files, the notebooks in them, and each notebook put back into the form of the course."""
 
-from __future__ import annotations
-
 import copy
 import json
 import os

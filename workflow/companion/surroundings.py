@@ -1,7 +1,5 @@
 """What of the user and the machine reaches a chapter: the caches and the hardware, and no personal settings."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -5,8 +5,6 @@ can stand there.  The book shows those written; a course with a seed draws other
 names alone, so all three follow.
 """
 
-from __future__ import annotations
-
 import ast
 import hashlib
 import re

@@ -1,7 +1,5 @@
 """Figures of the chapter breadth: when runs learn, and where breadth pays."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes

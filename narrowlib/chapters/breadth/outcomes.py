@@ -1,7 +1,5 @@
 """Comparisons of settings by their times to learn, with intervals, and the sentences that follow from them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 

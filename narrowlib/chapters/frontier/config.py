@@ -1,7 +1,5 @@
 """Settings and runs of the experiment on the frontier."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from decimal import Decimal
 

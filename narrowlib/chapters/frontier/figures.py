@@ -1,7 +1,5 @@
 """Figures of the frontier: what every way to a small language model spends."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

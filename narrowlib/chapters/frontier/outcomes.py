@@ -3,8 +3,6 @@
 A curve is the rows of one ``run`` in a table of records (`narrowlib.chapters.frontier.experiment`).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping, Sequence
 

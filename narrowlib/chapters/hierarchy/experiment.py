@@ -1,7 +1,5 @@
 """Claims H1, H2, H3: which tasks a network learns first, which need breadth, and whether depth helps."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial

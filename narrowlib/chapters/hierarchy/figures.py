@@ -1,7 +1,5 @@
 """Figures of the chapter hierarchy: how tasks are learned."""
 
-from __future__ import annotations
-
 import pandas as pd
 from matplotlib.axes import Axes
 from scipy.stats import CensoredData, ecdf

@@ -1,7 +1,5 @@
 """The quantities of claims H1, H2 and H3, with intervals over runs; see ``claims.yaml``."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

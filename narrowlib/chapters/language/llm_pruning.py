@@ -1,7 +1,5 @@
 """What the chapter llm-pruning uses, and its tables: group lasso, pruning, and training on."""
 
-from __future__ import annotations
-
 from functools import cache
 
 import pandas as pd

@@ -1,7 +1,5 @@
 """What the chapter llm-scores uses, and its tables: what scores say of units, and what a model loses without them."""
 
-from __future__ import annotations
-
 from functools import cache
 
 import pandas as pd

@@ -4,8 +4,6 @@ Every method is tuned on every second repeat and measured on the others: the bes
 the best of one on the repeats that it was chosen by.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

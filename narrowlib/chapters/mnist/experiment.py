@@ -1,7 +1,5 @@
 """Claims M1 and M2: a classifier of the even digits made in four ways, and the neurons and data that each needs."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial

@@ -3,8 +3,6 @@
 From scratch, by distillation, and by pruning the teacher at once; the fourth is `narrowlib.chapters.mnist.lasso`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 

@@ -1,7 +1,5 @@
 """Results of the MNIST comparison: best settings, Pareto fronts, dominance, and forgetting."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import pandas as pd

@@ -1,7 +1,5 @@
 """Figures of a narrowed model of one's own."""
 
-from __future__ import annotations
-
 import pandas as pd
 from matplotlib.axes import Axes
 

@@ -1,7 +1,5 @@
 """Beyond the paper: how much of a pruned network's head start is the ranking, and how much the trained teacher."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial

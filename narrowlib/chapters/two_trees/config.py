@@ -1,7 +1,5 @@
 """Settings of the chapters nonlocality and group-lasso."""
 
-from __future__ import annotations
-
 from typing import Literal, Self, get_args
 
 from pydantic import Field, model_validator

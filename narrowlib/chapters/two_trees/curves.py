@@ -1,7 +1,5 @@
 """Prune networks by their scores on the wanted composite and train the rest: what is kept, and what comes back."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 

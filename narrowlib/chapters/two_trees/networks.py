@@ -1,7 +1,5 @@
 """Networks that have learned two trees of tasks: what nonlocality and the group lasso are shown on."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Chapter nonlocality, claims N1 and N2: whether skills are local, and what pruning keeps and loses."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from functools import partial
 

@@ -1,7 +1,5 @@
 """Figures of what narrowed language models know and relearn."""
 
-from __future__ import annotations
-
 import pandas as pd
 from matplotlib.axes import Axes
 

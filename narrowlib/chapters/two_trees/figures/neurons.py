@@ -1,7 +1,5 @@
 """Figures of neurons: their scores, norms and weights."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
