@@ -251,11 +251,7 @@ def _whole(text: str) -> int:
     return int(float(text) if is_exact else text)
 
 
-_READERS = {
-    int: _whole,
-    float: float,
-    bool: lambda text: {"true": True, "false": False}[text.lower()],
-}
+_READERS = {int: _whole, float: float, bool: lambda text: {"true": True, "false": False}[text.lower()]}
 
 
 def _plain(value: Any) -> Any:

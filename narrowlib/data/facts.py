@@ -124,12 +124,7 @@ def documents(**_: Any) -> dict[str, Dataset]:
 
 
 def fact_blocks(
-    tokenizer: PreTrainedTokenizerBase,
-    some: Sequence[Fact],
-    *,
-    n_tokens: int,
-    block_length: int = 64,
-    seed: int = 0,
+    tokenizer: PreTrainedTokenizerBase, some: Sequence[Fact], *, n_tokens: int, block_length: int = 64, seed: int = 0
 ) -> Dataset:
     """Blocks of tokens to learn facts from: all sentences repeatedly, each time in another order.
 

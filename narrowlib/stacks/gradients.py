@@ -69,12 +69,7 @@ class StackGradient:
     """
 
     def __init__(
-        self,
-        stack: MLPStack,
-        n_samples: int,
-        *,
-        loss: LossAndGradient = cross_entropy,
-        precision: str = "float32",
+        self, stack: MLPStack, n_samples: int, *, loss: LossAndGradient = cross_entropy, precision: str = "float32"
     ) -> None:
         self.stack, self.loss, self.dtype = stack, loss, pick_dtype(precision, stack.weights[0].device)
         self.n_samples = n_samples

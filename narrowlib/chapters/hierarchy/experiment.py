@@ -16,12 +16,7 @@ from narrowlib.cmsp import CMSPSampler
 from narrowlib.devices import pick_device, pick_dtype
 from narrowlib.stacks.cohort import runs_per_chunk
 from narrowlib.stacks.networks import MLPStack
-from narrowlib.stacks.training import (
-    BITS_PER_NAT,
-    make_generators,
-    record_steps,
-    train_stack,
-)
+from narrowlib.stacks.training import BITS_PER_NAT, make_generators, record_steps, train_stack
 from narrowlib.store.kept import Kept
 
 FINAL_SHARE = 0.02  # of the training steps, the last ones: what a run has come to is its mean loss over them
@@ -112,12 +107,7 @@ def _chunks(setting: Setting, config: HierarchyConfig, device: torch.device) -> 
 
 
 def _train(
-    setting: Setting,
-    config: HierarchyConfig,
-    seeds: range,
-    device: torch.device,
-    store: Kept,
-    progress: bool,
+    setting: Setting, config: HierarchyConfig, seeds: range, device: torch.device, store: Kept, progress: bool
 ) -> pd.DataFrame:
     generators = make_generators(seeds, device)
     stack = MLPStack(setting.sizes, generators)

@@ -8,13 +8,7 @@ from narrowlib.chapters.language.config import KINDS, RANKED_BY, kept_tables, re
 from narrowlib.chapters.language.config import LLMScoresPage as Config
 from narrowlib.chapters.language.figures.block import plot_llama_block
 from narrowlib.chapters.language.figures.curves import plot_llm_pruning, plot_skills
-from narrowlib.chapters.language.scoring import (
-    ablation_table,
-    agreements,
-    proxy_measures,
-    sparsity_curves,
-    unit_scores,
-)
+from narrowlib.chapters.language.scoring import ablation_table, agreements, proxy_measures, sparsity_curves, unit_scores
 from narrowlib.chapters.style import book_theme, plot_pending
 from narrowlib.chapters.two_trees.figures.neurons import plot_agreement
 from narrowlib.claims import assess, assess_all, reasons, verdict

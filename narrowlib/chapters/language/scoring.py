@@ -139,13 +139,7 @@ def _n_removed(groups: Sequence[UnitGroup], masks: Mapping[str, Tensor], paramet
 
 
 def ablation_table(
-    model: PreTrainedModel,
-    kind: str,
-    scores: Scores,
-    blocks: Dataset,
-    *,
-    n_ablated: int = 500,
-    progress: bool = True,
+    model: PreTrainedModel, kind: str, scores: Scores, blocks: Dataset, *, n_ablated: int = 500, progress: bool = True
 ) -> pd.DataFrame:
     """Ablation scores of sampled units beside every variant of the score.
 

@@ -11,18 +11,7 @@ from pydantic import Field, model_validator
 
 from narrowlib.chapters.pages import Page
 from narrowlib.data.digits import Digits
-from narrowlib.settings import (
-    Count,
-    NotNegative,
-    Numbers,
-    Positive,
-    Rate,
-    Seed,
-    Settings,
-    Share,
-    Weight,
-    part,
-)
+from narrowlib.settings import Count, NotNegative, Numbers, Positive, Rate, Seed, Settings, Share, Weight, part
 from narrowlib.stacks.gradients import LossAndGradient
 from narrowlib.stacks.networks import MLPStack
 from narrowlib.stacks.training import Goal, StepConfig, train_to_goal
@@ -128,8 +117,7 @@ class Config(Page):
     scratch_repeats: Count = Field(50, description="runs of every setting from scratch")
     max_points: Count = Field(50_000, description="training samples that a run of a pruned network may see")
     rival_points: Count = Field(
-        589_840,
-        description="training samples that a run from scratch or distilled may see; the paper's 20 passes",
+        589_840, description="training samples that a run from scratch or distilled may see; the paper's 20 passes"
     )
     relearning_points: Count = Field(2_000, description="samples of all digits for relearning")
 

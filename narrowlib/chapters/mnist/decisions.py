@@ -132,7 +132,4 @@ def shrinking_outcome(runs: pd.DataFrame, n_neurons: int, method: str = "group l
         return min(there) / n_neurons if there else math.nan
 
     hardest = min(shares.values(), default=Interval(math.nan))
-    return {
-        "least_regained": hardest,
-        "smallest_share": Interval(smallest("value"), smallest("high"), smallest("low")),
-    }
+    return {"least_regained": hardest, "smallest_share": Interval(smallest("value"), smallest("high"), smallest("low"))}

@@ -111,10 +111,7 @@ def tables(config: Config, *, progress: bool = True) -> dict[str, pd.DataFrame]:
 
 
 def _kept_outcome(
-    store: Kept,
-    name: str,
-    compute: Callable[[], Outcome | tuple[Outcome, pd.DataFrame]],
-    inputs: object,
+    store: Kept, name: str, compute: Callable[[], Outcome | tuple[Outcome, pd.DataFrame]], inputs: object
 ) -> tuple[Outcome, pd.DataFrame]:
     """An outcome and its paths, empty for methods without any, from the store when they are there."""
 

@@ -6,14 +6,7 @@ from pydantic import Field, model_validator
 
 from narrowlib.chapters.pages import Page
 from narrowlib.cmsp import CMSP
-from narrowlib.settings import (
-    AutoPrecision,
-    NotNegative,
-    Rate,
-    Seed,
-    Settings,
-    part,
-)
+from narrowlib.settings import AutoPrecision, NotNegative, Rate, Seed, Settings, part
 from narrowlib.stacks.training import TrainingConfig
 
 WANTED, OTHER = (0, 1, 2), (3, 4, 5)  # the composites of the two trees
