@@ -82,6 +82,12 @@ def median(values: Any) -> Interval:
     return bootstrap(lambda drawn: np.median(drawn, axis=-1), values)
 
 
+def correlation(pairs: np.ndarray) -> np.ndarray:
+    """Pearson's r of two rows, (2, ..., n) to (...), for `bootstrap`."""
+    x, y = pairs - pairs.mean(-1, keepdims=True)
+    return (x * y).sum(-1) / np.sqrt((x * x).sum(-1) * (y * y).sum(-1))
+
+
 def share(are: Any, confidence: float = CONFIDENCE) -> Interval:
     """Share of true values, with its Wilson interval; undefined if one of the values is NaN."""
     are = np.asarray(are, float)

@@ -11,7 +11,7 @@ from narrowlib.chapters.language.figures.curves import plot_llm_pruning, plot_sk
 from narrowlib.chapters.language.scoring import ablation_table, agreements, proxy_measures, sparsity_curves, unit_scores
 from narrowlib.chapters.style import book_theme, plot_pending
 from narrowlib.chapters.two_trees.figures.neurons import plot_agreement
-from narrowlib.claims import assess, assess_all, reasons, verdict
+from narrowlib.claims import assess, reasons, verdict
 from narrowlib.data.documents import SKILLS, sources
 from narrowlib.llm.models import load_causal_lm
 from narrowlib.llm.units import head_dim_of, n_parameters_of

@@ -10,7 +10,7 @@ import torch
 
 from narrowlib.chapters.mnist.config import EVEN, Config, MnistConfig, Outcome
 from narrowlib.chapters.mnist.lasso import METHOD, prune_while_training
-from narrowlib.chapters.mnist.methods import distil, from_scratch, prune_by_attribution, train_teacher
+from narrowlib.chapters.mnist.methods import distil, from_scratch, kept_teacher, prune_by_attribution
 from narrowlib.chapters.mnist.outcomes import forgetting
 from narrowlib.chapters.mnist.tuning import tuned_rivals
 from narrowlib.data.digits import Digits, mnist_digits
@@ -68,12 +68,8 @@ def compare(config: MnistConfig, digits: Digits, *, checkpoints: str | Path = ""
     Source: Michaud, Parker-Sartori and Tegmark (2025), Fig 4.
     """
     even, store = digits.only(EVEN), Kept(checkpoints, config, device=digits.train_images.device)
+    teacher = kept_teacher(config.teacher, digits, store, progress=progress)
     data = [digits.train_images, digits.train_labels]
-
-    def teach() -> dict[str, torch.Tensor]:
-        return train_teacher(config.teacher, digits, progress=progress).state_dict()
-
-    teacher = MLPStack.from_state(store.keep("teacher", teach, inputs=data))
     methods = {
         "from scratch": lambda: from_scratch(config, even, progress=progress),
         "distillation": lambda: distil(config, teacher, even, progress=progress),
