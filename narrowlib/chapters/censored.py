@@ -44,7 +44,7 @@ def compare(first: pd.DataFrame, second: pd.DataFrame, *, paired: bool = False) 
     one, two = (each.sort_values("seed") for each in (first, second))
     ours = [spent(each).to_numpy(dtype=float) for each in (one, two)]
     samples = [np.stack(ours)] if paired else ours  # values of one network are resampled together
-    ratio = intervals.bootstrap(_ratio_of_rows if paired else _ratio, *samples)
+    ratio = intervals.bootstrap((lambda both: _ratio(*both)) if paired else _ratio, *samples)
     z = None if paired else intervals.sooner(one["samples"], two["samples"], until=one["budget"].max())
     counts = {"n_first": len(one), "n_second": len(two)}
     counts |= {"learned_first": int(one["samples"].count()), "learned_second": int(two["samples"].count())}
@@ -65,10 +65,6 @@ def compare(first: pd.DataFrame, second: pd.DataFrame, *, paired: bool = False) 
 
 def _ratio(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return second.mean(-1) / first.mean(-1)
-
-
-def _ratio_of_rows(both: np.ndarray) -> np.ndarray:
-    return _ratio(both[0], both[1])
 
 
 def said(answer: pd.Series) -> str:

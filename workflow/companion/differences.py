@@ -36,16 +36,11 @@ def differences() -> tuple[dict[str, Any], ...]:
             if parameter and parameter not in parameters.quick(chapter):
                 raise Refusal(f"{where} names the parameter {parameter!r}, which {chapter} does not have")
         if parameter:
-            each.setdefault("here", str(_papers_value(each["chapters"][0], parameter)))
+            each.setdefault("here", str(parameters.of_profile(chapter, parameters.PAPER)[parameter]))
         if missing := [name for name in TEXTS if not isinstance(each.get(name), str)]:
             raise Refusal(f"{where} has no {missing[0]}; it must be a text")
         each["chapters"] = [chapter for chapter in each["chapters"] if chapter in names]
     return tuple(each for each in found if each["chapters"])
-
-
-def _papers_value(chapter: str, parameter: str) -> Any:
-    """The value of a parameter in the profile ``paper``."""
-    return parameters.of_profile(chapter, parameters.PAPER)[parameter]
 
 
 def of_parameters(chapter: str) -> dict[str, str]:

@@ -1,10 +1,8 @@
 """Settings of the MNIST comparison, and the outcome of one method."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar, Self
 
 import pandas as pd
 from pydantic import Field, model_validator
@@ -83,11 +81,28 @@ class MnistConfig(Settings):
         return range(first, first + n_repeats)
 
 
-class Config(Page):
-    """Parameters of the chapter; the defaults are the paper's."""
+class TeacherPage(Page):
+    """Parameters of a teacher whose neurons a chapter cuts, down to no more than it has."""
+
+    sizes: ClassVar[tuple[str, ...]] = ("neurons",)  # parameters that hold what is kept
 
     teacher_width: Count = Field(1_200, description="neurons in each of the teacher's hidden layers")
     teacher_epochs: Count = Field(20, description="largest number of passes over all training digits")
+
+    @model_validator(mode="after")
+    def _teacher_is_larger(self) -> Self:
+        most = 2 * self.teacher_width
+        for name in self.sizes:
+            if max(getattr(self, name)) > most:
+                raise ValueError(f"{name} holds {max(getattr(self, name))}; it must be at most the teacher's {most}")
+        return self
+
+
+class Config(TeacherPage):
+    """Parameters of the chapter; the defaults are the paper's."""
+
+    sizes = ("pruned_neurons", "lasso_neurons")
+
     neurons: Numbers[Even] = Field(
         (30, 50, 70, 100, 190, 400, 600, 1_200, 2_400),
         description="sizes from scratch and by distillation: neurons in both layers, even",
@@ -120,14 +135,6 @@ class Config(Page):
         589_840, description="training samples that a run from scratch or distilled may see; the paper's 20 passes"
     )
     relearning_points: Count = Field(2_000, description="samples of all digits for relearning")
-
-    @model_validator(mode="after")
-    def _teacher_is_larger(self) -> Config:
-        most = 2 * self.teacher_width
-        for name in ("pruned_neurons", "lasso_neurons"):
-            if max(getattr(self, name)) > most:
-                raise ValueError(f"{name} holds {max(getattr(self, name))}; it must be at most the teacher's {most}")
-        return self
 
     @part
     def comparison(self) -> MnistConfig:

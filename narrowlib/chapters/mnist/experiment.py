@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 
 import pandas as pd
-import torch
 
 from narrowlib.chapters.mnist.config import EVEN, Config, MnistConfig, Outcome
 from narrowlib.chapters.mnist.lasso import METHOD, prune_while_training
@@ -114,12 +113,9 @@ def _kept_outcome(
     def tables_and_networks() -> dict[str, object]:
         found = compute()
         outcome, paths = (found, pd.DataFrame()) if isinstance(found, Outcome) else found
-        return {"networks": _states(outcome.networks), "runs": outcome.runs, "paths": paths}
+        states = {neurons: stack.state_dict() for neurons, stack in outcome.networks.items()}
+        return {"networks": states, "runs": outcome.runs, "paths": paths}
 
     kept = store.keep(name, tables_and_networks, inputs=inputs)
     networks = {neurons: MLPStack.from_state(state) for neurons, state in kept["networks"].items()}
     return Outcome(kept["runs"], networks), kept["paths"]
-
-
-def _states(networks: dict[int, MLPStack]) -> dict[int, dict[str, torch.Tensor]]:
-    return {neurons: stack.state_dict() for neurons, stack in networks.items()}
