@@ -7,6 +7,7 @@ import pandas as pd
 
 from narrowlib import intervals
 
+CONVERGED_BITS = 0.1  # loss on the composite below which a run counts as converged (the paper's)
 LEARNED_BITS = 0.5  # loss below which a task counts as learned: half way between chance and perfect
 LEAST_RUNS = 5  # of each kind; with fewer nothing is decided
 HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided"

@@ -4,7 +4,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from scipy.stats import CensoredData, ecdf
 
-from narrowlib.chapters.censored import spent
+from narrowlib.chapters.censored import CONVERGED_BITS, spent
 from narrowlib.chapters.style import (
     CHANCE_BITS,
     GREY,
@@ -54,10 +54,10 @@ def plot_task_curves(curves: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def plot_composite_curves(
-    curves: pd.DataFrame, *, x: str = "n_samples", threshold: float | None = None, ax: Axes | None = None
-) -> Axes:
+def plot_composite_curves(curves: pd.DataFrame, *, x: str = "n_samples", ax: Axes | None = None) -> Axes:
     """Loss on the composite, one line per run; broad runs solid, narrow runs dashed, named where they end.
+
+    The loss below which a run counts as converged is drawn as a line.
 
     Parameters
     ----------
@@ -65,8 +65,6 @@ def plot_composite_curves(
         ``seed``, ``data`` (broad or narrow), ``loss`` (bits), and the column named by ``x``.
     x : {"n_samples", "n_composite_samples"}
         What is on the horizontal axis.
-    threshold : float, optional
-        Loss in bits below which a run counts as converged, drawn as a line.
     """
     ax = current_axes(ax)
     keep_data(ax, curves[["data", "seed", x, "loss"]])
@@ -92,10 +90,9 @@ def plot_composite_curves(
     ax.set_ylim(-0.06, max(1.1, curves["loss"].max() + 0.03))
     plain_ticks(ax.xaxis)
     draw_chance(ax)
-    if threshold is not None:
-        ax.axhline(threshold, color=GREY, linewidth=1.0, linestyle=(0, (1, 1.5)))
-        place = {"xytext": (2, 3), "textcoords": "offset points", "fontsize": 8, "color": GREY}
-        ax.annotate("converged below", (0, threshold), xycoords=("axes fraction", "data"), **place)
+    ax.axhline(CONVERGED_BITS, color=GREY, linewidth=1.0, linestyle=(0, (1, 1.5)))
+    place = {"xytext": (2, 3), "textcoords": "offset points", "fontsize": 8, "color": GREY}
+    ax.annotate("converged below", (0, CONVERGED_BITS), xycoords=("axes fraction", "data"), **place)
     if ends:
         label_ends(ax, ends)
     return ax
