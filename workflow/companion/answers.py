@@ -21,13 +21,7 @@ GIB = 2**30
 
 
 def plain(value: Any) -> Any:
-    """The value as numbers, texts, truth values, and lists and dictionaries of these.
-
-    Raises
-    ------
-    TypeError
-        When it is something else.
-    """
+    """The value as numbers, texts, truth values, and lists and dictionaries of these; a TypeError for another."""
     if hasattr(value, "tolist"):  # of numpy, pandas or torch
         value = value.tolist()
     if value is None or type(value) in (bool, int, float, str):

@@ -16,10 +16,7 @@ def differences() -> tuple[dict[str, Any], ...]:
     """Every difference: ``chapters``, ``what``, ``paper``, ``here``, ``why``, and for some the ``parameter`` of it,
     whose value in the profile ``paper`` is ``here`` where that is not said.
 
-    Raises
-    ------
-    Refusal
-        When one lacks something, or names a chapter or parameter that there is not.
+    Refused when one lacks something, or names a chapter or parameter that there is not.
     """
     if not FILE.is_file():
         return ()

@@ -108,13 +108,7 @@ def has_tag(cell: Any, tag: str) -> bool:
 
 
 def read_exercises(chapter: str) -> list[Exercise]:
-    """The exercises of a chapter in reading order.
-
-    Raises
-    ------
-    Refusal
-        When a part is missing or stands where nothing refers to it.
-    """
+    """The exercises of a chapter in reading order; refused when a part is missing or belongs to none."""
     found: dict[str, Exercise] = {}
     last = ""
     for cell in chapters.read_notebook(chapter).cells:

@@ -229,13 +229,7 @@ def end_all(folder: Path) -> None:
 
 
 def container() -> list[str]:
-    """The words that run a command in docker or podman, without network and with limits; builds the image.
-
-    Raises
-    ------
-    Refusal
-        When neither is running, or the image cannot be built.
-    """
+    """The words that run a command in docker or podman, without network and with limits; builds the image."""
     engine = next((name for name in ("docker", "podman") if _succeeds([name, "info"])), None)
     if engine is None:
         raise Refusal("--container needs docker or podman; neither is running here")
@@ -278,10 +272,7 @@ def write_table(path: Path, columns: Iterable[str], rows: list[dict[str, Any]]) 
 def read_table(path: Path, columns: Iterable[str]) -> list[dict[str, Any]]:
     """The rows of such a table, also as spreadsheets save it, with semicolons or tabs; none without the file.
 
-    Raises
-    ------
-    Refusal
-        When it is neither UTF-8 nor UTF-16, or has not all of the columns.
+    Refused when it is neither UTF-8 nor UTF-16, or has not all of the columns.
     """
     if not path.is_file():
         return []
@@ -309,10 +300,7 @@ def number(text: Any) -> float:
 def read_marks() -> dict[tuple[str, ...], float]:
     """Points that a person gave, by student, notebook and exercise.
 
-    Raises
-    ------
-    Refusal
-        For points that are no number between 0 and those that the answer is worth, or two for one answer.
+    Refused when they are no number between 0 and those that the answer is worth, or two for one answer.
     """
     found: dict[tuple[str, ...], float] = {}
     for row in read_table(MARKS, (*KEY, "points")):

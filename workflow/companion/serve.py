@@ -17,10 +17,7 @@ _REASONS = {errno.EADDRINUSE: "which another program uses", errno.EACCES: "which
 def bound(port: int | str) -> ThreadingHTTPServer:
     """A server of the site at this port; 0 is any that is free.
 
-    Raises
-    ------
-    Refusal
-        When the port is in use, not allowed, or no port.
+    Refused when the port is in use, not allowed, or no port.
     """
     try:
         return ThreadingHTTPServer((HOST, int(port)), partial(SimpleHTTPRequestHandler, directory=site.HTML))
