@@ -4,10 +4,12 @@ import os
 import shutil
 from pathlib import Path
 
+import matplotlib
 import pytest
 from filelock import FileLock
 from trees import ROOT, TRANSIENT, make_book
 
+matplotlib.use("Agg")  # no window opens
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads of two processes wait for each other
 

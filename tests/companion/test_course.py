@@ -4,7 +4,6 @@ import re
 import subprocess
 import sys
 
-import matplotlib
 import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
@@ -13,7 +12,6 @@ from companion import chapters, course, exercises, grade, myst, parameters
 from companion.plainly import Refusal
 from trees import ROOT
 
-matplotlib.use("Agg")
 COURSE = [chapter for chapter in chapters.names() if exercises.read_exercises(chapter)]
 DISTINCT = 24  # characters that make a piece of a solution recognisable
 
