@@ -10,8 +10,6 @@ no answer yet
 A verdict is None without an answer, empty when it is right, and else a hint.
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 import re

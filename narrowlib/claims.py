@@ -1,7 +1,5 @@
 """The paper's claims, and whether our results agree, by the rules of ``book/claims.yaml``."""
 
-from __future__ import annotations
-
 import math
 import operator
 from collections.abc import Mapping, Sequence
@@ -154,10 +152,11 @@ def assess(
         reasons = shortfalls(claims[claim].get("decided_by", ()), record.frame, record.config)
         reasons += [f"not measured: {row['quantity']}" for row in rows if math.isnan(row["ours"])]
     table = pd.DataFrame(rows)
+    direction = SEEN if table["direction"].all() else NOT_SEEN
     found = {
         "claim": claim,
         "scale": "this page" if record is None else "record",
-        "verdict": _direction(table) if record is None else UNDECIDED if reasons else _decided(table),
+        "verdict": direction if record is None else UNDECIDED if reasons else _decided(table),
         "reasons": reasons,
         "quantities": {
             name: {key: json_value(row[key]) for key in ("ours", "low", "high", "direction", "holds", "near")}
@@ -230,10 +229,6 @@ def verdict(assessed: Assessment, claim: str | None = None) -> str:
 def reasons(assessed: Assessment) -> list[str]:
     """What records lack to decide the assessed claims: a sentence for each undecided claim."""
     return [f"{each['claim']}: {'; '.join(each['reasons'])}" for each in assessed.judged if each["reasons"]]
-
-
-def _direction(table: pd.DataFrame) -> str:
-    return SEEN if table["direction"].all() else NOT_SEEN
 
 
 def _decided(table: pd.DataFrame) -> str:

@@ -1,7 +1,5 @@
 """Whether a record holds enough to decide on a claim: the conditions that ``book/claims.yaml`` states before a run."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """The device of a run, the way to it, its fast precision, and torchvision beside a CPU build of torch."""
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Intervals that claims are decided on: by bootstrap over runs, blocks or facts; of shares; and the log-rank test."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Callable
@@ -82,6 +80,12 @@ def mean(values: Any) -> Interval:
 def median(values: Any) -> Interval:
     """Median, with its bootstrap interval."""
     return bootstrap(lambda drawn: np.median(drawn, axis=-1), values)
+
+
+def correlation(pairs: np.ndarray) -> np.ndarray:
+    """Pearson's r of two rows, (2, ..., n) to (...), for `bootstrap`."""
+    x, y = pairs - pairs.mean(-1, keepdims=True)
+    return (x * y).sum(-1) / np.sqrt((x * x).sum(-1) * (y * y).sum(-1))
 
 
 def share(are: Any, confidence: float = CONFIDENCE) -> Interval:

@@ -1,7 +1,5 @@
 """Main memory and threads that this process may use, whatever limits them."""
 
-from __future__ import annotations
-
 import math
 import os
 import re

@@ -1,7 +1,5 @@
 """The group lasso, a penalty that makes networks prunable, by subgradient or proximal step."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """Pruning: masks by rank, masks kept during training, and units removed from the model."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from decimal import ROUND_HALF_UP, Decimal

@@ -1,7 +1,5 @@
 """How much a unit matters: scores by group name, higher for units to keep."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple

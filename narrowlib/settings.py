@@ -15,8 +15,6 @@ It is built from keywords, from the parameters of a notebook (`Settings.from_par
 (`read_yaml`) or from flags (`add_flags`), with the same checks and the same sentences.
 """
 
-from __future__ import annotations
-
 import argparse
 import ast
 import contextlib
@@ -253,11 +251,7 @@ def _whole(text: str) -> int:
     return int(float(text) if is_exact else text)
 
 
-_READERS = {
-    int: _whole,
-    float: float,
-    bool: lambda text: {"true": True, "false": False}[text.lower()],
-}
+_READERS = {int: _whole, float: float, bool: lambda text: {"true": True, "false": False}[text.lower()]}
 
 
 def _plain(value: Any) -> Any:

@@ -1,7 +1,5 @@
 """Text files that people write: decoded as they were saved, and YAML as its author means it; and counts in words."""
 
-from __future__ import annotations
-
 import codecs
 import io
 import re

@@ -4,8 +4,6 @@ A unit is a neuron of a hidden layer, a residual dimension, a head.  Scores, pru
 through its groups of units, so each of them is written once.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 

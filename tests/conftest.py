@@ -1,15 +1,15 @@
 """What several files of tests stand on.  Under pytest-xdist the processes share one book."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from pathlib import Path
 
+import matplotlib
 import pytest
 from filelock import FileLock
 from trees import ROOT, TRANSIENT, make_book
 
+matplotlib.use("Agg")  # no window opens
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads of two processes wait for each other
 

@@ -1,7 +1,5 @@
 """Faults of a machine, made for a test: a full disk, a folder that can only be read, a network that fails."""
 
-from __future__ import annotations
-
 import os
 import resource
 import subprocess

@@ -1,7 +1,5 @@
 """Trees to build in: a copy of the project at smoke scale, and a project of three tiny chapters."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """Compare times to reach a goal between two kinds of runs, including runs that never reach it."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -9,6 +7,7 @@ import pandas as pd
 
 from narrowlib import intervals
 
+CONVERGED_BITS = 0.1  # loss on the composite below which a run counts as converged (the paper's)
 LEARNED_BITS = 0.5  # loss below which a task counts as learned: half way between chance and perfect
 LEAST_RUNS = 5  # of each kind; with fewer nothing is decided
 HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided"
@@ -46,7 +45,7 @@ def compare(first: pd.DataFrame, second: pd.DataFrame, *, paired: bool = False) 
     one, two = (each.sort_values("seed") for each in (first, second))
     ours = [spent(each).to_numpy(dtype=float) for each in (one, two)]
     samples = [np.stack(ours)] if paired else ours  # values of one network are resampled together
-    ratio = intervals.bootstrap(_ratio_of_rows if paired else _ratio, *samples)
+    ratio = intervals.bootstrap((lambda both: _ratio(*both)) if paired else _ratio, *samples)
     z = None if paired else intervals.sooner(one["samples"], two["samples"], until=one["budget"].max())
     counts = {"n_first": len(one), "n_second": len(two)}
     counts |= {"learned_first": int(one["samples"].count()), "learned_second": int(two["samples"].count())}
@@ -67,10 +66,6 @@ def compare(first: pd.DataFrame, second: pd.DataFrame, *, paired: bool = False) 
 
 def _ratio(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return second.mean(-1) / first.mean(-1)
-
-
-def _ratio_of_rows(both: np.ndarray) -> np.ndarray:
-    return _ratio(both[0], both[1])
 
 
 def said(answer: pd.Series) -> str:

@@ -1,7 +1,5 @@
 """Parameters that all pages have in common."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 from collections.abc import Iterable

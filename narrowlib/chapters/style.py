@@ -1,7 +1,5 @@
 """The style of every figure of the book, and the table of data that each figure keeps."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from functools import partial

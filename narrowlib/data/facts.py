@@ -124,12 +124,7 @@ def documents(**_: Any) -> dict[str, Dataset]:
 
 
 def fact_blocks(
-    tokenizer: PreTrainedTokenizerBase,
-    some: Sequence[Fact],
-    *,
-    n_tokens: int,
-    block_length: int = 64,
-    seed: int = 0,
+    tokenizer: PreTrainedTokenizerBase, some: Sequence[Fact], *, n_tokens: int, block_length: int = 64
 ) -> Dataset:
     """Blocks of tokens to learn facts from: all sentences repeatedly, each time in another order.
 
@@ -141,8 +136,6 @@ def fact_blocks(
         How many tokens; what does not fill a block is left out.
     block_length : int
         Tokens per block; sentences run over its ends.
-    seed : int
-        Of the orders.
 
     Returns
     -------
@@ -160,7 +153,7 @@ def fact_blocks(
         raise ValueError("some is empty; it must hold at least one fact")
     if not 2 <= block_length <= n_tokens:
         raise ValueError(f"block_length is {block_length}; it must be at least 2 and at most n_tokens, {n_tokens}")
-    end, order, ids = end_of_text(tokenizer), np.random.default_rng(seed), []
+    end, order, ids = end_of_text(tokenizer), np.random.default_rng(0), []
     sentences = [tokenizer(fact.sentence, add_special_tokens=False)["input_ids"] + [end] for fact in some]
     while len(ids) < n_tokens:
         ids += [token for place in order.permutation(len(sentences)) for token in sentences[place]]

@@ -43,11 +43,6 @@ class TooFewTokensError(ValueError):
         self.n_there = n_there
 
 
-def code_blocks(tokenizer: PreTrainedTokenizerBase, **options) -> Dataset:
-    """Blocks of Python code: `skill_blocks` of the skill ``"python"``, with its options."""
-    return skill_blocks(tokenizer, "python", **options)
-
-
 def skill_blocks(
     tokenizer: PreTrainedTokenizerBase,
     skill: str,

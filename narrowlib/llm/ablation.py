@@ -5,8 +5,6 @@ neuron's absence is a rank-one change of that output, a residual dimension's a z
 neither touches a weight, so several units go through in one forward pass as entries of a batch.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager

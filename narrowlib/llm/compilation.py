@@ -1,7 +1,5 @@
 """Layers and losses of a language model as compiled code, for as long as it trains."""
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import re

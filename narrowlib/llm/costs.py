@@ -1,7 +1,5 @@
 """What a language model costs: operations and seconds per token, and energy."""
 
-from __future__ import annotations
-
 import math
 import statistics
 import time

@@ -1,7 +1,5 @@
 """Model folders from which no model can be loaded: refused by their files, before a weight is read."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -147,11 +147,7 @@ def _factors_of_frequencies(model: PreTrainedModel) -> Tensor | None:
 
 
 def _write_shape(
-    writer: GGUFWriter,
-    language_model: LanguageModel,
-    weights: str,
-    filled: dict[str, tuple[int, int]],
-    epsilon: float,
+    writer: GGUFWriter, language_model: LanguageModel, weights: str, filled: dict[str, tuple[int, int]], epsilon: float
 ) -> None:
     import gguf
 

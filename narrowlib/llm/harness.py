@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 TASKS = Path(__file__).with_name("tasks")  # for the option --include_path of lm-eval
 LOCAL = ("narrow_facts_cloze", "narrow_facts_choice")  # need no network
-FROM_PAPER = ("counterfact", "arc_easy", "wmdp_bio", "wmdp_cyber", "wmdp_chem")
 
 
 def benchmark_accuracies(

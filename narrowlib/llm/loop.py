@@ -4,8 +4,6 @@ What a step draws at random depends on its number alone, and a checkpoint holds 
 training ends at the same bits.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext

@@ -10,8 +10,6 @@ So nothing as large as the parameters is held, the backward pass is spared half 
 known, which gradients of weights have already summed up.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 

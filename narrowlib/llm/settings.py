@@ -1,7 +1,5 @@
 """Settings of language-model training and names of scores, importable without torch."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, ValidationInfo

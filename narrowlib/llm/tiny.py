@@ -1,7 +1,5 @@
 """A random language model of some ten thousand parameters, for quick trials without a download."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

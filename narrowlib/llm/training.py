@@ -3,8 +3,6 @@
 On one device or, under ``torchrun``, on several; a run that was killed goes on from its last checkpoint.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -52,7 +50,7 @@ def recover(
     model : PreTrainedModel
         On the device to train on; under ``torchrun`` each process takes its own.
     blocks : datasets.Dataset
-        Token blocks of one length in the column ``input_ids``, see `narrowlib.data.tokens.code_blocks`; those of
+        Token blocks of one length in the column ``input_ids``, see `narrowlib.data.tokens.skill_blocks`; those of
         `narrowlib.llm.distillation.soft_targets` are a teacher.  Where there is a column ``labels``, losses are means
         over the tokens that count, see `narrowlib.llm.losses`, in a step over those of all its blocks.
     config : LLMTrainingConfig

@@ -1,7 +1,5 @@
 """A trigram model of tokens with interpolated Kneser-Ney backoff, as a baseline for trained language models."""
 
-from __future__ import annotations
-
 import numpy as np
 
 

@@ -1,7 +1,5 @@
 """The engine that trains many networks at once: finished runs leave, and the remaining ones can be cut narrower."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any

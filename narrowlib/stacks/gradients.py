@@ -4,8 +4,6 @@ What autograd would do, written out for ReLU networks: no graph, no allocation i
 bfloat16 where that is asked for.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch
@@ -71,12 +69,7 @@ class StackGradient:
     """
 
     def __init__(
-        self,
-        stack: MLPStack,
-        n_samples: int,
-        *,
-        loss: LossAndGradient = cross_entropy,
-        precision: str = "float32",
+        self, stack: MLPStack, n_samples: int, *, loss: LossAndGradient = cross_entropy, precision: str = "float32"
     ) -> None:
         self.stack, self.loss, self.dtype = stack, loss, pick_dtype(precision, stack.weights[0].device)
         self.n_samples = n_samples

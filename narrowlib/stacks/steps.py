@@ -1,7 +1,5 @@
 """Optimiser steps of a stack, many at a time: on a GPU they are captured once and replayed as one graph."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable

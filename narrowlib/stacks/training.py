@@ -1,7 +1,5 @@
 """Training of stacks: a number of steps on fresh samples, or on fixed samples until a goal is reached."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal

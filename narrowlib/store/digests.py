@@ -1,7 +1,5 @@
 """Digests of what a result depends on: values by their content, code by its import closure."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import inspect

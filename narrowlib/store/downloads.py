@@ -4,8 +4,6 @@ Nothing here needs an account, and nothing is unpacked that was not verified.  p
 and mirrors that they are configured with hold here too.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess

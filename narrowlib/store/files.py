@@ -5,8 +5,6 @@ then renamed.  A run that is killed, or a machine that loses its power, leaves w
 never a half.
 """
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import os

@@ -6,8 +6,6 @@ imports, directly or through others.  A result is written whole or not at all, w
 damaged one is computed again.  Trainings inside it leave off in ``KEY.unfinished``, beside the time spent so far.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

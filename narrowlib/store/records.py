@@ -4,8 +4,6 @@ A record is two files, ``NAME.parquet`` and ``NAME.json``.  The second names the
 so half a copy or a table edited by hand is noticed.  No pickle is written or read.
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Unfinished runs: checkpoints of interrupted runs, and when to stop a run that has diverged."""
 
-from __future__ import annotations
-
 import json
 import threading
 import time

@@ -4,15 +4,14 @@ import re
 import subprocess
 import sys
 
-import matplotlib
 import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
 import pytest
 from companion import chapters, course, exercises, grade, myst, parameters
+from companion.plainly import Refusal
 from trees import ROOT
 
-matplotlib.use("Agg")
 COURSE = [chapter for chapter in chapters.names() if exercises.read_exercises(chapter)]
 DISTINCT = 24  # characters that make a piece of a solution recognisable
 
@@ -324,7 +323,7 @@ def test_a_checked_exercise_has_two_folded_hints_below_its_question(chapter, not
 
 def assert_refused(monkeypatch, says, *cells):
     monkeypatch.setattr(chapters, "read_notebook", lambda _: nbformat.v4.new_notebook(cells=list(cells)))
-    with pytest.raises(exercises.ExerciseError, match=says):
+    with pytest.raises(Refusal, match=says):
         exercises.read_exercises("broken")
 
 

@@ -8,6 +8,7 @@ import zipfile
 
 import pytest
 from companion import publish
+from companion.plainly import Refusal
 from trees import git_in
 
 ROOT = publish.ROOT
@@ -72,7 +73,7 @@ def test_archives_that_were_cut_off_are_not_released(tree, monkeypatch):
     written = publish.write_archives()
     assert sorted(publish.whole_archives()) == sorted(map(str, written))
     written[0].write_bytes(written[0].read_bytes()[:-5])
-    with pytest.raises(publish.NotReadyError, match="run make archive again"):
+    with pytest.raises(Refusal, match="run make archive again"):
         publish.release(["--tag", "v1"])
     monkeypatch.setattr(publish, "pack", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -82,7 +83,7 @@ def test_archives_that_were_cut_off_are_not_released(tree, monkeypatch):
 
 def test_missing_folders_are_said(tree, monkeypatch):
     monkeypatch.setattr(publish, "PACKED", {"site": "nowhere"})
-    with pytest.raises(publish.NotReadyError, match="run make book"):
+    with pytest.raises(Refusal, match="run make book"):
         publish.write_archives()
 
 

@@ -6,6 +6,7 @@ import itertools
 
 import nbformat
 import pytest
+from companion import __main__ as companion
 from companion import chapters, course, exercises, parameters, variants
 from test_course import assert_refused
 
@@ -158,7 +159,7 @@ def test_a_student_who_changes_what_is_given_is_graded_by_what_was_given(seed):
 @pytest.mark.parametrize("seed", ["", "-3", "0", "1.5", "seven", "1000001", "７", "1_000", "1" * 5000])
 def test_what_is_no_seed_is_refused_before_anything_is_written(seed, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(course, "FOLDER", tmp_path / "course")
-    assert course.main([f"--seed={seed}", "methods"]) == 2
+    assert companion.main(["course", f"--seed={seed}", "methods"]) == 2
     told = capsys.readouterr().err
     assert told.startswith(f"SEED is {seed!r}; it must be a whole number from 1 to 1000000") and told.count("\n") == 1
     assert not list(tmp_path.iterdir())

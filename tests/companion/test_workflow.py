@@ -386,7 +386,7 @@ def test_a_port_that_cannot_be_had_is_named_before_anything_is_built(port):
         other.bind((serve.HOST, 0))
         other.listen()
         taken = other.getsockname()[1] if port is None else port
-        with pytest.raises(serve.PortError, match=f"PORT is {taken}, "):
+        with pytest.raises(plainly.Refusal, match=f"PORT is {taken}, "):
             serve.bound(taken)
 
 

@@ -1,7 +1,5 @@
 """One command for the whole workflow: ``python -m companion COMMAND ...``."""
 
-from __future__ import annotations
-
 import sys
 from importlib import import_module
 

@@ -4,8 +4,6 @@ Nothing here knows a check or a solution, and only numbers, texts and lists of t
 to its process, to Python or to the file of answers, it can only change its own answers.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import numbers
@@ -23,13 +21,7 @@ GIB = 2**30
 
 
 def plain(value: Any) -> Any:
-    """The value as numbers, texts, truth values, and lists and dictionaries of these.
-
-    Raises
-    ------
-    TypeError
-        When it is something else.
-    """
+    """The value as numbers, texts, truth values, and lists and dictionaries of these; a TypeError for another."""
     if hasattr(value, "tolist"):  # of numpy, pandas or torch
         value = value.tolist()
     if value is None or type(value) in (bool, int, float, str):

@@ -24,13 +24,7 @@ class NotBuiltError(plainly.Refusal):
 
 
 def planned(profile: str) -> dict[str, Any]:
-    """The plan of a profile.
-
-    Raises
-    ------
-    NotBuiltError
-        When a source cannot be read.
-    """
+    """The plan of a profile; a NotBuiltError when a source cannot be read."""
     try:
         return make_plan(profile)
     except (plainly.Refusal, OSError):
@@ -43,12 +37,7 @@ def run_snakemake(profile: str, cores: str, memory: int) -> None:
     """Execute what is stale and make the site; locks of our own stand in for that of Snakemake.
 
     Notebooks are put in place whole, so what a killed build left is never incomplete.  Chapters run side by side as
-    far as there are cores, and so many megabytes of memory.
-
-    Raises
-    ------
-    NotBuiltError
-        When a job failed.
+    far as there are cores, and so many megabytes of memory.  A NotBuiltError when a job failed.
     """
     command = [sys.executable, "-m", "snakemake", "--cores", cores, "--nolock"]
     command += ["--resources", "gpu=1", f"memory={memory}"]
@@ -60,13 +49,7 @@ def run_snakemake(profile: str, cores: str, memory: int) -> None:
 
 
 def megabytes(asked: str) -> int:
-    """Megabytes of memory that the chapters may take together; what is free for 0 gigabytes.
-
-    Raises
-    ------
-    Refusal
-        For what is no such number.
-    """
+    """Megabytes of memory that the chapters may take together; what is free for 0 gigabytes."""
     from narrowlib.machine import free_memory
 
     try:

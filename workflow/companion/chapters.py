@@ -3,8 +3,6 @@
 Everything that the workflow knows about a chapter is here; the other scripts act on it.
 """
 
-from __future__ import annotations
-
 import ast
 import hashlib
 import json
@@ -48,10 +46,7 @@ def text_of(path: Path) -> str:
 def configuration() -> dict[str, Any]:
     """What ``_config.yml`` holds, with the address of the repository, which is empty when nothing says it.
 
-    Raises
-    ------
-    Refusal
-        When it cannot be read, or REPOSITORY, or the file where that is not set, names no repository on GitHub.
+    Refused when REPOSITORY, or the file where that is not set, names no repository on GitHub.
     """
     config = refused(load_yaml, ROOT / "_config.yml", truths=True)
     about = config.get("repository") or {}
@@ -81,10 +76,7 @@ def _address(named: str, where: str) -> str:
 def contents() -> dict[str, Any]:
     """The table of contents, without the chapters that CHAPTERS does not name where it names some.
 
-    Raises
-    ------
-    Refusal
-        When it is none, or CHAPTERS or the file names what there is not.
+    Refused when CHAPTERS or the file names what there is not.
     """
     found = _without(refused(load_yaml, ROOT / "_toc.yml"), set())
     every, patterns = _listed(found)
@@ -150,10 +142,7 @@ def source_path(chapter: str) -> Path:
 def read_notebook(chapter: str) -> Any:
     """The chapter as a notebook without outputs, its cell ids made from their position, its kernel that of the book.
 
-    Raises
-    ------
-    Refusal
-        When it is no MyST notebook, or one of another language.
+    Refused when it is no MyST notebook, or one of another language.
     """
     import jupytext
 

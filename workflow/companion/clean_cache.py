@@ -3,8 +3,6 @@
 Only folders that the library makes are removed: if the cache folder is set wrongly, nothing else in it is lost.
 """
 
-from __future__ import annotations
-
 import argparse
 import shutil
 from pathlib import Path

@@ -5,16 +5,14 @@ same without the text between the markers.  Both are made from the chapter's sou
 first.  With a seed, given values and the chapter's parameter ``seed`` differ from the book's, see `companion.variants`.
 """
 
-from __future__ import annotations
-
 import argparse
 import copy
 import os
-import sys
 from typing import Any
 
 from companion import chapters, exercises, myst, notebooks, parameters, variants
 from companion.locks import one_at_a_time
+from companion.plainly import Refusal
 from narrowlib.texts import counted
 
 FOLDER = chapters.BUILD / "course"
@@ -237,27 +235,18 @@ def what_varies(written: list[str], seed: int | None) -> str:
     return "; ".join(said)
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("chapters", nargs="*", help="names of chapters; by default all")
     parser.add_argument("--profile", default=course_profile(), help="scale of the notebooks")
     about = f"seed of given values that differ from the book's: {variants.SEEDS[0]} to {variants.SEEDS[-1]}"
     parser.add_argument("--seed", help=about)
     asked = parser.parse_args(arguments)
-    try:
-        seed = variants.read_seed(asked.seed)
-        if unknown := [name for name in asked.chapters if name not in chapters.names()]:
-            known = ", ".join(chapters.names())
-            raise parameters.ParameterError(f"CHAPTERS holds {unknown[0]!r}; it must hold some of {known}")
-        with one_at_a_time(LOCK, "another process is writing or grading the course; waiting for it"):
-            written = write_course(asked.chapters or chapters.names(), asked.profile, seed)
-    except (parameters.ParameterError, exercises.ExerciseError) as error:
-        print(error, file=sys.stderr)
-        return 2
+    seed = variants.read_seed(asked.seed)
+    if unknown := [name for name in asked.chapters if name not in chapters.names()]:
+        raise Refusal(f"CHAPTERS holds {unknown[0]!r}; it must hold some of {', '.join(chapters.names())}")
+    with one_at_a_time(LOCK, "another process is writing or grading the course; waiting for it"):
+        written = write_course(asked.chapters or chapters.names(), asked.profile, seed)
     print(f"{os.path.relpath(FOLDER)}: {', '.join(written)}")
     print(what_varies(written, seed))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

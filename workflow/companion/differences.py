@@ -1,7 +1,5 @@
 """Where the book departs from the paper: ``book/differences.yaml``, as lists and as departures of records."""
 
-from __future__ import annotations
-
 from functools import cache
 from typing import Any
 
@@ -18,10 +16,7 @@ def differences() -> tuple[dict[str, Any], ...]:
     """Every difference: ``chapters``, ``what``, ``paper``, ``here``, ``why``, and for some the ``parameter`` of it,
     whose value in the profile ``paper`` is ``here`` where that is not said.
 
-    Raises
-    ------
-    Refusal
-        When one lacks something, or names a chapter or parameter that there is not.
+    Refused when one lacks something, or names a chapter or parameter that there is not.
     """
     if not FILE.is_file():
         return ()
@@ -38,16 +33,11 @@ def differences() -> tuple[dict[str, Any], ...]:
             if parameter and parameter not in parameters.quick(chapter):
                 raise Refusal(f"{where} names the parameter {parameter!r}, which {chapter} does not have")
         if parameter:
-            each.setdefault("here", str(_papers_value(each["chapters"][0], parameter)))
+            each.setdefault("here", str(parameters.of_profile(chapter, parameters.PAPER)[parameter]))
         if missing := [name for name in TEXTS if not isinstance(each.get(name), str)]:
             raise Refusal(f"{where} has no {missing[0]}; it must be a text")
         each["chapters"] = [chapter for chapter in each["chapters"] if chapter in names]
     return tuple(each for each in found if each["chapters"])
-
-
-def _papers_value(chapter: str, parameter: str) -> Any:
-    """The value of a parameter in the profile ``paper``."""
-    return parameters.of_profile(chapter, parameters.PAPER)[parameter]
 
 
 def of_parameters(chapter: str) -> dict[str, str]:

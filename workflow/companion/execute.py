@@ -5,8 +5,6 @@ has run.  A failing cell leaves the partial notebook in ``_build/failed``.  The 
 ``narrowlib`` how it was made.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import logging
@@ -42,10 +40,8 @@ HOW = {
 def execute(chapter: str, values: dict[str, Any], output: Path, threads: int) -> None:
     """Run every cell and put the notebook at ``output``.
 
-    Raises
-    ------
-    FailedCellError
-        When a cell fails, or its kernel dies or does not start; the notebook up to there is then at `failed_path`.
+    A FailedCellError when a cell fails, or its kernel dies or does not start; the notebook up to there is then at
+    `failed_path`.
     """
     import nbformat
     import papermill

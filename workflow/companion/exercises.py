@@ -19,13 +19,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from companion import chapters, myst, notebooks, variants
+from companion.plainly import Refusal
 
 LABEL = re.compile(r"[A-Za-z0-9_-]{1,50}")  # what names of cells and of nbgrader hold
 AMOUNTS = re.compile(r"\b(points|minutes)-(\d+)\b")  # among the classes of an exercise
-
-
-class ExerciseError(ValueError):
-    """An exercise that is not of the form that CONTRIBUTING.md describes."""
 
 
 @dataclass(frozen=True)
@@ -111,22 +108,16 @@ def has_tag(cell: Any, tag: str) -> bool:
 
 
 def read_exercises(chapter: str) -> list[Exercise]:
-    """The exercises of a chapter in reading order.
-
-    Raises
-    ------
-    ExerciseError
-        When a part is missing or stands where nothing refers to it.
-    """
+    """The exercises of a chapter in reading order; refused when a part is missing or belongs to none."""
     found: dict[str, Exercise] = {}
     last = ""
     for cell in chapters.read_notebook(chapter).cells:
         if variants.KEY in cell.metadata and not has_tag(cell, "exercise"):
-            raise ExerciseError(f"{chapter}: a cell that is not tagged exercise has {variants.KEY}")
+            raise Refusal(f"{chapter}: a cell that is not tagged exercise has {variants.KEY}")
         for tag, part in (("exercise", "answer"), ("check", "check")):
             if cell.cell_type == "code" and has_tag(cell, tag):
                 if not last or getattr(found[last], part) is not None:
-                    raise ExerciseError(f"{chapter}: a cell tagged {tag} follows no exercise without one")
+                    raise Refusal(f"{chapter}: a cell tagged {tag} follows no exercise without one")
                 found[last] = replace(found[last], **{part: cell})
         if cell.cell_type != "code":
             for piece in myst.pieces(cell.source):
@@ -134,15 +125,15 @@ def read_exercises(chapter: str) -> list[Exercise]:
                     last = piece.options.get("label", "")
                     if not LABEL.fullmatch(last) or last in found:
                         legal = "it must be unique, of letters, digits, - and _"
-                        raise ExerciseError(f"{chapter}: the label of exercise {piece.argument!r} is {last!r}; {legal}")
+                        raise Refusal(f"{chapter}: the label of exercise {piece.argument!r} is {last!r}; {legal}")
                     found[last] = _begun(last, piece)
                 elif myst.is_hint(piece):
                     if not last or found[last].answer is not None or found[last].solution:
-                        raise ExerciseError(f"{chapter}: {piece.argument!r} is not between a question and its answer")
+                        raise Refusal(f"{chapter}: {piece.argument!r} is not between a question and its answer")
                     found[last] = replace(found[last], hints=(*found[last].hints, piece))
                 elif isinstance(piece, myst.Directive) and piece.name == "solution":
                     if piece.argument not in found:
-                        raise ExerciseError(f"{chapter}: solution {piece.argument!r} belongs to no exercise before it")
+                        raise Refusal(f"{chapter}: solution {piece.argument!r} belongs to no exercise before it")
                     found[piece.argument] = replace(found[piece.argument], solution=piece.body)
     for exercise in found.values():
         _check_form(chapter, exercise)
@@ -168,19 +159,19 @@ def _begun(label: str, directive: myst.Directive) -> Exercise:
 def _check_form(chapter: str, exercise: Exercise) -> None:
     where = f"{chapter}: {exercise.label}"
     if not exercise.solution:
-        raise ExerciseError(f"{where} has no solution")
+        raise Refusal(f"{where} has no solution")
     if (exercise.answer is None) != (exercise.check is None):
-        raise ExerciseError(f"{where} has only one of the cells tagged exercise and check; it needs both or none")
+        raise Refusal(f"{where} has only one of the cells tagged exercise and check; it needs both or none")
     least = 1 + (exercise.is_checked and exercise.asks_for_words)
     if exercise.points < least or exercise.given_points == 0:
-        raise ExerciseError(f"{where} is worth {exercise.given_points} points; it must be at least {least}")
+        raise Refusal(f"{where} is worth {exercise.given_points} points; it must be at least {least}")
     if not exercise.is_checked:
         return
     if not exercise.names:
-        raise ExerciseError(f"{where}: its answer cell sets no name to None")
+        raise Refusal(f"{where}: its answer cell sets no name to None")
     assigned = {node.id for node in ast.walk(ast.parse(exercise.code)) if _is_stored(node)}
     if missing := [name for name in exercise.names if name not in assigned]:
-        raise ExerciseError(f"{where}: its solution does not set {', '.join(missing)}")
+        raise Refusal(f"{where}: its solution does not set {', '.join(missing)}")
 
 
 def _check_given(chapter: str, exercise: Exercise) -> None:
@@ -189,15 +180,15 @@ def _check_given(chapter: str, exercise: Exercise) -> None:
     try:
         variants.check_variants(source, exercise.answer.metadata.get(variants.KEY, {}))
     except variants.VariantError as error:
-        raise ExerciseError(f"{where}: {error}") from None
+        raise Refusal(f"{where}: {error}") from None
     given = set(variants.given(source))
     changed = {node.id for part in (exercise.code, exercise.check.source) for node in _names(part) if _is_stored(node)}
     if changed := sorted(given & changed):
-        raise ExerciseError(f"{where}: its solution or check sets {changed[0]}, a given value")
+        raise Refusal(f"{where}: its solution or check sets {changed[0]}, a given value")
     others = [cell for cell in chapters.code_cells(chapter) if cell.id not in (exercise.answer.id, exercise.check.id)]
     used = {node.id for cell in others for node in _names(cell.source)}
     if shared := sorted(given & used):
-        raise ExerciseError(f"{where}: {shared[0]} is a given value, and another cell uses the name")
+        raise Refusal(f"{where}: {shared[0]} is a given value, and another cell uses the name")
 
 
 def _names(source: str) -> list[ast.Name]:

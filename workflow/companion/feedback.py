@@ -1,7 +1,5 @@
 """Pages of feedback, drawn by nbgrader in a process that a page may take down without ending the run."""
 
-from __future__ import annotations
-
 import re
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context

@@ -5,8 +5,6 @@ enters a process that a student's code controls: a notebook runs in its own proc
 plain answers return from it, and the kernel that ran the teacher's notebook checks them.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import copy
@@ -28,6 +26,7 @@ import nbformat
 
 from companion import answers, chapters, course, exercises, feedback, myst, submissions, surroundings
 from companion.locks import one_at_a_time
+from companion.plainly import Refusal
 from companion.submissions import MOST_BYTES, Row, checks, graded_cells, known_cells, label_of, one_line, read
 from narrowlib.store.downloads import CACHE_VARIABLE, cache_folder
 from narrowlib.store.files import visible_files
@@ -230,19 +229,13 @@ def end_all(folder: Path) -> None:
 
 
 def container() -> list[str]:
-    """The words that run a command in docker or podman, without network and with limits; builds the image.
-
-    Raises
-    ------
-    RuntimeError
-        When neither is running, or the image cannot be built.
-    """
+    """The words that run a command in docker or podman, without network and with limits; builds the image."""
     engine = next((name for name in ("docker", "podman") if _succeeds([name, "info"])), None)
     if engine is None:
-        raise RuntimeError("--container needs docker or podman; neither is running here")
+        raise Refusal("--container needs docker or podman; neither is running here")
     build = [engine, "build", f"--tag={IMAGE}", "--file=-", str(chapters.ROOT)]
     if subprocess.run(build, input=DOCKERFILE, text=True, env={**os.environ, "DOCKER_BUILDKIT": "1"}).returncode:
-        raise RuntimeError(f"{engine} could not build the image {IMAGE}; see its output above")
+        raise Refusal(f"{engine} could not build the image {IMAGE}; see its output above")
     cache_folder().mkdir(parents=True, exist_ok=True)
     shared = {f"/narrow/{name}": chapters.ROOT / name for name in ("narrowlib", "workflow", "results")}
     shared["/cache"] = cache_folder()
@@ -279,22 +272,19 @@ def write_table(path: Path, columns: Iterable[str], rows: list[dict[str, Any]]) 
 def read_table(path: Path, columns: Iterable[str]) -> list[dict[str, Any]]:
     """The rows of such a table, also as spreadsheets save it, with semicolons or tabs; none without the file.
 
-    Raises
-    ------
-    ValueError
-        When it is neither UTF-8 nor UTF-16, or has not all of the columns.
+    Refused when it is neither UTF-8 nor UTF-16, or has not all of the columns.
     """
     if not path.is_file():
         return []
     try:
         text = read_text(path, newline="")
     except ValueError as error:
-        raise ValueError(f"{error}; save it from a spreadsheet as 'CSV UTF-8'") from None
+        raise Refusal(f"{error}; save it from a spreadsheet as 'CSV UTF-8'") from None
     separator = max(",;\t", key=text.partition("\n")[0].count)
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
     head = [name.strip().lower() for name in next(lines, [])]
     if missing := [name for name in columns if name not in head]:
-        raise ValueError(f"{path.name} has no column {missing[0]!r}; its first line must name {', '.join(columns)}")
+        raise Refusal(f"{path.name} has no column {missing[0]!r}; its first line must name {', '.join(columns)}")
     rows = [[cell[1:] if cell[:1] == "'" and FORMULA.match(cell) else cell for cell in line] for line in lines]
     return [{**dict.fromkeys(head, ""), **dict(zip(head, row))} for row in rows if any(row)]
 
@@ -310,10 +300,7 @@ def number(text: Any) -> float:
 def read_marks() -> dict[tuple[str, ...], float]:
     """Points that a person gave, by student, notebook and exercise.
 
-    Raises
-    ------
-    ValueError
-        For points that are no number between 0 and those that the answer is worth, or two for one answer.
+    Refused when they are no number between 0 and those that the answer is worth, or two for one answer.
     """
     found: dict[tuple[str, ...], float] = {}
     for row in read_table(MARKS, (*KEY, "points")):
@@ -322,9 +309,9 @@ def read_marks() -> dict[tuple[str, ...], float]:
             what = f"{MARKS.name} gives {row['points']!r} points for {' '.join(key)}"
             if not 0 <= points <= most:
                 legal = f"from 0 to {most:g}" if most >= 0 else f"from 0 to the points in 'of', which is {row['of']!r}"
-                raise ValueError(f"{what}; it must be a number {legal}")
+                raise Refusal(f"{what}; it must be a number {legal}")
             if found.setdefault(key, points) != points:
-                raise ValueError(f"{what}, and {found[key]:g} in another line; it must be one number")
+                raise Refusal(f"{what}, and {found[key]:g} in another line; it must be one number")
     return found
 
 
@@ -370,32 +357,21 @@ def main(arguments: list[str]) -> int:
 
 def grade(asked: argparse.Namespace) -> int:
     """Grade what is asked for, or only take up the marks of a person; the exit code."""
-    try:
-        marks = read_marks()
-        if asked.folder is None and MARKS.is_file() and GRADES.is_file():
-            table = read_table(EXERCISES, OF_EXERCISES)
-            write_tables(read_table(GRADES, OF_GRADES), table, marks)
-            tell_unused(table, marks)
-            print(os.path.relpath(GRADES))
-            return 0
-    except ValueError as error:
-        print(error, file=sys.stderr)
-        return 2
+    marks = read_marks()
+    if asked.folder is None and MARKS.is_file() and GRADES.is_file():
+        table = read_table(EXERCISES, OF_EXERCISES)
+        write_tables(read_table(GRADES, OF_GRADES), table, marks)
+        tell_unused(table, marks)
+        print(os.path.relpath(GRADES))
+        return 0
     if asked.folder is None:
-        print("FOLDER is missing; it must hold the students' submissions", file=sys.stderr)
-        return 2
+        raise Refusal("FOLDER is missing; it must hold the students' submissions")
     surroundings.leave_personal_settings(chapters.BUILD / "jupyter")
     os.environ.update(ENVIRONMENT)
-    try:
-        contained = container() if asked.container else []
-    except RuntimeError as error:
-        print(error, file=sys.stderr)
-        return 2
-    grader = Grader(asked.seconds_per_cell, asked.seconds, contained)
+    grader = Grader(asked.seconds_per_cell, asked.seconds, container() if asked.container else [])
     pages = feedback.Pages()
     if not grader.teachers:
-        print("there is no course to grade by; run make course first", file=sys.stderr)
-        return 2
+        raise Refusal("there is no course to grade by; run make course first")
     rows: list[dict[str, Any]] = []
     table: list[dict[str, Any]] = []
     for student, path in submissions.files_in(asked.folder):
@@ -415,8 +391,7 @@ def grade(asked: argparse.Namespace) -> int:
         print(f"{row.notebook}: {points}{row.reason and f' ({row.reason})'}", flush=True)
     pages.close()
     if not rows:
-        print(f"FOLDER is {str(asked.folder)!r}; it must hold the students' submissions", file=sys.stderr)
-        return 2
+        raise Refusal(f"FOLDER is {str(asked.folder)!r}; it must hold the students' submissions")
     tell_unused(table, marks)
     print(os.path.relpath(GRADES))
     return 0

@@ -1,7 +1,5 @@
 """One process at a time: locks that wait, say so, and are gone with the process that held them."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,15 +12,7 @@ from narrowlib.store.files import lock_of
 
 @contextmanager
 def one_at_a_time(name: str, waiting: str) -> Iterator[None]:
-    """Hold the lock of this name in this tree.
-
-    Parameters
-    ----------
-    name : str
-        Of the lock, which is a file in ``_build/locks``.
-    waiting : str
-        What is said, once, when another process holds it.
-    """
+    """Hold the lock of this name in this tree; ``waiting`` is said, once, when another process holds it."""
     path = chapters.BUILD / "locks" / f"{name}.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = lock_of(path)

@@ -3,8 +3,6 @@
 The kernel reports what only it knows in a last cell, which is taken out again once it has run.
 """
 
-from __future__ import annotations
-
 import copy
 import json
 from collections.abc import Mapping

@@ -5,8 +5,6 @@ slower this machine is at a fixed piece of work.  A chapter that fails does not 
 continues after an interruption.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import subprocess

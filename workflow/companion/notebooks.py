@@ -3,8 +3,6 @@
 They use plain Markdown, and their first cell installs the commit that they are of if it is missing.
 """
 
-from __future__ import annotations
-
 import argparse
 import ast
 import json

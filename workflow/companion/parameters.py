@@ -5,8 +5,6 @@ again, whoever runs it.  The parameters cell alone says names, types and the qui
 read it.
 """
 
-from __future__ import annotations
-
 import ast
 import os
 import shlex
@@ -81,11 +79,7 @@ def of_profile(chapter: str, profile: str) -> dict[str, Any]:
     """What a profile sets for a chapter, its names and types checked.
 
     A profile is a folder of files that papermill takes as they are (``papermill -f book/profiles/smoke/mnist.yaml``).
-
-    Raises
-    ------
-    ParameterError
-        When there is no such profile, or it sets what the chapter does not take.
+    A ParameterError when there is no such profile, or it sets what the chapter does not take.
     """
     if profile not in profile_names():
         raise ParameterError(f"PROFILE is {profile!r}; it must be one of {', '.join(profile_names())}")
@@ -101,10 +95,7 @@ def of_profile(chapter: str, profile: str) -> dict[str, Any]:
 def checked(chapter: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Values as their declared types; a text is read as what it says.
 
-    Raises
-    ------
-    ParameterError
-        For the first name that the chapter does not have, or value of another type.
+    A ParameterError for the first name that the chapter does not have, or value of another type.
     """
     try:
         values = cell(chapter)(**given)

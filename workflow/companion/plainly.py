@@ -1,7 +1,5 @@
 """Errors in plain words: what a user asked for and cannot have, and what the machine cannot do."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal

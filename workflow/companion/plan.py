@@ -1,7 +1,5 @@
 """What a profile's book consists of: which executed notebook each chapter needs, and the sums of all sources."""
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path
@@ -24,11 +22,8 @@ RENDERED = (
 def make_plan(profile: str) -> dict[str, Any]:
     """The plan of a profile, also written to ``_build/plan.json`` when it differs from the one there.
 
-    Returns
-    -------
-    dict
-        ``profile``; ``repository``, its address; ``executed``, the path of every chapter's executed notebook;
-        ``sources``, the sums of every file that the pages are made from, docstrings and this workflow included.
+    It holds ``profile``; ``repository``, its address; ``executed``, the path of every chapter's executed notebook;
+    ``sources``, the sums of every file that the pages are made from, docstrings and this workflow included.
     """
     executed = {}
     differences.differences()  # what is wrong with it is said before anything runs

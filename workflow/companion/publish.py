@@ -3,8 +3,6 @@
 The jobs that run this may write to the repository, so it needs nothing but the standard library and ghp-import.
 """
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 import os
@@ -14,7 +12,8 @@ import sys
 import zipfile
 from pathlib import Path
 
-from companion import BUILD, ROOT, plainly
+from companion import BUILD, ROOT
+from companion.plainly import Refusal
 
 NOTEBOOKS = BUILD / "notebooks"
 RELEASE = BUILD / "release"
@@ -26,15 +25,11 @@ WHO = {"GIT_COMMITTER_NAME": "make branch", "GIT_COMMITTER_EMAIL": "noreply@loca
 LONG_AGO = (1980, 1, 1, 0, 0, 0)  # the time of every file in an archive: equal contents, equal bytes
 
 
-class NotReadyError(plainly.Refusal):
-    """Something that has to be made first."""
-
-
 def git(*words: str) -> str:
     """Output of a git command in the repository."""
     done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
-        raise NotReadyError(f"git {words[0]} failed: {done.stderr.strip().splitlines()[-1:]}")
+        raise Refusal(f"git {words[0]} failed: {done.stderr.strip().splitlines()[-1:]}")
     return done.stdout.strip()
 
 
@@ -44,7 +39,7 @@ def push_branch(remote: str = "origin") -> str:
     The checkout and its index stay as they are.
     """
     if not list(NOTEBOOKS.rglob("*.ipynb")):
-        raise NotReadyError(f"{NOTEBOOKS.relative_to(ROOT)} holds no notebooks; run make notebooks first")
+        raise Refusal(f"{NOTEBOOKS.relative_to(ROOT)} holds no notebooks; run make notebooks first")
     there, ours = f"refs/remotes/{remote}/{BRANCH}", f"refs/heads/{BRANCH}"
     is_there = bool(git("ls-remote", remote, ours))
     if is_there:
@@ -75,7 +70,7 @@ def digest(path: Path) -> str:
 def write_archives() -> list[Path]:
     """Pack what is there of `PACKED`, and write the checksums beside it."""
     if missing := [folder for folder in PACKED.values() if not (BUILD / folder).is_dir()]:
-        raise NotReadyError(f"_build/{missing[0]} does not exist; run make book notebooks course first")
+        raise Refusal(f"_build/{missing[0]} does not exist; run make book notebooks course first")
     RELEASE.mkdir(parents=True, exist_ok=True)
     (RELEASE / SUMS).unlink(missing_ok=True)  # what stands beside the sums is whole
     written = [RELEASE / f"{name}.zip" for name in PACKED]
@@ -99,7 +94,7 @@ def whole_archives() -> list[str]:
     named = dict(reversed(line.split("  ")) for line in sums.read_text(encoding="utf-8").splitlines())
     for name, expected in named.items():
         if not (RELEASE / name).is_file() or digest(RELEASE / name) != expected:
-            raise NotReadyError(f"{name} is not the file that {SUMS} names; run make archive again")
+            raise Refusal(f"{name} is not the file that {SUMS} names; run make archive again")
     return [*(str(RELEASE / name) for name in sorted(named)), str(sums)]
 
 
@@ -147,6 +142,6 @@ def release(arguments: list[str]) -> int:
     parser.add_argument("--tag", default="")
     tag, files = parser.parse_args(arguments).tag, whole_archives()
     if not tag or not files:
-        raise NotReadyError("TAG names the release and make archive makes its files; one of them is missing")
+        raise Refusal("TAG names the release and make archive makes its files; one of them is missing")
     command = ["gh", "release", "create", tag, "--verify-tag", "--generate-notes", *files]
     return subprocess.run(command, cwd=ROOT).returncode

@@ -6,8 +6,6 @@ command continues from them after a kill.  The tables and their provenance are w
 from where the chapter reads the recorded run.
 """
 
-from __future__ import annotations
-
 import argparse
 import errno
 import inspect

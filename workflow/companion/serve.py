@@ -7,29 +7,23 @@ import errno
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
-from companion import build, parameters, plainly, site
+from companion import build, parameters, site
+from companion.plainly import Refusal
 
 HOST = "127.0.0.1"
 _REASONS = {errno.EADDRINUSE: "which another program uses", errno.EACCES: "which only an administrator can use"}
 
 
-class PortError(plainly.Refusal):
-    """A port that cannot be had."""
-
-
 def bound(port: int | str) -> ThreadingHTTPServer:
     """A server of the site at this port; 0 is any that is free.
 
-    Raises
-    ------
-    PortError
-        When the port is in use, not allowed, or no port.
+    Refused when the port is in use, not allowed, or no port.
     """
     try:
         return ThreadingHTTPServer((HOST, int(port)), partial(SimpleHTTPRequestHandler, directory=site.HTML))
     except (OSError, OverflowError, ValueError) as error:
         why = _REASONS.get(getattr(error, "errno", None), "which cannot be used")
-        raise PortError(f"PORT is {port}, {why}; it must be a free port from 1024 to 65535") from error
+        raise Refusal(f"PORT is {port}, {why}; it must be a free port from 1024 to 65535") from error
 
 
 def main(arguments: list[str]) -> int:

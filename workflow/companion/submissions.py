@@ -1,7 +1,5 @@
 """What students handed in: its files, the notebooks in them, and each notebook put back into the form of the course."""
 
-from __future__ import annotations
-
 import copy
 import json
 import os
@@ -54,13 +52,7 @@ def files_in(folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def read(path: Path) -> Any:
-    """A notebook that was handed in.
-
-    Raises
-    ------
-    ValueError
-        When it is none, with the reason in one sentence.
-    """
+    """A notebook that was handed in; a ValueError of one sentence when it is none."""
     if path.is_symlink():
         raise ValueError("a link or a special file is not a notebook")
     if path.is_dir():
@@ -143,13 +135,7 @@ def one_line(reason: str) -> str:
 
 
 def check_seed(submitted: Any, students: Any) -> None:
-    """See that a notebook was handed out with the values of the course that grades it; one that says nothing passes.
-
-    Raises
-    ------
-    ValueError
-        When it says that it was not.
-    """
+    """See that a notebook was handed out with the values of the course that grades it; one that says nothing passes."""
     said, here = (notebook.metadata.get("narrowlib") for notebook in (submitted, students))
     seeds = [about.get("seed") for about in (said, here) if isinstance(about, dict)]
     if len(seeds) == 2 and seeds[0] != seeds[1]:

@@ -1,7 +1,5 @@
 """What of the user and the machine reaches a chapter: the caches and the hardware, and no personal settings."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
@@ -73,10 +71,7 @@ def _is_writable(folder: Path, may_make: bool) -> bool:
 def leave_personal_settings(folder: Path) -> None:
     """From now on, no kernel takes settings of the user for Python, IPython, Jupyter or matplotlib.
 
-    Parameters
-    ----------
-    folder : Path
-        Where IPython and Jupyter write what nobody reads afterwards.
+    In the folder, IPython and Jupyter write what nobody reads afterwards.
     """
     for name in _personal():
         del os.environ[name]  # such as PYTHONOPTIMIZE, which would switch off assertions

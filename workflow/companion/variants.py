@@ -5,8 +5,6 @@ can stand there.  The book shows those written; a course with a seed draws other
 names alone, so all three follow.
 """
 
-from __future__ import annotations
-
 import ast
 import hashlib
 import re
@@ -25,13 +23,7 @@ class VariantError(ValueError):
 
 
 def read_seed(text: str | None) -> int | None:
-    """A course's seed as a user has typed it; None without one.
-
-    Raises
-    ------
-    ParameterError
-        When it is no seed.
-    """
+    """A course's seed as a user has typed it; None without one, a ParameterError for what is no seed."""
     if text is None:
         return None
     if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) not in SEEDS:
@@ -61,13 +53,7 @@ def given_lines(source: str) -> str:
 
 
 def check_variants(source: str, variants: Any) -> None:
-    """See that every variant is one of a given value, and that there is a choice.
-
-    Raises
-    ------
-    VariantError
-        In one sentence.
-    """
+    """See that every variant is one of a given value, and that there is a choice; a VariantError where not."""
     values = given(source)
     if not isinstance(variants, Mapping) or not all(isinstance(each, list) for each in variants.values()):
         raise VariantError(f"variants is {variants!r}; it must hold lists of values by name")

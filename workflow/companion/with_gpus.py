@@ -4,8 +4,6 @@ A scheduler such as Slurm gives every job its GPUs and says so in CUDA_VISIBLE_D
 them; here every GPU of the machine has a lock that is held for as long as the command runs.
 """
 
-from __future__ import annotations
-
 import os
 import subprocess
 import tempfile

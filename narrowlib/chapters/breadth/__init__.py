@@ -6,8 +6,8 @@ from narrowlib.chapters.breadth.figures import plot_map, plot_times
 from narrowlib.chapters.breadth.outcomes import (
     answers,
     breadth_map,
-    breadth_said,
     law_of_breadth,
+    law_said,
     learning_summary,
     map_said,
     only_harder,

@@ -1,7 +1,5 @@
 """Beyond the paper: how many samples a composite task takes, by the tasks it is learned together with."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from functools import partial

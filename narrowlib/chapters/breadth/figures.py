@@ -1,7 +1,5 @@
 """Figures of the chapter breadth: when runs learn, and where breadth pays."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -23,13 +21,13 @@ def plot_times(times: pd.DataFrame, labels: pd.Series, *, ax: Axes | None = None
     """
     ax = current_axes(ax)
     keep_data(ax, times[["samples", "budget"]].assign(row=labels))
-    palette, names = PALETTE, list(dict.fromkeys(labels))
+    names = list(dict.fromkeys(labels))
     for row, name in enumerate(names):
         runs = times[labels == name]
         jitter = np.linspace(-0.18, 0.18, len(runs))
         learned = runs["samples"].notna().to_numpy()
-        ax.plot(runs["samples"][learned], row + jitter[learned], "o", color=palette[0], markersize=4.5, alpha=0.75)
-        ax.plot(runs["budget"][~learned], row + jitter[~learned], ">", color=palette[3], markersize=6, mfc="none")
+        ax.plot(runs["samples"][learned], row + jitter[learned], "o", color=PALETTE[0], markersize=4.5, alpha=0.75)
+        ax.plot(runs["budget"][~learned], row + jitter[~learned], ">", color=PALETTE[3], markersize=6, mfc="none")
         middle = runs["samples"].fillna(np.inf).median()
         if np.isfinite(middle):
             ax.plot([middle] * 2, [row - 0.34, row + 0.34], color="black", linewidth=2.2)

@@ -1,7 +1,5 @@
 """Comparisons of settings by their times to learn, with intervals, and the sentences that follow from them."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 
@@ -144,7 +142,7 @@ def only_harder(found: pd.DataFrame) -> str:
     return told + ("The number of bits alone does not explain this." if is_all else "In the others, this is not shown.")
 
 
-def breadth_said(law: Mapping[str, float]) -> list[str]:
+def law_said(law: Mapping[str, float]) -> list[str]:
     """The result of `law_of_breadth` in sentences."""
     best = f"The fewest samples are spent with {law['best_share']:.0%} atomic samples."
     n_shares, low, high = law["n_shares"], -law["high"], -law["low"]

@@ -16,7 +16,6 @@ from narrowlib.chapters.frontier.outcomes import (
     frontier_measures,
     frontiers,
     papers_points,
-    size_ratios,
     spaced_targets,
     teacher_gains,
 )

@@ -1,7 +1,5 @@
 """Settings and runs of the experiment on the frontier."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -11,17 +9,7 @@ from narrowlib.chapters.language.config import TextConfig, Trained
 from narrowlib.chapters.pages import Page
 from narrowlib.llm.distillation import Distillation
 from narrowlib.llm.settings import LLMTrainingConfig, micro_batch
-from narrowlib.settings import (
-    Count,
-    NotNegative,
-    Numbers,
-    Pairs,
-    Positive,
-    Rate,
-    Share,
-    Weight,
-    Whole,
-)
+from narrowlib.settings import Count, NotNegative, Numbers, Pairs, Positive, Rate, Share, Weight, Whole
 
 METHODS = ("scratch", "distilled", "pruned", "pruned, distilled")
 PREPARATION = "prepare"  # name of the piece that all runs need

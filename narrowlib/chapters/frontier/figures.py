@@ -1,7 +1,5 @@
 """Figures of the frontier: what every way to a small language model spends."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 
@@ -185,9 +183,8 @@ def plot_scaling(points: pd.DataFrame, *, paper: str, ax: Axes | None = None) ->
     keep_data(ax, points)
     ax.set(xscale="log", yscale="log")
     ends = []
-    palette = PALETTE
     for number, (base, of_base) in enumerate(points[points["base"] != paper].groupby("base", sort=False)):
-        colour = palette[number]
+        colour = PALETTE[number]
         for cut, rows in of_base.groupby("cut", sort=False):
             rows = rows.sort_values("tokens_per_parameter")
             for measured, look in ((True, "-"), (False, (0, (1, 1.5)))):

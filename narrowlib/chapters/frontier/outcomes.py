@@ -3,8 +3,6 @@
 A curve is the rows of one ``run`` in a table of records (`narrowlib.chapters.frontier.experiment`).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -126,13 +124,13 @@ def papers_points(points: Mapping[str, Sequence[Sequence[float]]]) -> pd.DataFra
     return table.assign(seen=table["tokens"], reached=True, on_frontier=True)
 
 
-def common_target(records: pd.DataFrame, methods: Sequence[str] = WAYS) -> float:
+def common_target(records: pd.DataFrame) -> float:
     """The lowest held-out loss that every method reaches with at least one of its networks."""
-    lowest = _held_out(records, methods).groupby("method")["loss"].min()
+    lowest = _held_out(records, WAYS).groupby("method")["loss"].min()
     return float(lowest.max())
 
 
-def spaced_targets(records: pd.DataFrame, n: int = 4, methods: Sequence[str] = WAYS) -> list[float]:
+def spaced_targets(records: pd.DataFrame, n: int) -> list[float]:
     """Losses in descending order, from one that nearly all runs reach to one that few reach.
 
     Parameters
@@ -140,8 +138,6 @@ def spaced_targets(records: pd.DataFrame, n: int = 4, methods: Sequence[str] = W
     records : DataFrame
     n : int
         How many, at least 2.
-    methods : sequence of str
-        Whose curves count.
 
     Returns
     -------
@@ -151,14 +147,14 @@ def spaced_targets(records: pd.DataFrame, n: int = 4, methods: Sequence[str] = W
     """
     if n < 2:
         raise ValueError(f"n is {n}; it must be at least 2")
-    lowest = _held_out(records, methods).groupby("run")["loss"].min()
+    lowest = _held_out(records, WAYS).groupby("run")["loss"].min()
     easy, hard = lowest.quantile(0.75), lowest.min()
     return np.linspace(easy, hard + 0.1 * (easy - hard), n).tolist()
 
 
-def fixed_target(records: pd.DataFrame, targets: Sequence[float], methods: Sequence[str] = WAYS) -> float:
+def fixed_target(records: pd.DataFrame, targets: Sequence[float]) -> float:
     """The lowest of some losses, fixed beforehand, that every method reaches; NaN when there is none."""
-    common = common_target(records, methods)
+    common = common_target(records)
     return min((float(target) for target in targets if target >= common), default=math.nan)
 
 
@@ -233,15 +229,9 @@ def frontier_measures(records: pd.DataFrame, target_loss: float) -> dict[str, In
     }
 
 
-def teacher_gains(records: pd.DataFrame, *, alone: str = PRUNED, taught: str = "pruned, distilled") -> pd.DataFrame:
-    """What a teacher adds: the last held-out loss of networks of one size, trained alone and with a teacher, the mean
-    over seeds.
-
-    Parameters
-    ----------
-    records : DataFrame
-    alone, taught : str
-        Two methods with the same sizes.
+def teacher_gains(records: pd.DataFrame) -> pd.DataFrame:
+    """What a teacher adds to pruned networks: the last held-out loss of those of one size, trained alone and with a
+    teacher, the mean over seeds.
 
     Returns
     -------
@@ -249,6 +239,7 @@ def teacher_gains(records: pd.DataFrame, *, alone: str = PRUNED, taught: str = "
         One row per size: ``n_parameters``, the two losses under the names of the methods, ``gain`` in nats, and its
         95% interval ``low``, ``high`` over seeds (NaN with one).
     """
+    alone, taught = PRUNED, "pruned, distilled"
     rows = _held_out(records, (alone, taught)).sort_values("tokens")
     if "seed" not in rows:
         rows = rows.assign(seed=0)

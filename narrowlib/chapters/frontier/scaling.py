@@ -1,7 +1,5 @@
 """How the loss of pruned language models would scale: what was measured at any size, on one axis with the paper."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np

@@ -1,6 +1,6 @@
 """Chapter hierarchy: claims H1, H2 and H3, that some skills need others first."""
 
-from narrowlib.chapters.hierarchy.config import CONVERGED_BITS, Config
+from narrowlib.chapters.hierarchy.config import Config
 from narrowlib.chapters.hierarchy.experiment import (
     compare_counts,
     converged_runs,

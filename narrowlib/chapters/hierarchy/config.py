@@ -8,6 +8,7 @@ from itertools import pairwise
 
 from pydantic import Field
 
+from narrowlib.chapters.censored import CONVERGED_BITS
 from narrowlib.chapters.pages import Page
 from narrowlib.cmsp import CMSP, broad_tasks
 from narrowlib.settings import AutoPrecision, Rate, Settings, part
@@ -15,7 +16,6 @@ from narrowlib.stacks.training import TrainingConfig
 
 N_CLASSES = 2
 N_RECORDS = 200  # points of a learning curve, at most
-CONVERGED_BITS = 0.1  # loss on the composite below which a run counts as converged (the paper's)
 
 
 @dataclass(frozen=True)

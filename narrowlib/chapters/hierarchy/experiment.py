@@ -1,7 +1,5 @@
 """Claims H1, H2, H3: which tasks a network learns first, which need breadth, and whether depth helps."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -11,19 +9,14 @@ import pandas as pd
 import torch
 from scipy.stats import binomtest, fisher_exact
 
-from narrowlib.chapters.censored import LEARNED_BITS
-from narrowlib.chapters.hierarchy.config import CONVERGED_BITS, Config, HierarchyConfig, Setting
+from narrowlib.chapters.censored import CONVERGED_BITS, LEARNED_BITS
+from narrowlib.chapters.hierarchy.config import Config, HierarchyConfig, Setting
 from narrowlib.chapters.pages import chosen_pieces
 from narrowlib.cmsp import CMSPSampler
 from narrowlib.devices import pick_device, pick_dtype
 from narrowlib.stacks.cohort import runs_per_chunk
 from narrowlib.stacks.networks import MLPStack
-from narrowlib.stacks.training import (
-    BITS_PER_NAT,
-    make_generators,
-    record_steps,
-    train_stack,
-)
+from narrowlib.stacks.training import BITS_PER_NAT, make_generators, record_steps, train_stack
 from narrowlib.store.kept import Kept
 
 FINAL_SHARE = 0.02  # of the training steps, the last ones: what a run has come to is its mean loss over them
@@ -114,12 +107,7 @@ def _chunks(setting: Setting, config: HierarchyConfig, device: torch.device) -> 
 
 
 def _train(
-    setting: Setting,
-    config: HierarchyConfig,
-    seeds: range,
-    device: torch.device,
-    store: Kept,
-    progress: bool,
+    setting: Setting, config: HierarchyConfig, seeds: range, device: torch.device, store: Kept, progress: bool
 ) -> pd.DataFrame:
     generators = make_generators(seeds, device)
     stack = MLPStack(setting.sizes, generators)
@@ -160,8 +148,8 @@ def _tidy(bits: torch.Tensor, setting: Setting, stack: MLPStack, seeds: Sequence
     )
 
 
-def converged_runs(curves: pd.DataFrame, threshold: float = CONVERGED_BITS) -> pd.DataFrame:
-    """How many runs of every setting end with a loss on the composite below ``threshold`` bits.
+def converged_runs(curves: pd.DataFrame) -> pd.DataFrame:
+    """How many runs of every setting end with a loss on the composite below `CONVERGED_BITS`.
 
     Returns
     -------
@@ -173,7 +161,7 @@ def converged_runs(curves: pd.DataFrame, threshold: float = CONVERGED_BITS) -> p
     grouped = final.groupby("setting", sort=False)
     table = grouped.agg(
         n_parameters=("n_parameters", "first"),
-        converged=("loss", lambda loss: int((loss < threshold).sum())),
+        converged=("loss", lambda loss: int((loss < CONVERGED_BITS).sum())),
         n_seeds=("loss", "size"),
     )
     return _with_shares(table.reset_index())
@@ -242,10 +230,10 @@ def final_losses(curves: pd.DataFrame) -> pd.DataFrame:
     return grouped.agg(n_parameters=("n_parameters", "first"), loss=("loss", "mean")).reset_index()
 
 
-def samples_to_learn(curves: pd.DataFrame, threshold: float = LEARNED_BITS) -> pd.DataFrame:
+def samples_to_learn(curves: pd.DataFrame) -> pd.DataFrame:
     """Samples that every broad run of depth 3 had seen when it had learned each task.
 
-    A task counts as learned from the first record with a loss below ``threshold`` bits.
+    A task counts as learned from the first record with a loss below `LEARNED_BITS`.
 
     Returns
     -------
@@ -254,7 +242,7 @@ def samples_to_learn(curves: pd.DataFrame, threshold: float = LEARNED_BITS) -> p
         tasks, or not the composite, were learned), ``ratio`` of the second to the first.
     """
     broad = curves[curves["setting"] == "broad, depth 3"]
-    learned = broad[broad["loss"] < threshold].groupby(["seed", "task", "kind"])["n_samples"].min()
+    learned = broad[broad["loss"] < LEARNED_BITS].groupby(["seed", "task", "kind"])["n_samples"].min()
     every_task = pd.MultiIndex.from_frame(broad[["seed", "task", "kind"]].drop_duplicates())
     last = learned.reindex(every_task).groupby(["seed", "kind"]).agg(lambda times: times.max(skipna=False))
     table = last.unstack("kind").rename(columns={"atomic": "last_atomic"}).rename_axis(columns=None)

@@ -1,12 +1,10 @@
 """Figures of the chapter hierarchy: how tasks are learned."""
 
-from __future__ import annotations
-
 import pandas as pd
 from matplotlib.axes import Axes
 from scipy.stats import CensoredData, ecdf
 
-from narrowlib.chapters.censored import spent
+from narrowlib.chapters.censored import CONVERGED_BITS, spent
 from narrowlib.chapters.style import (
     CHANCE_BITS,
     GREY,
@@ -56,10 +54,10 @@ def plot_task_curves(curves: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def plot_composite_curves(
-    curves: pd.DataFrame, *, x: str = "n_samples", threshold: float | None = None, ax: Axes | None = None
-) -> Axes:
+def plot_composite_curves(curves: pd.DataFrame, *, x: str = "n_samples", ax: Axes | None = None) -> Axes:
     """Loss on the composite, one line per run; broad runs solid, narrow runs dashed, named where they end.
+
+    The loss below which a run counts as converged is drawn as a line.
 
     Parameters
     ----------
@@ -67,13 +65,10 @@ def plot_composite_curves(
         ``seed``, ``data`` (broad or narrow), ``loss`` (bits), and the column named by ``x``.
     x : {"n_samples", "n_composite_samples"}
         What is on the horizontal axis.
-    threshold : float, optional
-        Loss in bits below which a run counts as converged, drawn as a line.
     """
     ax = current_axes(ax)
     keep_data(ax, curves[["data", "seed", x, "loss"]])
-    palette = PALETTE
-    styles = {"broad": (palette[0], "-"), "narrow": (palette[3], (0, (4, 1.5)))}
+    styles = {"broad": (PALETTE[0], "-"), "narrow": (PALETTE[3], (0, (4, 1.5)))}
     labels = {"n_samples": "samples seen (all tasks)", "n_composite_samples": "composite samples seen"}
     ax.set(xscale="log", xlabel=labels[x], ylabel="loss on the composite (bits)")
     several, ends = curves["data"].nunique() > 1, []
@@ -95,10 +90,9 @@ def plot_composite_curves(
     ax.set_ylim(-0.06, max(1.1, curves["loss"].max() + 0.03))
     plain_ticks(ax.xaxis)
     draw_chance(ax)
-    if threshold is not None:
-        ax.axhline(threshold, color=GREY, linewidth=1.0, linestyle=(0, (1, 1.5)))
-        place = {"xytext": (2, 3), "textcoords": "offset points", "fontsize": 8, "color": GREY}
-        ax.annotate("converged below", (0, threshold), xycoords=("axes fraction", "data"), **place)
+    ax.axhline(CONVERGED_BITS, color=GREY, linewidth=1.0, linestyle=(0, (1, 1.5)))
+    place = {"xytext": (2, 3), "textcoords": "offset points", "fontsize": 8, "color": GREY}
+    ax.annotate("converged below", (0, CONVERGED_BITS), xycoords=("axes fraction", "data"), **place)
     if ends:
         label_ends(ax, ends)
     return ax
@@ -118,12 +112,11 @@ def plot_converged(table: pd.DataFrame, *, paper: pd.DataFrame | None = None, ax
     keep_data(
         ax, table if paper is None else pd.concat({"here": table, "the paper": paper}, names=["of"]).reset_index("of")
     )
-    palette = PALETTE
-    _plot_shares(table, 0, ax=ax, fmt="o", color=palette[0], label="here, 95% interval")
+    _plot_shares(table, 0, ax=ax, fmt="o", color=PALETTE[0], label="here, 95% interval")
     notes = [f"{row.converged} of {row.n_seeds}" for row in table.itertuples()]
     if paper is not None:
         same_rows = table[["setting"]].merge(paper, on="setting", how="left", validate="one_to_one")
-        style = {"fmt": "D", "mfc": "white", "color": palette[1]}
+        style = {"fmt": "D", "mfc": "white", "color": PALETTE[1]}
         _plot_shares(same_rows, 0.25, ax=ax, label="the paper, 95% interval", **style)
         told = same_rows.dropna(subset="share")
         for row, note in zip(told.index, (f"{k:.0f} of {n:.0f}" for k, n in zip(told["converged"], told["n_seeds"]))):
@@ -146,15 +139,15 @@ def plot_waiting(times: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """
     ax = current_axes(ax)
     keep_data(ax, times[["setting", "seed", "samples", "budget"]])
-    palette, end, start = PALETTE, times["budget"].max(), times["samples"].min() / 2
+    end, start = times["budget"].max(), times["samples"].min() / 2
     ends = []
     for number, (name, runs) in enumerate(times.groupby("setting", sort=False)):
         data = CensoredData.right_censored(spent(runs), runs["samples"].isna())
         learned = ecdf(data).cdf
         last = learned.probabilities[-1]
         x, y = [start, *learned.quantiles, end], [0.0, *learned.probabilities, last]
-        ax.step(x, y, where="post", color=palette[number], linewidth=2.2)
-        ends.append((end, last, f"{name} ({runs['samples'].count()} of {len(runs)})", palette[number]))
+        ax.step(x, y, where="post", color=PALETTE[number], linewidth=2.2)
+        ends.append((end, last, f"{name} ({runs['samples'].count()} of {len(runs)})", PALETTE[number]))
     ax.set(xscale="log", ylim=(-0.03, 1.03), xlabel="samples seen (all tasks)", ylabel="share of runs that learned")
     plain_ticks(ax.xaxis)
     label_ends(ax, ends)

@@ -1,15 +1,12 @@
 """The quantities of claims H1, H2 and H3, with intervals over runs; see ``claims.yaml``."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
 import pandas as pd
 from scipy.stats import fisher_exact
 
-from narrowlib.chapters.censored import LEARNED_BITS
-from narrowlib.chapters.hierarchy.config import CONVERGED_BITS
+from narrowlib.chapters.censored import CONVERGED_BITS, LEARNED_BITS
 from narrowlib.chapters.hierarchy.experiment import converged_runs, final_losses, samples_to_learn
 from narrowlib.chapters.style import short_number
 from narrowlib.intervals import Interval, median, share, sooner
@@ -41,8 +38,8 @@ def depth_outcome(curves: pd.DataFrame) -> dict[str, Interval]:
     }
 
 
-def composite_times(curves: pd.DataFrame, threshold: float = LEARNED_BITS) -> pd.DataFrame:
-    """Steps and samples until each run first has a loss below ``threshold`` bits on the composite.
+def composite_times(curves: pd.DataFrame) -> pd.DataFrame:
+    """Steps and samples until each run first has a loss below `LEARNED_BITS` on the composite.
 
     Returns
     -------
@@ -51,14 +48,14 @@ def composite_times(curves: pd.DataFrame, threshold: float = LEARNED_BITS) -> pd
         learned it at the end; ``budget``, the samples of a whole run of its setting.
     """
     composite = curves[curves["kind"] == "composite"]
-    by_run = composite[composite["loss"] < threshold].groupby(["setting", "seed"], sort=False)
+    by_run = composite[composite["loss"] < LEARNED_BITS].groupby(["setting", "seed"], sort=False)
     learned = by_run[["step", "n_samples"]].min().rename(columns={"n_samples": "samples"})
     runs = pd.MultiIndex.from_frame(composite[["setting", "seed"]].drop_duplicates())
     times = learned.reindex(runs).reset_index()
     return times.assign(budget=times["setting"].map(composite.groupby("setting")["n_samples"].max()))
 
 
-def chance_to_tell(n_runs: int, shares: tuple[float, float], *, n_simulated: int = 200, seed: int = 0) -> float:
+def chance_to_tell(n_runs: int, shares: tuple[float, float]) -> float:
     r"""How often `narrowlib.intervals.sooner` finds a difference between groups with the given chances of learning.
 
     Times to learn are drawn with a constant chance of the end per step, :math:`T = \ln(1 - u) / \ln(1 - p)` in units of
@@ -71,7 +68,7 @@ def chance_to_tell(n_runs: int, shares: tuple[float, float], *, n_simulated: int
     shares : (float, float)
         Chance p of either group to have learned at the end.
     """
-    draws = np.random.default_rng(seed).random((n_simulated, 2, n_runs))
+    draws = np.random.default_rng(0).random((200, 2, n_runs))
     times = np.log1p(-draws) / np.log1p(-np.array(shares))[:, None]
     times[times > 1] = math.nan
     return float(np.mean([sooner(*each, until=1.0).low > 0 for each in times]))

@@ -179,8 +179,8 @@ def strength_tables(
     return {name: pd.concat([each[name] for each in found], ignore_index=True) for name in found[0]}
 
 
-def flat_sparsity(sparsities: Sequence[float], losses: Sequence[float], *, rise: float = FLAT) -> float:
-    """Sparsity up to which a pruning curve stays flat: where its loss first lies ``rise`` above that at its start.
+def flat_sparsity(sparsities: Sequence[float], losses: Sequence[float]) -> float:
+    """Sparsity up to which a pruning curve stays flat: where its loss first lies `FLAT` above that at its start.
 
     Between two points the curve is a straight line.
 
@@ -190,15 +190,13 @@ def flat_sparsity(sparsities: Sequence[float], losses: Sequence[float], *, rise:
         Increasing, the first 0.
     losses : sequence of float
         In nats.
-    rise : float
-        In nats, positive.
 
     Returns
     -------
     float
         The highest sparsity when the loss never rises so far.
     """
-    limit = losses[0] + rise
+    limit = losses[0] + FLAT
     for left in range(len(losses) - 1):
         low, high = losses[left : left + 2]
         if not high <= limit:  # a loss that is not a number has risen

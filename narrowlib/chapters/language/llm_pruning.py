@@ -1,12 +1,10 @@
 """What the chapter llm-pruning uses, and its tables: group lasso, pruning, and training on."""
 
-from __future__ import annotations
-
 from functools import cache
 
 import pandas as pd
 
-from narrowlib.chapters.language.config import BEFORE, PAPERS_SCORE, RANKED_BY, WANTED_SKILL, kept_tables, records_of
+from narrowlib.chapters.language.config import BEFORE, PAPERS_SCORE, RANKED_BY, kept_tables, records_of
 from narrowlib.chapters.language.config import LLMPruningPage as Config
 from narrowlib.chapters.language.figures.curves import plot_lasso_curves, plot_lasso_recovery, plot_recovery
 from narrowlib.chapters.language.lasso import (
@@ -30,9 +28,9 @@ from narrowlib.chapters.language.recovery import (
     recovery_measures,
     score_leads,
 )
-from narrowlib.chapters.language.scoring import Scores, unit_scores
+from narrowlib.chapters.language.scoring import unit_scores
 from narrowlib.chapters.style import book_theme, plot_pending
-from narrowlib.claims import assess, assess_all, load_claims, reasons, verdict
+from narrowlib.claims import assess, load_claims, reasons, verdict
 from narrowlib.llm.models import load_causal_lm
 from narrowlib.store.kept import Kept
 from narrowlib.store.records import origin, provenance

@@ -1,7 +1,5 @@
 """What the chapter llm-scores uses, and its tables: what scores say of units, and what a model loses without them."""
 
-from __future__ import annotations
-
 from functools import cache
 
 import pandas as pd
@@ -10,16 +8,10 @@ from narrowlib.chapters.language.config import KINDS, RANKED_BY, kept_tables, re
 from narrowlib.chapters.language.config import LLMScoresPage as Config
 from narrowlib.chapters.language.figures.block import plot_llama_block
 from narrowlib.chapters.language.figures.curves import plot_llm_pruning, plot_skills
-from narrowlib.chapters.language.scoring import (
-    ablation_table,
-    agreements,
-    proxy_measures,
-    sparsity_curves,
-    unit_scores,
-)
+from narrowlib.chapters.language.scoring import ablation_table, agreements, proxy_measures, sparsity_curves, unit_scores
 from narrowlib.chapters.style import book_theme, plot_pending
 from narrowlib.chapters.two_trees.figures.neurons import plot_agreement
-from narrowlib.claims import assess, assess_all, reasons, verdict
+from narrowlib.claims import assess, reasons, verdict
 from narrowlib.data.documents import SKILLS, sources
 from narrowlib.llm.models import load_causal_lm
 from narrowlib.llm.units import head_dim_of, n_parameters_of

@@ -3,8 +3,6 @@
 A name on the Hugging Face hub is checked for its form; whether there is such a model, loading it tells.
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Annotated

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from narrowlib.chapters.language.config import WANTED_SKILL, LLMPruningConfig
+from narrowlib.chapters.language.config import RANKED_BY, WANTED_SKILL, LLMPruningConfig
 from narrowlib.chapters.language.scoring import Scores, check_sparsity
 from narrowlib.intervals import Interval, bootstrap, largest, least, mean
 from narrowlib.llm.export import round_hidden_size, sliced
@@ -129,15 +129,13 @@ def unfinished_in(store: Kept) -> Path | None:
     return path and path.parent
 
 
-def recovery_measures(recovery: pd.DataFrame, *, attribution: str) -> dict[str, Interval]:
+def recovery_measures(recovery: pd.DataFrame) -> dict[str, Interval]:
     """How far pruning by attribution is ahead of pruning at random, right after it and at the end of training.
 
     Parameters
     ----------
     recovery : DataFrame
-        See `recovery_curves`, of the variants ``attribution`` and ``"random"``.
-    attribution : str
-        Name of the other variant.
+        See `recovery_curves`, of the variants `RANKED_BY` and ``"random"``.
 
     Returns
     -------
@@ -149,7 +147,7 @@ def recovery_measures(recovery: pd.DataFrame, *, attribution: str) -> dict[str, 
     leads, gaps = [], []
     for _, rows in recovery.groupby(["neuron_sparsity", "residual_sparsity"]):
         first, last = (ends_of(rows, "variant", end) for end in ("first", "last"))
-        lead, left = (each["random"] - each[attribution] for each in (first, last))
+        lead, left = (each["random"] - each[RANKED_BY] for each in (first, last))
         leads.append(mean(lead))
         gaps.append(bootstrap(lambda both: both[1].mean(-1) / both[0].mean(-1), np.stack([lead, left])))
     return {"ahead_at_once": least(leads), "gap_left": largest(gaps)}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from narrowlib.chapters.language.config import KINDS
-from narrowlib.intervals import Interval, bootstrap
+from narrowlib.intervals import Interval, bootstrap, correlation
 from narrowlib.llm.ablation import ablation_losses
 from narrowlib.llm.losses import block_losses
 from narrowlib.llm.scores import VARIANTS, score_units
@@ -139,13 +139,7 @@ def _n_removed(groups: Sequence[UnitGroup], masks: Mapping[str, Tensor], paramet
 
 
 def ablation_table(
-    model: PreTrainedModel,
-    kind: str,
-    scores: Scores,
-    blocks: Dataset,
-    *,
-    n_ablated: int = 500,
-    progress: bool = True,
+    model: PreTrainedModel, kind: str, scores: Scores, blocks: Dataset, *, n_ablated: int = 500, progress: bool = True
 ) -> pd.DataFrame:
     """Ablation scores of sampled units beside every variant of the score.
 
@@ -232,12 +226,9 @@ def proxy_measures(table: pd.DataFrame, *, variant: str = "signed") -> dict[str,
     logs = {kind: np.log(pair[:, (pair > 0).all(0)]) for kind, pair in pairs.items()}
     neurons, residual = KINDS
     return {
-        "neurons": bootstrap(_pearson, pairs[neurons]),
-        "neurons_log": bootstrap(_pearson, logs[neurons]),
-        "exceed_log": bootstrap(lambda one, other: _pearson(one) - _pearson(other), logs[neurons], logs[residual]),
+        "neurons": bootstrap(correlation, pairs[neurons]),
+        "neurons_log": bootstrap(correlation, logs[neurons]),
+        "exceed_log": bootstrap(
+            lambda one, other: correlation(one) - correlation(other), logs[neurons], logs[residual]
+        ),
     }
-
-
-def _pearson(pairs: np.ndarray) -> np.ndarray:
-    x, y = pairs - pairs.mean(-1, keepdims=True)
-    return (x * y).sum(-1) / np.sqrt((x * x).sum(-1) * (y * y).sum(-1))

@@ -1,7 +1,5 @@
 """Beyond the paper: effect of the group lasso by its strength, its training steps, and the width of the network."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import pandas as pd

@@ -1,7 +1,5 @@
 """The figure of the chapter lasso-map: strength against steps, a panel for each width."""
 
-from __future__ import annotations
-
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns

@@ -1,7 +1,5 @@
 """Where both claims on the group lasso hold, against the control without a penalty."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from functools import cache

@@ -1,7 +1,5 @@
 """Settings of the chapter methods."""
 
-from __future__ import annotations
-
 from pydantic import Field
 
 from narrowlib.settings import Settings

@@ -1,7 +1,5 @@
 """Samples of the task for the chapter on methods."""
 
-from __future__ import annotations
-
 import pandas as pd
 import torch
 

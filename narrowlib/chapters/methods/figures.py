@@ -1,7 +1,5 @@
 """Figure of the chapter methods: what samples look like."""
 
-from __future__ import annotations
-
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes

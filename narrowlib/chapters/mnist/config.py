@@ -1,28 +1,15 @@
 """Settings of the MNIST comparison, and the outcome of one method."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar, Self
 
 import pandas as pd
 from pydantic import Field, model_validator
 
 from narrowlib.chapters.pages import Page
 from narrowlib.data.digits import Digits
-from narrowlib.settings import (
-    Count,
-    NotNegative,
-    Numbers,
-    Positive,
-    Rate,
-    Seed,
-    Settings,
-    Share,
-    Weight,
-    part,
-)
+from narrowlib.settings import Count, NotNegative, Numbers, Positive, Rate, Seed, Settings, Share, Weight, part
 from narrowlib.stacks.gradients import LossAndGradient
 from narrowlib.stacks.networks import MLPStack
 from narrowlib.stacks.training import Goal, StepConfig, train_to_goal
@@ -94,11 +81,28 @@ class MnistConfig(Settings):
         return range(first, first + n_repeats)
 
 
-class Config(Page):
-    """Parameters of the chapter; the defaults are the paper's."""
+class TeacherPage(Page):
+    """Parameters of a teacher whose neurons a chapter cuts, down to no more than it has."""
+
+    sizes: ClassVar[tuple[str, ...]] = ("neurons",)  # parameters that hold what is kept
 
     teacher_width: Count = Field(1_200, description="neurons in each of the teacher's hidden layers")
     teacher_epochs: Count = Field(20, description="largest number of passes over all training digits")
+
+    @model_validator(mode="after")
+    def _teacher_is_larger(self) -> Self:
+        most = 2 * self.teacher_width
+        for name in self.sizes:
+            if max(getattr(self, name)) > most:
+                raise ValueError(f"{name} holds {max(getattr(self, name))}; it must be at most the teacher's {most}")
+        return self
+
+
+class Config(TeacherPage):
+    """Parameters of the chapter; the defaults are the paper's."""
+
+    sizes = ("pruned_neurons", "lasso_neurons")
+
     neurons: Numbers[Even] = Field(
         (30, 50, 70, 100, 190, 400, 600, 1_200, 2_400),
         description="sizes from scratch and by distillation: neurons in both layers, even",
@@ -128,18 +132,9 @@ class Config(Page):
     scratch_repeats: Count = Field(50, description="runs of every setting from scratch")
     max_points: Count = Field(50_000, description="training samples that a run of a pruned network may see")
     rival_points: Count = Field(
-        589_840,
-        description="training samples that a run from scratch or distilled may see; the paper's 20 passes",
+        589_840, description="training samples that a run from scratch or distilled may see; the paper's 20 passes"
     )
     relearning_points: Count = Field(2_000, description="samples of all digits for relearning")
-
-    @model_validator(mode="after")
-    def _teacher_is_larger(self) -> Config:
-        most = 2 * self.teacher_width
-        for name in ("pruned_neurons", "lasso_neurons"):
-            if max(getattr(self, name)) > most:
-                raise ValueError(f"{name} holds {max(getattr(self, name))}; it must be at most the teacher's {most}")
-        return self
 
     @part
     def comparison(self) -> MnistConfig:

@@ -4,8 +4,6 @@ Every method is tuned on every second repeat and measured on the others: the bes
 the best of one on the repeats that it was chosen by.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -134,7 +132,4 @@ def shrinking_outcome(runs: pd.DataFrame, n_neurons: int, method: str = "group l
         return min(there) / n_neurons if there else math.nan
 
     hardest = min(shares.values(), default=Interval(math.nan))
-    return {
-        "least_regained": hardest,
-        "smallest_share": Interval(smallest("value"), smallest("high"), smallest("low")),
-    }
+    return {"least_regained": hardest, "smallest_share": Interval(smallest("value"), smallest("high"), smallest("low"))}

@@ -1,18 +1,15 @@
 """Claims M1 and M2: a classifier of the even digits made in four ways, and the neurons and data that each needs."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import pandas as pd
-import torch
 
 from narrowlib.chapters.mnist.config import EVEN, Config, MnistConfig, Outcome
 from narrowlib.chapters.mnist.lasso import METHOD, prune_while_training
-from narrowlib.chapters.mnist.methods import distil, from_scratch, prune_by_attribution, train_teacher
+from narrowlib.chapters.mnist.methods import distil, from_scratch, kept_teacher, prune_by_attribution
 from narrowlib.chapters.mnist.outcomes import forgetting
 from narrowlib.chapters.mnist.tuning import tuned_rivals
 from narrowlib.data.digits import Digits, mnist_digits
@@ -70,12 +67,8 @@ def compare(config: MnistConfig, digits: Digits, *, checkpoints: str | Path = ""
     Source: Michaud, Parker-Sartori and Tegmark (2025), Fig 4.
     """
     even, store = digits.only(EVEN), Kept(checkpoints, config, device=digits.train_images.device)
+    teacher = kept_teacher(config.teacher, digits, store, progress=progress)
     data = [digits.train_images, digits.train_labels]
-
-    def teach() -> dict[str, torch.Tensor]:
-        return train_teacher(config.teacher, digits, progress=progress).state_dict()
-
-    teacher = MLPStack.from_state(store.keep("teacher", teach, inputs=data))
     methods = {
         "from scratch": lambda: from_scratch(config, even, progress=progress),
         "distillation": lambda: distil(config, teacher, even, progress=progress),
@@ -113,22 +106,16 @@ def tables(config: Config, *, progress: bool = True) -> dict[str, pd.DataFrame]:
 
 
 def _kept_outcome(
-    store: Kept,
-    name: str,
-    compute: Callable[[], Outcome | tuple[Outcome, pd.DataFrame]],
-    inputs: object,
+    store: Kept, name: str, compute: Callable[[], Outcome | tuple[Outcome, pd.DataFrame]], inputs: object
 ) -> tuple[Outcome, pd.DataFrame]:
     """An outcome and its paths, empty for methods without any, from the store when they are there."""
 
     def tables_and_networks() -> dict[str, object]:
         found = compute()
         outcome, paths = (found, pd.DataFrame()) if isinstance(found, Outcome) else found
-        return {"networks": _states(outcome.networks), "runs": outcome.runs, "paths": paths}
+        states = {neurons: stack.state_dict() for neurons, stack in outcome.networks.items()}
+        return {"networks": states, "runs": outcome.runs, "paths": paths}
 
     kept = store.keep(name, tables_and_networks, inputs=inputs)
     networks = {neurons: MLPStack.from_state(state) for neurons, state in kept["networks"].items()}
     return Outcome(kept["runs"], networks), kept["paths"]
-
-
-def _states(networks: dict[int, MLPStack]) -> dict[int, dict[str, torch.Tensor]]:
-    return {neurons: stack.state_dict() for neurons, stack in networks.items()}

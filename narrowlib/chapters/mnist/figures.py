@@ -1,7 +1,5 @@
 """Figures of the narrow digit classifiers."""
 
-from __future__ import annotations
-
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns

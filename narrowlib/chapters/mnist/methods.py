@@ -3,8 +3,6 @@
 From scratch, by distillation, and by pruning the teacher at once; the fourth is `narrowlib.chapters.mnist.lasso`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
@@ -29,6 +27,7 @@ from narrowlib.scores import activation_gradient_scores
 from narrowlib.stacks.gradients import LossAndGradient, distillation_loss
 from narrowlib.stacks.networks import MLPStack, accuracies
 from narrowlib.stacks.training import labelled, make_generators
+from narrowlib.store.kept import Kept
 from narrowlib.store.unfinished import check_loss
 
 
@@ -60,6 +59,15 @@ def train_teacher(config: TeacherConfig, digits: Digits, *, progress: bool = Tru
             if accuracy >= config.enough:
                 break
     return MLPStack.from_state(best_state)
+
+
+def kept_teacher(config: TeacherConfig, digits: Digits, store: Kept, *, progress: bool = True) -> MLPStack:
+    """The teacher of these digits, trained where the store does not hold it yet."""
+
+    def train() -> dict[str, Tensor]:
+        return train_teacher(config, digits, progress=progress).state_dict()
+
+    return MLPStack.from_state(store.keep("teacher", train, inputs=[digits.train_images, digits.train_labels]))
 
 
 def _with_dropout(stack: MLPStack, x: Tensor, rate: float, generator: torch.Generator) -> Tensor:

@@ -1,7 +1,5 @@
 """Results of the MNIST comparison: best settings, Pareto fronts, dominance, and forgetting."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import pandas as pd
@@ -98,12 +96,7 @@ def dominance(best: pd.DataFrame) -> pd.DataFrame:
 
 
 def forgetting(
-    config: MnistConfig,
-    teacher: MLPStack,
-    outcomes: Mapping[str, Outcome],
-    digits: Digits,
-    *,
-    progress: bool = True,
+    config: MnistConfig, teacher: MLPStack, outcomes: Mapping[str, Outcome], digits: Digits, *, progress: bool = True
 ) -> pd.DataFrame:
     """What networks narrowed to the even digits still know about the odd ones, and how fast they relearn them.
 

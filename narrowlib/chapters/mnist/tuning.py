@@ -1,7 +1,5 @@
 """Claim M1 with equal chances: the rivals of pruning tuned over as many settings as the group lasso."""
 
-from __future__ import annotations
-
 from itertools import product
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Settings of the worked example of narrowing."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Field

@@ -1,7 +1,5 @@
 """Figures of a narrowed model of one's own."""
 
-from __future__ import annotations
-
 import pandas as pd
 from matplotlib.axes import Axes
 
@@ -42,8 +40,7 @@ def plot_kept_and_lost(losses: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax = current_axes(ax)
     rows = losses[["before", "after"]].rename_axis(index="text").reset_index()
     keep_data(ax, rows)
-    colours = PALETTE
-    for shift, when, colour, hatch in ((-0.2, "before", GREY, ""), (0.2, "after", colours[0], "//")):
+    for shift, when, colour, hatch in ((-0.2, "before", GREY, ""), (0.2, "after", PALETTE[0], "//")):
         places = [number + shift for number in range(len(rows))]
         bars = ax.bar(places, rows[when], width=0.38, label=when, color=colour, hatch=hatch, edgecolor="white")
         ax.bar_label(bars, fmt="%.2f", fontsize=9, padding=2)

@@ -1,7 +1,5 @@
 """Beyond the paper: how much of a pruned network's head start is the ranking, and how much the trained teacher."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -15,9 +13,9 @@ from narrowlib.chapters.mnist.methods import (
     attribution,
     cut_by,
     hidden_activations,
+    kept_teacher,
     random_networks,
     recovered,
-    train_teacher,
 )
 from narrowlib.chapters.ranking.config import Config
 from narrowlib.data.digits import Digits, mnist_digits
@@ -52,12 +50,8 @@ def points_to_goal(config: Config, digits: Digits, *, progress: bool = True) -> 
     """
     asked, even = config.comparison, digits.only(EVEN)
     store = Kept(config.checkpoints, config.to_parameters(), device=digits.train_images.device)
+    teacher = kept_teacher(asked.teacher, digits, store, progress=progress)
     data = [digits.train_images, digits.train_labels]
-
-    def teach() -> dict[str, Tensor]:
-        return train_teacher(asked.teacher, digits, progress=progress).state_dict()
-
-    teacher = MLPStack.from_state(store.keep("teacher", teach, inputs=data))
     frames = []
     for way, start, n_before in starts(asked, teacher, even):
         run = partial(_runs, asked, even, start, n_before, progress)

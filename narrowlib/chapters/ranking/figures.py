@@ -1,7 +1,5 @@
 """Figures of the chapter ranking."""
 
-from __future__ import annotations
-
 import pandas as pd
 from matplotlib.axes import Axes
 

@@ -1,7 +1,5 @@
 """Results of the runs: every ranking against attribution, and the share of the head start that each explains."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 

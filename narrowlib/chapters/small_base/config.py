@@ -1,7 +1,5 @@
 """Settings of the page on the small base model."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from pydantic import Field

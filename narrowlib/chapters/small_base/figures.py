@@ -1,7 +1,5 @@
 """Figures of the page on the small base model."""
 
-from __future__ import annotations
-
 import pandas as pd
 from matplotlib.axes import Axes
 

@@ -1,7 +1,5 @@
 """Results from the tables of the small base model."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """How well attribution (one gradient for all neurons) approximates ablation (one evaluation per neuron)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 import pandas as pd

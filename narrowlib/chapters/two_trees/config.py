@@ -1,21 +1,12 @@
 """Settings of the chapters nonlocality and group-lasso."""
 
-from __future__ import annotations
-
 from typing import Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
 from narrowlib.chapters.pages import Page
 from narrowlib.cmsp import CMSP
-from narrowlib.settings import (
-    AutoPrecision,
-    NotNegative,
-    Rate,
-    Seed,
-    Settings,
-    part,
-)
+from narrowlib.settings import AutoPrecision, NotNegative, Rate, Seed, Settings, part
 from narrowlib.stacks.training import TrainingConfig
 
 WANTED, OTHER = (0, 1, 2), (3, 4, 5)  # the composites of the two trees

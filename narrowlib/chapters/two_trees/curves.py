@@ -1,7 +1,5 @@
 """Prune networks by their scores on the wanted composite and train the rest: what is kept, and what comes back."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
@@ -198,7 +196,7 @@ def _evaluated(
         yield {**about, "accuracy": accuracy, "loss": loss}
 
 
-def kept_sparsity(curves: pd.DataFrame, *, stage: str, accuracy: float = KEPT_ACCURACY) -> pd.DataFrame:
+def kept_sparsity(curves: pd.DataFrame, *, stage: str) -> pd.DataFrame:
     """Highest sparsity at which each network keeps the wanted composite, there and at all lower sparsities.
 
     Returns
@@ -207,7 +205,7 @@ def kept_sparsity(curves: pd.DataFrame, *, stage: str, accuracy: float = KEPT_AC
         One row per ``width`` and ``seed``: ``sparsity``, the highest, NaN when the skill is not kept at the lowest.
     """
     wanted = curves[(curves["task"] == task_name(WANTED)) & (curves["stage"] == stage)].sort_values("sparsity")
-    is_kept = (wanted["accuracy"] >= accuracy).groupby([wanted["width"], wanted["seed"]]).cummin()
+    is_kept = (wanted["accuracy"] >= KEPT_ACCURACY).groupby([wanted["width"], wanted["seed"]]).cummin()
     highest = wanted["sparsity"].where(is_kept.astype(bool)).groupby([wanted["width"], wanted["seed"]]).max()
     return highest.reset_index()
 

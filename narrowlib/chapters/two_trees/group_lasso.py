@@ -1,7 +1,5 @@
 """Chapter group-lasso, claims G1 and G2: a group lasso makes networks prunable, and the other skill stays away."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """Training on the wanted composite with a group lasso: how networks come to keep it in few neurons."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from functools import partial

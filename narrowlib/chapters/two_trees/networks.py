@@ -1,7 +1,5 @@
 """Networks that have learned two trees of tasks: what nonlocality and the group lasso are shown on."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -30,12 +28,7 @@ def sampler(config: NonlocalityConfig, problem: CMSP, batch_size: int, device: t
 
 
 def train_networks(
-    config: NonlocalityConfig,
-    width: int,
-    *,
-    device: str = "auto",
-    store: Kept = NOT_KEPT,
-    progress: bool = True,
+    config: NonlocalityConfig, width: int, *, device: str = "auto", store: Kept = NOT_KEPT, progress: bool = True
 ) -> MLPStack:
     """Networks of depth 3, one per seed, trained on all eight tasks at once.
 

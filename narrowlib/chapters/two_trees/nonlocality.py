@@ -1,7 +1,5 @@
 """Chapter nonlocality, claims N1 and N2: whether skills are local, and what pruning keeps and loses."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from functools import partial
 
@@ -25,7 +23,7 @@ from narrowlib.chapters.two_trees.networks import ablation, neuron_table, pieces
 from narrowlib.claims import assess, load_claims, reasons, verdict
 from narrowlib.cmsp import task_name
 from narrowlib.devices import pick_device
-from narrowlib.intervals import Interval, bootstrap, mean, share
+from narrowlib.intervals import Interval, bootstrap, correlation, mean, share
 from narrowlib.stacks.networks import MLPStack
 from narrowlib.store.kept import Kept
 from narrowlib.store.records import origin, paper_record, provenance
@@ -218,12 +216,7 @@ def predictors(networks: pd.DataFrame) -> dict[str, Interval]:
     """
     ranks = networks.groupby("width")[["sharing", "area"]].rank()
     ranks -= ranks.groupby(networks["width"]).transform("mean")
-    return {"sharing": bootstrap(_correlation, ranks.to_numpy(float).T), "depth": mean(networks["with_depth"].dropna())}
-
-
-def _correlation(points: np.ndarray) -> np.ndarray:
-    x, y = points - points.mean(-1, keepdims=True)
-    return (x * y).sum(-1) / np.sqrt((x * x).sum(-1) * (y * y).sum(-1))
+    return {"sharing": bootstrap(correlation, ranks.to_numpy(float).T), "depth": mean(networks["with_depth"].dropna())}
 
 
 def predicted_said(networks: pd.DataFrame) -> str:

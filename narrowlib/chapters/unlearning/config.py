@@ -1,7 +1,5 @@
 """Settings of the experiment on unlearning."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
@@ -11,16 +9,7 @@ from narrowlib.chapters.language.config import RANKED_BY, LLMPruningConfig, Trai
 from narrowlib.chapters.language.names import ModelName
 from narrowlib.chapters.pages import Page
 from narrowlib.llm.settings import PAPER_GROUP_LASSO, Benchmarks, LLMTrainingConfig, micro_batch
-from narrowlib.settings import (
-    Count,
-    NotNegative,
-    Numbers,
-    Part,
-    Rate,
-    Whole,
-    Words,
-    part,
-)
+from narrowlib.settings import Count, NotNegative, Numbers, Part, Rate, Whole, Words, part
 
 BASE = "base"
 SCORE_OF = {"random": "random", "attribution": RANKED_BY, "lasso": RANKED_BY}  # by method, what ranks the neurons

@@ -1,7 +1,5 @@
 """Figures of what narrowed language models know and relearn."""
 
-from __future__ import annotations
-
 import pandas as pd
 from matplotlib.axes import Axes
 
@@ -40,29 +38,25 @@ def plot_before_after(accuracies: pd.DataFrame, *, chance: float = 0.0, ax: Axes
     return ax
 
 
-def plot_relearning(
-    curves: pd.DataFrame, measure: str = "choice", *, chance: float = 0.0, ax: Axes | None = None
-) -> Axes:
+def plot_relearning(curves: pd.DataFrame, *, chance: float = 0.0, ax: Axes | None = None) -> Axes:
     """Accuracy on facts that are not trained on against the tokens of facts that are, a line per model.
 
     Parameters
     ----------
     curves : DataFrame
-        ``method``, ``sparsity``, ``tokens``, and the measure.
-    measure : str
-        Column to draw.
+        ``method``, ``sparsity``, ``tokens`` and ``choice``, the accuracy.
     chance : float
         Accuracy of a blind guess, drawn as a line.
     """
     ax = current_axes(ax)
-    keep_data(ax, curves[["method", "sparsity", "tokens", measure]])
+    keep_data(ax, curves[["method", "sparsity", "tokens", "choice"]])
     sparsities, markers = sorted(curves["sparsity"].unique()), "os^Dv<>P"
     ends = []
     for (method, sparsity), curve in curves.groupby(["method", "sparsity"], sort=False):
         marker = markers[sparsities.index(sparsity) % len(markers)]
-        ax.plot(curve["tokens"], curve[measure], color=METHODS[method].colour, marker=marker, markersize=5)
+        ax.plot(curve["tokens"], curve["choice"], color=METHODS[method].colour, marker=marker, markersize=5)
         end = curve.iloc[-1]
-        ends.append((end["tokens"], end[measure], _name(method, sparsity), METHODS[method].colour))
+        ends.append((end["tokens"], end["choice"], _name(method, sparsity), METHODS[method].colour))
     if chance:
         ax.hlines(chance, 0, ends[0][0], color=GREY, linestyle=":", linewidth=1.0)
         ends.append((ends[0][0], chance, "chance", GREY))

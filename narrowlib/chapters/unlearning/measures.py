@@ -1,7 +1,5 @@
 """Measures for claim U1 from the answers of narrowed models, with intervals, and the paper's table."""
 
-from __future__ import annotations
-
 from functools import partial
 from itertools import product
 from pathlib import Path

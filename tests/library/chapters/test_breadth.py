@@ -16,7 +16,7 @@ from narrowlib.chapters.breadth import (
     tables,
 )
 from narrowlib.chapters.breadth.config import BreadthConfig
-from narrowlib.chapters.breadth.outcomes import breadth_said, map_said, only_harder
+from narrowlib.chapters.breadth.outcomes import law_said, map_said, only_harder
 from narrowlib.chapters.censored import compare
 from narrowlib.cmsp import CMSP, CMSPSampler, parity_labels
 
@@ -140,10 +140,10 @@ def test_sentences_say_what_the_numbers_say():
     assert "explain" not in only_harder(found[2:])  # nothing was compared
     assert "In 1 of 1" in only_harder(found[:1]) and only_harder(found[:1]).endswith("does not explain this.")
     law = {"best_share": 0.25, "n_shares": 5, "exponent": 0.5, "low": 0.25, "high": 0.75}
-    assert breadth_said(law)[1].endswith("to the power -0.50 (95% interval -0.75 to -0.25).")
-    assert breadth_said(law | {"low": -0.1})[1].endswith("the interval contains 0, so no power law is seen.")
-    assert breadth_said(law | {"low": np.nan, "high": np.nan})[1].endswith("-0.50 (no interval from one run).")
-    few = breadth_said(law | {"n_shares": 1})[1]
+    assert law_said(law)[1].endswith("to the power -0.50 (95% interval -0.75 to -0.25).")
+    assert law_said(law | {"low": -0.1})[1].endswith("the interval contains 0, so no power law is seen.")
+    assert law_said(law | {"low": np.nan, "high": np.nan})[1].endswith("-0.50 (no interval from one run).")
+    few = law_said(law | {"n_shares": 1})[1]
     assert few == "No power law can be fitted: every run learned at only 1 share."
     table = pd.DataFrame({"n_task_bits": [8, 8, 8], "ratio": [2.0, 0.5, 1.0], "learned_broad": [1, 1, 0]})
     (line,) = map_said(table.assign(learned_narrow=[1, 1, 0]))

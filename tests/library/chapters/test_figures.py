@@ -1,9 +1,5 @@
 """The data that figures show; not their pixels."""
 
-import matplotlib
-
-matplotlib.use("Agg")
-
 import io
 
 import matplotlib.pyplot as plt

@@ -16,12 +16,11 @@ from narrowlib.chapters.frontier import (
     plot_frontiers,
     plot_gains,
     plot_learning_curves,
-    size_ratios,
     spaced_targets,
     teacher_gains,
 )
 from narrowlib.chapters.frontier.figures import short_number
-from narrowlib.chapters.frontier.outcomes import smoothed
+from narrowlib.chapters.frontier.outcomes import size_ratios, smoothed
 
 RUNS = {  # method, parameters: losses after 0, 100, 200 tokens
     ("pruned", 10): (4.0, 2.0, 1.0),

@@ -164,10 +164,10 @@ def test_operations_of_every_family(family):
 
 
 def test_recovery_measures_by_hand():
-    rows = [("signed", 0, 3.0), ("random", 0, 7.0), ("signed", 9, 2.0), ("random", 9, 2.5)]
+    rows = [(RANKED_BY, 0, 3.0), ("random", 0, 7.0), (RANKED_BY, 9, 2.0), ("random", 9, 2.5)]
     frame = pd.DataFrame(rows, columns=["variant", "step", "loss"])
     frame = frame.assign(split="held out", neuron_sparsity=0.5, residual_sparsity=0.2)
-    measures = recovery_measures(frame, attribution="signed")
+    measures = recovery_measures(frame)
     assert {name: each.value for name, each in measures.items()} == {"ahead_at_once": 4.0, "gap_left": 0.125}
 
 

@@ -2,10 +2,6 @@
 
 from collections import Counter
 
-import matplotlib
-
-matplotlib.use("Agg")
-
 import numpy as np
 import pandas as pd
 import pytest

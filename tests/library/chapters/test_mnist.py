@@ -162,8 +162,9 @@ def test_a_kept_comparison_is_the_same(digits, tmp_path, monkeypatch):
     short = {name: getattr(CONFIG, name).replace(max_points=400) for name in ("scratch", "distillation", "attribution")}
     small = CONFIG.replace(**short, lasso=CONFIG.lasso.replace(method=LASSO.replace(max_points=400)))
     whole = compare(small, digits, checkpoints=tmp_path, progress=False)
-    monkeypatch.setattr("narrowlib.chapters.mnist.lasso.shrink", None)
-    for function in ("train_teacher", "from_scratch", "distil", "prune_by_attribution"):
+    for function in ("lasso.shrink", "methods.train_teacher"):
+        monkeypatch.setattr(f"narrowlib.chapters.mnist.{function}", None)
+    for function in ("from_scratch", "distil", "prune_by_attribution"):
         monkeypatch.setattr(f"narrowlib.chapters.mnist.experiment.{function}", None)
     again = compare(small, digits, checkpoints=tmp_path, progress=False)
     pd.testing.assert_frame_equal(again.runs, whole.runs)

@@ -1,7 +1,5 @@
 """How pruned language models would scale: distances to the whole model, and where a power law would go."""
 
-from __future__ import annotations
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd

@@ -4,10 +4,6 @@ import io
 import math
 from itertools import pairwise
 
-import matplotlib
-
-matplotlib.use("Agg")
-
 import matplotlib.pyplot as plt
 import pandas as pd
 import pytest

@@ -7,6 +7,7 @@ import pytest
 from narrowlib import intervals
 from narrowlib.chapters.frontier.outcomes import frontier_measures
 from narrowlib.chapters.hierarchy.outcomes import breadth_outcome, depth_outcome, order_outcome
+from narrowlib.chapters.language.config import RANKED_BY
 from narrowlib.chapters.language.lasso import flatness_measures, overtaking_measures
 from narrowlib.chapters.language.recovery import recovery_measures
 from narrowlib.chapters.language.scoring import proxy_measures
@@ -193,12 +194,12 @@ def l4(rng, effect):
 def l5(rng, effect):
     blocks, rows = rng.normal(3, 0.5, 64), []
     for pair in ((0.5, 0.2), (0.8, 0.5)):
-        for variant in ("signed", "random"):
+        for variant in (RANKED_BY, "random"):
             for step, lead in ((0, 3.0), (9, 0.05)):
                 losses = blocks + effect * lead * (variant == "random") + rng.normal(0, 0.1, 64)
                 rows.append((*pair, variant, step, losses.mean(), losses))
     columns = ["neuron_sparsity", "residual_sparsity", "variant", "step", "loss", "block_losses"]
-    return recovery_measures(pd.DataFrame(rows, columns=columns).assign(split="held out"), attribution="signed")
+    return recovery_measures(pd.DataFrame(rows, columns=columns).assign(split="held out"))
 
 
 def u1(rng, effect):

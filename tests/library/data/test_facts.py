@@ -126,7 +126,7 @@ def test_benchmarks_without_the_hub_are_refused_in_one_sentence(model, tokenizer
         raise ConnectionError("Couldn't reach the Hub")
 
     monkeypatch.setattr("datasets.load_dataset", unreachable)
-    for task in harness.FROM_PAPER:
+    for task in ("counterfact", "arc_easy", "wmdp_bio", "wmdp_cyber", "wmdp_chem"):  # the paper's
         with pytest.raises(
             UnavailableError, match=f"the data of '{task}' cannot be downloaded .*Couldn't reach the Hub"
         ):

@@ -5,16 +5,18 @@ import json
 import random
 import re
 import zipfile
+from functools import partial
 
 import pytest
 from tiny_llamas import Counting, letter_tokens
 
 from narrowlib.data import documents, tokens
 from narrowlib.data.documents import SKILLS, SPLITS, Document, package_documents, pinned_sources, sources
-from narrowlib.data.tokens import code_blocks, end_of_text, skill_blocks, token_blocks
+from narrowlib.data.tokens import end_of_text, skill_blocks, token_blocks
 from narrowlib.store import downloads
 from narrowlib.store.downloads import UnavailableError
 
+code_blocks = partial(skill_blocks, skill="python")
 LENGTH = 16
 END = 256
 ENGLISH = {

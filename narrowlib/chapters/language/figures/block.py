@@ -1,7 +1,5 @@
 """Drawings of the units that the experiments cut."""
 
-from __future__ import annotations
-
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D

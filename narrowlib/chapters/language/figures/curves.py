@@ -1,7 +1,5 @@
 """Figures of narrowed language models."""
 
-from __future__ import annotations
-
 import math
 from itertools import pairwise
 

@@ -1,7 +1,5 @@
 """Figures of what is left after pruning a small network."""
 
-from __future__ import annotations
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -26,10 +24,9 @@ def plot_pruning_curves(curves: pd.DataFrame, *, ax: Axes | None = None) -> Axes
     """
     ax = current_axes(ax)
     keep_data(ax, curves[["seed", "sparsity", "stage", "accuracy"]])
-    palette = PALETTE
     styles = {
-        "pruned": (palette[1], (0, (4, 1.5)), "right after pruning"),
-        "recovered": (palette[0], "-", "after recovery"),
+        "pruned": (PALETTE[1], (0, (4, 1.5)), "right after pruning"),
+        "recovered": (PALETTE[0], "-", "after recovery"),
     }
     middles = {}
     for stage, runs in curves.groupby("stage", sort=False):
@@ -92,8 +89,7 @@ def plot_strengths(sweep: pd.DataFrame, *, y: str, ax: Axes | None = None) -> Ax
     """
     ax = current_axes(ax)
     keep_data(ax, sweep[["method", "strength", y]])
-    palette = PALETTE
-    styles = {"subgradient": (palette[0], "o", "-"), "proximal": (palette[1], "s", (0, (4, 1.5)))}
+    styles = {"subgradient": (PALETTE[0], "o", "-"), "proximal": (PALETTE[1], "s", (0, (4, 1.5)))}
     zero_at = sweep.loc[sweep["strength"] > 0, "strength"].min() / 10
     for method, frame in sweep.groupby("method", sort=False):
         colour, marker, dashes = styles[method]

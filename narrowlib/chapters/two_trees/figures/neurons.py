@@ -1,7 +1,5 @@
 """Figures of neurons: their scores, norms and weights."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
@@ -113,9 +111,8 @@ def plot_agreement(scores: pd.DataFrame, *, unit: str = "bits", ax: Axes | None 
     ax = current_axes(ax)
     keep_data(ax, scores[["layer", "ablation", "attribution"]])
     shown = scores[(scores["ablation"] > 0) & (scores["attribution"] > 0)]
-    palette, markers = PALETTE, "o^"
     for number, (layer, frame) in enumerate(shown.groupby("layer")):
-        look = {"color": palette[number], "marker": markers[number % 2], "alpha": 0.7, "markersize": 4}
+        look = {"color": PALETTE[number], "marker": "o^"[number % 2], "alpha": 0.7, "markersize": 4}
         ax.plot(frame["ablation"], frame["attribution"], linestyle="", markeredgewidth=0, label=layer, **look)
     if len(shown):
         sides = shown[["ablation", "attribution"]]
@@ -229,8 +226,7 @@ def plot_norms(norms: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """
     ax = current_axes(ax)
     keep_data(ax, norms[["step", "neuron", "norm"]])
-    colour = PALETTE[0]
     for _, neuron in norms.groupby("neuron"):
-        ax.plot(neuron["step"], neuron["norm"], color=colour, linewidth=0.8, alpha=0.5)
+        ax.plot(neuron["step"], neuron["norm"], color=PALETTE[0], linewidth=0.8, alpha=0.5)
     ax.set(yscale="log", xlabel="group-lasso training steps", ylabel="norm of a neuron's weights")
     return ax
