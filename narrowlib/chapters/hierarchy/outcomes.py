@@ -105,7 +105,7 @@ def depth_said(curves: pd.DataFrame, papers: pd.DataFrame | None = None) -> str:
     curves : DataFrame
     papers : DataFrame, optional
         The paper's counts, see `narrowlib.chapters.hierarchy.experiment.counted_runs`; without them, how many runs of
-        either shape learn the composite is told instead.
+        each shape learn the composite, and how soon, is told instead.
     """
     found, learned = depth_outcome(curves), composite_times(curves).groupby("setting")["step"]
     n_runs, parts = len(learned.get_group(DEEP)), []
@@ -116,8 +116,13 @@ def depth_said(curves: pd.DataFrame, papers: pd.DataFrame | None = None) -> str:
             f"[{value.low:.1f}, {value.high:.1f}]."
         )
         if papers is None:
-            deep, shallow = (learned.count()[each] for each in (DEEP, setting))
-            part += f" {deep} and {shallow} of {counted(n_runs, 'run')} learn the composite."
+            counts, medians = (
+                [reduced[each] for each in (DEEP, setting)] for reduced in (learned.count(), learned.median())
+            )
+            part += (
+                f" {counts[0]} and {counts[1]} of {counted(n_runs, 'run')} learn the composite, in a median of "
+                f"{medians[0]:,.0f} and {medians[1]:,.0f} steps."
+            )
         else:
             theirs = papers.set_index("setting")
             n_theirs, chances = int(theirs.loc[DEEP, "n_seeds"]), tuple(theirs.loc[[DEEP, setting], "share"])
@@ -128,6 +133,9 @@ def depth_said(curves: pd.DataFrame, papers: pd.DataFrame | None = None) -> str:
                 f"with {n_theirs}."
             )
         parts.append(part)
+    if papers is None:
+        helps = all(value.low > 0 for value in found.values())
+        parts.append(f"Depth {'helps' if helps else 'is not shown to help'} on this task.")
     return "\n".join(parts)
 
 

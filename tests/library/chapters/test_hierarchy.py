@@ -61,7 +61,11 @@ def test_depth_is_asked_again_on_an_easier_task_with_more_runs():
     assert (easier.subset_size, easier.n_task_bits, easier.n_seeds) == (2, 32, 160)
     assert TINY.easier.n_task_bits == 3 and TINY.replace(subset_size=1, n_task_bits=2).easier.n_task_bits == 2
     said = depth_said(curves).splitlines()
-    assert len(said) == 2 and all("of 12 runs learn the composite." in line for line in said)
+    assert len(said) == 3 and all("of 12 runs learn the composite" in line for line in said[:2])
+    assert said[2] == "Depth is not shown to help on this task."
+    late = curves["step"] > curves["step"].max() / 2
+    learned = curves.assign(loss=1.0 - (late | (curves["depth"] == 3)))
+    assert depth_said(learned).endswith("Depth helps on this task.")
     with pytest.raises(ValueError, match="piece is 'depth'; it must be one of learning-curves, depth-curves"):
         tables(config, piece="depth")
 
