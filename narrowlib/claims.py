@@ -150,7 +150,7 @@ def assess(
     reasons = []
     if record is not None:
         reasons = shortfalls(claims[claim].get("decided_by", ()), record.frame, record.config)
-        reasons += [f"not measured: {row['quantity']}" for row in rows if math.isnan(row["ours"])]
+        reasons += [f"a value of: {row['quantity']}" for row in rows if math.isnan(row["ours"])]
     table = pd.DataFrame(rows)
     direction = SEEN if table["direction"].all() else NOT_SEEN
     found = {
