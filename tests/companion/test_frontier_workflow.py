@@ -51,7 +51,8 @@ def test_the_paper_profile_asks_for_five_sizes_of_each_way_and_tens_of_millions_
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["hierarchy", "--piece", "train"], "piece is 'train'; the record of hierarchy is not made in pieces"),
+        (["nonlocality", "--piece", "train"], "piece is 'train'; the record of nonlocality is not made in pieces"),
+        (["hierarchy", "--piece", "train"], "piece is 'train'; it must be one of learning-curves, depth-curves"),
         (["llm-frontier", "--piece", "x"], "piece is 'x'; it must be one of prepare, scratch-1"),
     ],
 )
